@@ -1,0 +1,41 @@
+"""Pages and half-open address ranges.
+
+Addresses and lengths are in bytes, page offsets and page counts in pages of 4096 bytes.  A range is always half-open:
+``[start, end)``.
+"""
+
+from typing import Final
+
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 4096
+PAGE_MASK: Final = 4095
+"""The offset within a page (the complement of the kernel's PAGE_MASK)."""
+
+PMD_SIZE: Final = 0x200000
+"""The size of a huge page that one page-table entry of the second level maps: 2 MiB."""
+
+TASK_SIZE: Final = 0x7FFFFFFFF000
+"""One past the highest user address with four page-table levels on x86-64."""
+
+ULONG_MAX: Final = 0xFFFFFFFFFFFFFFFF
+ULONG_END: Final = 0x10000000000000000
+
+
+def page_up(size: int) -> int:
+    """Round up to a whole number of pages.  Unlike the kernel's PAGE_ALIGN it does not wrap at 2**64."""
+    return (size + PAGE_MASK) & ~PAGE_MASK
+
+
+def page_down(addr: int) -> int:
+    """The start of the page that holds an address."""
+    return addr & ~PAGE_MASK
+
+
+def is_page_aligned(addr: int) -> bool:
+    """Whether an address is the start of a page."""
+    return (addr & PAGE_MASK) == 0
+
+
+def pages(start: int, end: int) -> int:
+    """How many pages the page-aligned range [start, end) holds."""
+    return (end - start) >> PAGE_SHIFT

@@ -1,0 +1,326 @@
+"""From a Call to the function that performs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from vmalab.calls import Call, Outcome
+from vmalab.flags import (
+    MADV_COLLAPSE,
+    MAP_32BIT,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    PR_SET_MDWE,
+    PR_SET_MEMORY_MERGE,
+    PR_SET_MM,
+    PR_SET_THP_DISABLE,
+    PR_SET_VMA,
+    PR_SET_VMA_ANON_NAME,
+    PROT_EXEC,
+    PROT_READ,
+    READ_IMPLIES_EXEC,
+    RLIM_INFINITY,
+    RLIMIT_AS,
+    RLIMIT_DATA,
+    RLIMIT_MEMLOCK,
+    RLIMIT_STACK,
+    VM_MERGEABLE,
+)
+from vmalab.reason import BAD_DESCRIPTOR, NOT_MODELLED, SHM_NO_SEGMENT, YES, errno_of
+from vmalab.syscalls import lock, madvise, map, mremap, policy, protect, shm, uffd
+from vmalab.vma.area import Userfaultfd
+from vmalab.vma.map import ksm_compatible
+from vmalab.vma.modify import set_flags
+from vmalab.world import ProcessState
+
+UFFDIO_API: Final = 0xC018AA3F
+UFFDIO_REGISTER: Final = 0xC020AA00
+UFFDIO_UNREGISTER: Final = 0x8010AA01
+UFFD_FEATURE_EVENT_FORK: Final = 2
+UFFD_FEATURE_EVENT_REMAP: Final = 4
+
+NO_EFFECT: Final = frozenset(
+    {
+        "set_mempolicy",
+        "memfd_create",
+        "userfaultfd",
+        "memfd_secret",
+        "io_uring_setup",
+        "io_uring_register",
+        "shmget",
+        "shmctl",
+        "migrate_pages",
+        "dup",
+        "fcntl",
+        "msync",
+        "mincore",
+    }
+)
+"""Calls that change no VMA.  Their results are descriptors or counts that the model does not predict."""
+
+
+def perform(process: ProcessState, call: Call) -> Outcome:
+    """Perform a call as a process; a call that is not modelled changes nothing and says so."""
+    handler = _HANDLERS.get(call.name)
+    if handler is None:
+        if call.name in NO_EFFECT:
+            return Outcome(0, known=False)
+        return Outcome(-errno_of(NOT_MODELLED), NOT_MODELLED, modelled=False)
+    process.mm.limits = process.limits
+    return handler(process, call)
+
+
+def _outcome(result: int) -> Outcome:
+    """A result, or minus a reason, as an Outcome."""
+    if result >= 0:
+        return Outcome(result)
+    return Outcome(-errno_of(-result), -result)
+
+
+def _not_modelled() -> Outcome:
+    return Outcome(-errno_of(NOT_MODELLED), NOT_MODELLED, modelled=False)
+
+
+def _signed(word: int) -> int:
+    """A register as a C int."""
+    word &= 0xFFFFFFFF
+    return word - (1 << 32) if word >> 31 else word
+
+
+def _mmap(process: ProcessState, call: Call) -> Outcome:
+    addr, length, prot, flags, _, offset = call.args
+    if call.file is None and not flags & MAP_ANONYMOUS:
+        return _outcome(-BAD_DESCRIPTOR)
+    noexec = call.file is not None and call.file.noexec
+    if prot & PROT_READ and process.personality & READ_IMPLIES_EXEC and not noexec:
+        prot |= PROT_EXEC
+    outcome = _outcome(map.mmap(process.mm, addr, length, prot, flags, call.file, offset))
+    # The kernel starts the low search at a random page, so the place is not known.
+    outcome.known = not (flags & MAP_32BIT and not flags & MAP_FIXED and addr == 0)
+    return outcome
+
+
+def _munmap(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(map.munmap(process.mm, call.args[0], call.args[1]))
+
+
+def _brk(process: ProcessState, call: Call) -> Outcome:
+    result, refusal = map.brk(process.mm, call.args[0])
+    return Outcome(result, refusal)
+
+
+def _remap_file_pages(process: ProcessState, call: Call) -> Outcome:
+    start, size, prot, pgoff, flags = call.args
+    return _outcome(map.remap_file_pages(process.mm, start, size, prot, pgoff, flags))
+
+
+def _mprotect(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(protect.mprotect(process.mm, call.args[0], call.args[1], call.args[2]))
+
+
+def _pkey_mprotect(process: ProcessState, call: Call) -> Outcome:
+    start, length, prot, pkey = call.args
+    return _outcome(protect.mprotect(process.mm, start, length, prot, _signed(pkey)))
+
+
+def _pkey_alloc(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(protect.pkey_alloc(process.mm, call.args[0], call.args[1]))
+
+
+def _pkey_free(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(protect.pkey_free(process.mm, _signed(call.args[0])))
+
+
+def _mseal(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(protect.mseal(process.mm, call.args[0], call.args[1], call.args[2]))
+
+
+def _mremap(process: ProcessState, call: Call) -> Outcome:
+    addr, old_len, new_len, flags, new_addr = call.args
+    return _outcome(mremap.mremap(process.mm, addr, old_len, new_len, flags, new_addr))
+
+
+def _madvise(process: ProcessState, call: Call) -> Outcome:
+    start, length, advice = call.args
+    outcome = _outcome(madvise.madvise(process.mm, start, length, _signed(advice)))
+    if advice == MADV_COLLAPSE:
+        outcome.known = False
+    return outcome
+
+
+def _mlock(process: ProcessState, call: Call) -> Outcome:
+    flags = call.args[2] if call.name == "mlock2" else 0
+    return _outcome(lock.mlock(process.mm, call.args[0], call.args[1], flags))
+
+
+def _munlock(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(lock.munlock(process.mm, call.args[0], call.args[1]))
+
+
+def _mlockall(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(lock.mlockall(process.mm, call.args[0]))
+
+
+def _munlockall(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(lock.munlockall(process.mm))
+
+
+def _nodes(call: Call) -> tuple[int, ...]:
+    nodes = call.data.get("nodes", [])
+    return tuple(nodes) if isinstance(nodes, list) else ()
+
+
+def _mbind(process: ProcessState, call: Call) -> Outcome:
+    start, length, mode, _, _, flags = call.args
+    return _outcome(policy.mbind(process.mm, start, length, mode, _nodes(call), flags))
+
+
+def _set_mempolicy_home_node(process: ProcessState, call: Call) -> Outcome:
+    start, length, node, flags = call.args
+    return _outcome(policy.set_mempolicy_home_node(process.mm, start, length, node, flags))
+
+
+def _prctl(process: ProcessState, call: Call) -> Outcome:
+    option = call.args[0]
+    mm = process.mm
+    if option == PR_SET_VMA and call.args[1] == PR_SET_VMA_ANON_NAME:
+        name = call.data.get("name")
+        text = name if isinstance(name, str) else None
+        return _outcome(madvise.set_anon_name(mm, call.args[2], call.args[3], text))
+    if option == PR_SET_MEMORY_MERGE:
+        mm.merge_any = call.args[1] != 0
+        for vma in mm.vmas():
+            if mm.merge_any and ksm_compatible(vma.flags):
+                set_flags(vma, vma.flags | VM_MERGEABLE)
+            elif not mm.merge_any:
+                set_flags(vma, vma.flags & ~VM_MERGEABLE)
+        return Outcome(0)
+    if option == PR_SET_MDWE:
+        mm.mdwe = bool(call.args[1] & 1)
+        return Outcome(0)
+    if option == PR_SET_THP_DISABLE:
+        return Outcome(0)
+    if option == PR_SET_MM:
+        return _not_modelled()
+    return Outcome(0, known=False)
+
+
+def _set_limit(process: ProcessState, resource: int, call: Call) -> Outcome:
+    value = call.data.get("cur")
+    if not isinstance(value, int):
+        return Outcome(0, known=False)
+    limits = process.limits
+    if value < 0:
+        value = RLIM_INFINITY
+    if resource == RLIMIT_AS:
+        limits.as_bytes = value
+    elif resource == RLIMIT_DATA:
+        limits.data = value
+    elif resource == RLIMIT_STACK:
+        limits.stack = value
+    elif resource == RLIMIT_MEMLOCK:
+        limits.memlock = value
+    return Outcome(0, known=False)
+
+
+def _setrlimit(process: ProcessState, call: Call) -> Outcome:
+    return _set_limit(process, call.args[0], call)
+
+
+def _prlimit64(process: ProcessState, call: Call) -> Outcome:
+    target = call.args[0]
+    if target not in (0, process.pid):
+        return Outcome(0, known=False)
+    return _set_limit(process, call.args[1], call)
+
+
+def _personality(process: ProcessState, call: Call) -> Outcome:
+    old = process.personality
+    if call.args[0] & 0xFFFFFFFF != 0xFFFFFFFF:
+        process.personality = call.args[0] & 0xFFFFFFFF
+    return Outcome(old)
+
+
+def _shmat(process: ProcessState, call: Call) -> Outcome:
+    size = call.data.get("size")
+    if call.file is None or not isinstance(size, int):
+        return _outcome(-SHM_NO_SEGMENT)
+    return _outcome(shm.shmat(process.mm, call.file, size, call.args[1], call.args[2]))
+
+
+def _shmdt(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(shm.shmdt(process.mm, call.args[0]))
+
+
+def _uffd_of(process: ProcessState, call: Call) -> Userfaultfd:
+    number = call.data.get("uffd", call.args[0])
+    assert isinstance(number, int)
+    return process.uffds.setdefault(number, Userfaultfd(f"userfaultfd {number}"))
+
+
+def _ioctl(process: ProcessState, call: Call) -> Outcome:
+    command = call.args[1] & 0xFFFFFFFF
+    data = call.data
+    context = _uffd_of(process, call)
+    if command == UFFDIO_API:
+        features = data.get("features", 0)
+        if isinstance(features, int):
+            context.event_fork = bool(features & UFFD_FEATURE_EVENT_FORK)
+            context.event_remap = bool(features & UFFD_FEATURE_EVENT_REMAP)
+        return Outcome(0, known=False)
+    start = data.get("start")
+    length = data.get("len")
+    if not isinstance(start, int) or not isinstance(length, int):
+        return Outcome(0, known=False)
+    if command == UFFDIO_REGISTER:
+        mode = data.get("mode")
+        if isinstance(mode, int):
+            return _outcome(uffd.register(process.mm, context, start, length, mode))
+    elif command == UFFDIO_UNREGISTER:
+        return _outcome(uffd.unregister(process.mm, start, length))
+    return _not_modelled()
+
+
+def _process_madvise(process: ProcessState, call: Call) -> Outcome:
+    ranges = call.data.get("ranges")
+    target = call.data.get("pid", process.pid)
+    if not isinstance(ranges, list) or target != process.pid:
+        return Outcome(0, known=False)
+    done = 0
+    for start, length in zip(ranges[::2], ranges[1::2], strict=True):
+        result = madvise.madvise(process.mm, start, length, _signed(call.args[3]))
+        if result < 0:
+            return Outcome(done, -result) if done else _outcome(result)
+        done += length
+    return Outcome(done)
+
+
+_HANDLERS: Final[dict[str, Callable[[ProcessState, Call], Outcome]]] = {
+    "mmap": _mmap,
+    "munmap": _munmap,
+    "brk": _brk,
+    "remap_file_pages": _remap_file_pages,
+    "mprotect": _mprotect,
+    "pkey_mprotect": _pkey_mprotect,
+    "pkey_alloc": _pkey_alloc,
+    "pkey_free": _pkey_free,
+    "mseal": _mseal,
+    "mremap": _mremap,
+    "madvise": _madvise,
+    "process_madvise": _process_madvise,
+    "mlock": _mlock,
+    "mlock2": _mlock,
+    "munlock": _munlock,
+    "mlockall": _mlockall,
+    "munlockall": _munlockall,
+    "mbind": _mbind,
+    "set_mempolicy_home_node": _set_mempolicy_home_node,
+    "prctl": _prctl,
+    "setrlimit": _setrlimit,
+    "prlimit64": _prlimit64,
+    "personality": _personality,
+    "shmat": _shmat,
+    "shmdt": _shmdt,
+    "ioctl": _ioctl,
+}

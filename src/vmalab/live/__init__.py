@@ -1,0 +1,1 @@
+"""Real kernels: what a running system shows of address spaces, and the recorder."""

@@ -1,0 +1,30 @@
+"""Named behaviours that differ between kernels.
+
+The core reads a behaviour, never a version number.  Each attribute is read in one function and says what changed it.
+"""
+
+from typing import Final
+
+from mypy_extensions import mypyc_attr
+
+from vmalab.flags import VM_SOFTDIRTY
+
+THP_ALIGN_NEVER: Final = 0
+THP_ALIGN_LARGE: Final = 1
+THP_ALIGN_MULTIPLE: Final = 2
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Semantics:
+    """The behaviours of one kernel; the defaults are those of 6.18."""
+
+    def __init__(self) -> None:
+        self.ignored_flags: int = VM_SOFTDIRTY
+        """VMA flags in which two VMAs may differ and still merge.  is_mergeable_vma; 7.x: the sticky flags."""
+        self.thp_align_anonymous: int = THP_ALIGN_MULTIPLE
+        """Which anonymous mappings without a hint are aligned to huge pages: none before 6.7, then those of at least
+        2 MiB, since 6.12 multiples of 2 MiB only.  __get_unmapped_area."""
+        self.map_stack_no_hugepage: bool = True
+        """MAP_STACK sets VM_NOHUGEPAGE (6.7).  calc_vm_flag_bits."""
+        self.mremap_moves_many: bool = True
+        """mremap to a fixed address of the same length moves several VMAs (6.17).  remap_move."""

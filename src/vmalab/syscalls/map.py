@@ -1,0 +1,307 @@
+"""mmap, munmap, brk and remap_file_pages."""
+
+from __future__ import annotations
+
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_down, page_up
+from vmalab.flags import (
+    MAP_ANONYMOUS,
+    MAP_DROPPABLE,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_GROWSDOWN,
+    MAP_HUGETLB,
+    MAP_LOCKED,
+    MAP_NONBLOCK,
+    MAP_NORESERVE,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MAP_SHARED_VALIDATE,
+    MAP_STACK,
+    MAP_SYNC,
+    MAP_TYPE,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+    VM_DONTDUMP,
+    VM_DONTEXPAND,
+    VM_DROPPABLE,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_NOHUGEPAGE,
+    VM_NORESERVE,
+    VM_READ,
+    VM_SHARED,
+    VM_SYNC,
+    VM_WIPEONFORK,
+    VM_WRITE,
+)
+from vmalab.reason import (
+    BRK_BELOW_START,
+    BRK_IN_THE_WAY,
+    BRK_NO_HEAP,
+    DROPPABLE_CONFLICT,
+    FILE_NOEXEC,
+    FILE_NOT_READABLE,
+    FILE_NOT_WRITABLE,
+    FLAGS_NOT_SUPPORTED,
+    GROWSDOWN_NOT_PRIVATE,
+    HUGETLB_NOT_HUGE,
+    LENGTH_OVERFLOW,
+    LENGTH_WRAPS,
+    LENGTH_ZERO,
+    LIMIT_DATA_BRK,
+    LOCK_NOT_PERMITTED,
+    MAP_COUNT_MAP,
+    MAP_TYPE_MISSING,
+    NOT_MAPPABLE,
+    OFFSET_OVERFLOW,
+    OFFSET_UNALIGNED,
+    OVERLAPS,
+    PROT_UNKNOWN,
+    REMAP_NOT_SHARED,
+    YES,
+)
+from vmalab.syscalls.populate import mm_populate
+from vmalab.vma.area import HUGETLB_OPS, File
+from vmalab.vma.map import Mapping, do_brk_flags, mmap_region
+from vmalab.vma.place import check_fixed, get_unmapped_area, round_hint_to_min
+from vmalab.vma.space import OVERCOMMIT_NEVER, Mm
+from vmalab.vma.unmap import do_munmap, munmap_range
+
+LEGACY_MAP_MASK: int = 0xFFFFF & ~MAP_SYNC | 0xFC000000
+"""The flags that MAP_SHARED has always passed over in silence."""
+
+
+def calc_vm_prot_bits(prot: int, pkey: int = 0) -> int:
+    """PROT_ as VM_ flags, with a protection key."""
+    return prot & (PROT_READ | PROT_WRITE | PROT_EXEC) | pkey << 32
+
+
+def _calc_vm_flag_bits(mm: Mm, flags: int) -> int:
+    """Those MAP_ flags that are VM_ flags too."""
+    bits = 0
+    if flags & MAP_GROWSDOWN:
+        bits |= VM_GROWSDOWN
+    if flags & MAP_LOCKED:
+        bits |= VM_LOCKED
+    if flags & MAP_SYNC:
+        bits |= VM_SYNC
+    if flags & MAP_STACK and mm.settings.thp and mm.semantics.map_stack_no_hugepage:
+        bits |= VM_NOHUGEPAGE
+    return bits
+
+
+def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | None, offset: int) -> int:
+    """mmap: the address, or minus a reason.  file is None for anonymous memory; offset is in bytes."""
+    if offset & PAGE_MASK:
+        return -OFFSET_UNALIGNED
+    if flags & MAP_ANONYMOUS:
+        file = None
+        if flags & MAP_HUGETLB:
+            huge_size = 0x200000
+            length = (length + huge_size - 1) & ~(huge_size - 1)
+            file = File(
+                "/anon_hugepage (deleted)",
+                "00:10",
+                kind="hugetlb",
+                fs="hugetlbfs",
+                ops=HUGETLB_OPS,
+                private_ops=HUGETLB_OPS,
+                huge_size=huge_size,
+                driver_flags=VM_DONTEXPAND,
+            )
+    elif file is not None:
+        if file.huge_size:
+            length = (length + file.huge_size - 1) & ~(file.huge_size - 1)
+        elif flags & MAP_HUGETLB:
+            return -HUGETLB_NOT_HUGE
+    result = do_mmap(mm, file, addr, length, prot, flags, 0, offset >> PAGE_SHIFT)
+    if result < 0:
+        return result
+    vma = mm.vma_lookup(result)
+    assert vma is not None
+    if vma.flags & VM_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
+        # Errors of populating are nobody's business: the mapping stands.
+        mm_populate(mm, result, result + page_up(length))
+    return result
+
+
+def do_mmap(
+    mm: Mm, file: File | None, addr: int, length: int, prot: int, flags: int, vm_flags: int, pgoff: int
+) -> int:
+    """Check, choose the place and map (do_mmap): the address, or minus a reason.  pgoff is in pages."""
+    if length == 0:
+        return -LENGTH_ZERO
+    if flags & MAP_FIXED_NOREPLACE:
+        flags |= MAP_FIXED
+    if not flags & MAP_FIXED:
+        addr = round_hint_to_min(mm, addr)
+    length = page_up(length)
+    if length >= ULONG_END:
+        return -LENGTH_OVERFLOW
+    if pgoff + (length >> PAGE_SHIFT) >= ULONG_END:
+        return -OFFSET_OVERFLOW
+    if mm.map_count > mm.settings.max_map_count:
+        return -MAP_COUNT_MAP
+    vm_flags |= calc_vm_prot_bits(prot) | _calc_vm_flag_bits(mm, flags)
+    vm_flags |= mm.def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+    addr = get_unmapped_area(mm, file, addr, length, pgoff, flags)
+    if addr < 0:
+        return addr
+    if flags & MAP_FIXED_NOREPLACE and mm.find_vma_intersection(addr, addr + length) is not None:
+        return -OVERLAPS
+    if flags & MAP_LOCKED and not can_do_mlock(mm):
+        return -LOCK_NOT_PERMITTED
+    refusal = mm.mlock_future_ok(vm_flags, length)
+    if refusal != YES:
+        return -refusal
+    if file is not None:
+        vm_flags, refusal = _file_flags(file, pgoff, length, flags, prot, vm_flags)
+    else:
+        vm_flags, refusal = _anonymous_flags(flags, vm_flags)
+        pgoff = 0 if vm_flags & VM_MAYSHARE else addr >> PAGE_SHIFT
+    if refusal != YES:
+        return -refusal
+    if flags & MAP_NORESERVE and (mm.commit.mode != OVERCOMMIT_NEVER or (file is not None and file.huge_size)):
+        vm_flags |= VM_NORESERVE
+    refusal = mmap_region(Mapping(mm, addr, length, vm_flags, pgoff, file))
+    return addr if refusal == YES else -refusal
+
+
+def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_flags: int) -> tuple[int, int]:
+    """The VM_ flags for a mapping of a file, and YES or a reason."""
+    if file.kind == "regular" and pgoff + (length >> PAGE_SHIFT) > (1 << 63) >> PAGE_SHIFT:
+        return 0, OFFSET_OVERFLOW
+    kind = flags & MAP_TYPE
+    if kind == MAP_SHARED:
+        flags &= LEGACY_MAP_MASK
+    if kind in (MAP_SHARED, MAP_SHARED_VALIDATE):
+        if flags & ~LEGACY_MAP_MASK:
+            return 0, FLAGS_NOT_SUPPORTED
+        if prot & PROT_WRITE and not file.writable:
+            return 0, FILE_NOT_WRITABLE
+        vm_flags |= VM_SHARED | VM_MAYSHARE
+        if not file.writable:
+            # It can never be written to, so it is shared in name only.
+            vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
+    elif kind != MAP_PRIVATE:
+        return 0, MAP_TYPE_MISSING
+    if not file.readable:
+        return 0, FILE_NOT_READABLE
+    if file.noexec:
+        if vm_flags & VM_EXEC:
+            return 0, FILE_NOEXEC
+        vm_flags &= ~VM_MAYEXEC
+    if file.kind == "unmappable":
+        return 0, NOT_MAPPABLE
+    if vm_flags & VM_GROWSDOWN:
+        return 0, GROWSDOWN_NOT_PRIVATE
+    if file.huge_size:
+        vm_flags |= VM_HUGETLB
+    return vm_flags, YES
+
+
+def _anonymous_flags(flags: int, vm_flags: int) -> tuple[int, int]:
+    """The VM_ flags for anonymous memory, and YES or a reason."""
+    kind = flags & MAP_TYPE
+    if kind == MAP_SHARED:
+        if vm_flags & VM_GROWSDOWN:
+            return 0, GROWSDOWN_NOT_PRIVATE
+        return vm_flags | VM_SHARED | VM_MAYSHARE, YES
+    if kind == MAP_DROPPABLE:
+        if flags & (MAP_LOCKED | MAP_HUGETLB) or vm_flags & VM_GROWSDOWN:
+            return 0, DROPPABLE_CONFLICT
+        return vm_flags | VM_DROPPABLE | VM_NORESERVE | VM_WIPEONFORK | VM_DONTDUMP, YES
+    if kind == MAP_PRIVATE:
+        return vm_flags, YES
+    return 0, MAP_TYPE_MISSING
+
+
+def can_do_mlock(mm: Mm) -> bool:
+    """Whether the process may lock memory at all."""
+    return mm.limits.memlock != 0 or mm.limits.ipc_lock
+
+
+def munmap(mm: Mm, addr: int, length: int) -> int:
+    """munmap: 0 or minus a reason."""
+    return -do_munmap(mm, addr, length)
+
+
+def brk(mm: Mm, addr: int) -> tuple[int, int]:
+    """brk: the break that is now in force, and YES or the reason why it is not the one that was asked for."""
+    refusal = _do_brk(mm, addr)
+    return mm.brk, refusal
+
+
+def _do_brk(mm: Mm, addr: int) -> int:
+    if addr < mm.start_brk:
+        return BRK_BELOW_START
+    data = (mm.end_data - mm.start_data) + (addr - mm.start_brk)
+    if data > mm.limits.data:
+        return LIMIT_DATA_BRK
+    new = page_up(addr)
+    old = page_up(mm.brk)
+    if new == old:
+        mm.brk = addr
+        return YES
+    if addr <= mm.brk:
+        heap = mm.find_vma_intersection(new, old)
+        if heap is None or heap.start >= old:
+            return BRK_NO_HEAP
+        refusal = munmap_range(mm, new, old)
+        if refusal == YES:
+            mm.brk = addr
+        return refusal
+    refusal = check_fixed(mm, old, new - old)
+    if refusal == YES:
+        refusal = mm.mlock_future_ok(mm.def_flags, new - old)
+    if refusal != YES:
+        return refusal
+    above = mm.find_vma(old)
+    if above is not None and new + PAGE_MASK + 1 > mm.start_gap(above):
+        return BRK_IN_THE_WAY
+    refusal = do_brk_flags(mm, old, new - old, 0)
+    if refusal != YES:
+        return refusal
+    mm.brk = addr
+    if mm.def_flags & VM_LOCKED:
+        mm_populate(mm, old, new)
+    return YES
+
+
+def remap_file_pages(mm: Mm, start: int, size: int, prot: int, pgoff: int, flags: int) -> int:
+    """remap_file_pages, which is an mmap of the same file over the range: 0 or minus a reason."""
+    if prot:
+        return -PROT_UNKNOWN
+    start = page_down(start)
+    size = page_down(size)
+    if size == 0 or start + size >= ULONG_END:
+        return -LENGTH_WRAPS
+    if pgoff + (size >> PAGE_SHIFT) >= ULONG_END >> PAGE_SHIFT:
+        return -OFFSET_OVERFLOW
+    vma = mm.vma_lookup(start)
+    if vma is None or not vma.flags & VM_SHARED:
+        return -REMAP_NOT_SHARED
+    end = start + size
+    last = vma
+    while last.end < end:
+        following = mm.vma_lookup(last.end)
+        if following is None or following.file is not vma.file or following.flags != vma.flags:
+            return -REMAP_NOT_SHARED
+        last = following
+    map_flags = flags & MAP_NONBLOCK | MAP_SHARED | MAP_FIXED | MAP_POPULATE
+    if vma.flags & VM_LOCKED:
+        map_flags |= MAP_LOCKED
+    access = vma.flags & (VM_READ | VM_WRITE | VM_EXEC)
+    result = do_mmap(mm, vma.file, start, size, access, map_flags, 0, pgoff)
+    if result < 0:
+        return result
+    mm_populate(mm, start, end)
+    return 0

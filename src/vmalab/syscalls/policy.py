@@ -1,0 +1,121 @@
+"""mbind, set_mempolicy and set_mempolicy_home_node, as far as VMAs are concerned."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vmalab.addr import PAGE_MASK, ULONG_END, page_up
+from vmalab.reason import (
+    LENGTH_WRAPS,
+    NOT_MAPPED_EFAULT,
+    POLICY_BAD_MODE,
+    POLICY_BAD_NODES,
+    UNALIGNED,
+    UNKNOWN_FLAGS,
+    YES,
+)
+from vmalab.vma.area import Policy, mpol_equal
+from vmalab.vma.modify import vma_modify_policy
+from vmalab.vma.space import Mm
+
+MPOL_DEFAULT: Final = 0
+MPOL_PREFERRED: Final = 1
+MPOL_BIND: Final = 2
+MPOL_INTERLEAVE: Final = 3
+MPOL_LOCAL: Final = 4
+MPOL_PREFERRED_MANY: Final = 5
+MPOL_WEIGHTED_INTERLEAVE: Final = 6
+MPOL_MODE_FLAGS: Final = 0xE000
+MPOL_F_STATIC_NODES: Final = 0x8000
+MPOL_F_RELATIVE_NODES: Final = 0x4000
+MPOL_MF_VALID: Final = 7
+
+
+def make_policy(mm: Mm, mode: int, nodes: tuple[int, ...]) -> tuple[Policy | None, int]:
+    """The policy that a mode word and a node mask stand for, or None and YES (default) or a reason (mpol_new)."""
+    flags = mode & MPOL_MODE_FLAGS
+    mode &= ~MPOL_MODE_FLAGS
+    if mode > MPOL_WEIGHTED_INTERLEAVE:
+        return None, POLICY_BAD_MODE
+    if flags & MPOL_F_STATIC_NODES and flags & MPOL_F_RELATIVE_NODES:
+        return None, POLICY_BAD_MODE
+    if mode == MPOL_DEFAULT:
+        return None, POLICY_BAD_NODES if nodes else YES
+    if mode == MPOL_LOCAL or (mode == MPOL_PREFERRED and not nodes):
+        if nodes or flags & (MPOL_F_STATIC_NODES | MPOL_F_RELATIVE_NODES):
+            return None, POLICY_BAD_NODES
+        return Policy(MPOL_LOCAL, flags, ()), YES
+    allowed = tuple(node for node in nodes if node < mm.settings.numa_nodes)
+    if not allowed:
+        return None, POLICY_BAD_NODES
+    return Policy(mode, flags, allowed), YES
+
+
+def mbind(mm: Mm, start: int, length: int, mode: int, nodes: tuple[int, ...], flags: int) -> int:
+    """mbind: 0 or minus a reason.  VMAs before a refusal stay changed."""
+    if flags & ~MPOL_MF_VALID:
+        return -UNKNOWN_FLAGS
+    if start & PAGE_MASK:
+        return -UNALIGNED
+    end = start + page_up(length)
+    if end >= ULONG_END:
+        return -LENGTH_WRAPS
+    if end == start:
+        return 0
+    policy, refusal = make_policy(mm, mode, nodes)
+    if refusal != YES:
+        return -refusal
+    if not mm.tree.walk(start, end) or (policy is not None and _has_hole(mm, start, end)):
+        return -NOT_MAPPED_EFAULT
+    at = start
+    while at < end:
+        vma = mm.find_vma_intersection(at, end)
+        if vma is None:
+            break
+        first = max(at, vma.start)
+        upto: int = min(vma.end, end)
+        if not mpol_equal(vma.policy, policy):
+            vma, refusal = vma_modify_policy(vma, first, upto, policy)
+            if refusal != YES:
+                return -refusal
+        at = max(upto, vma.end)
+    return 0
+
+
+def _has_hole(mm: Mm, start: int, end: int) -> bool:
+    at = start
+    while at < end:
+        vma = mm.vma_lookup(at)
+        if vma is None:
+            return True
+        at = vma.end
+    return False
+
+
+def set_mempolicy_home_node(mm: Mm, start: int, length: int, home_node: int, flags: int) -> int:
+    """set_mempolicy_home_node: 0 or minus a reason; VMAs without a policy are passed over."""
+    if start & PAGE_MASK:
+        return -UNALIGNED
+    if flags:
+        return -UNKNOWN_FLAGS
+    if home_node >= mm.settings.numa_nodes:
+        return -POLICY_BAD_NODES
+    end = start + page_up(length)
+    if end >= ULONG_END:
+        return -LENGTH_WRAPS
+    at = start
+    while at < end:
+        vma = mm.find_vma_intersection(at, end)
+        if vma is None:
+            break
+        old = vma.policy
+        upto: int = min(vma.end, end)
+        if old is not None:
+            if old.mode not in (MPOL_BIND, MPOL_PREFERRED_MANY):
+                return -POLICY_BAD_MODE
+            new = Policy(old.mode, old.flags, old.nodes, home_node)
+            vma, refusal = vma_modify_policy(vma, max(at, vma.start), upto, new)
+            if refusal != YES:
+                return -refusal
+        at = max(upto, vma.end)
+    return 0

@@ -1,0 +1,87 @@
+"""Populating: what mlock, MAP_POPULATE and MADV_POPULATE_ do to the VMAs whose pages they touch."""
+
+from __future__ import annotations
+
+from vmalab.flags import (
+    VM_ACCESS,
+    VM_EXEC,
+    VM_IO,
+    VM_LOCKONFAULT,
+    VM_MAYSHARE,
+    VM_PFNMAP,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+)
+from vmalab.reason import (
+    FAULT_NO_PERMISSION,
+    FAULT_NOT_MAPPED,
+    NOT_MAPPED,
+    POPULATE_FAULT,
+    POPULATE_NO_PERMISSION,
+    YES,
+)
+from vmalab.vma.anon import anon_vma_prepare
+from vmalab.vma.area import Vma
+from vmalab.vma.relocate import expand_stack
+from vmalab.vma.space import Mm
+
+
+def _breaks_cow(vma: Vma) -> bool:
+    """Whether populating writes: private writable memory gets pages of its own at once."""
+    return vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
+
+
+def mm_populate(mm: Mm, start: int, end: int) -> int:
+    """Touch the pages of [start, end) as __mm_populate does: YES, or POPULATE_FAULT at the first page that cannot be.
+
+    Holes end it, IO and PFNMAP VMAs are passed over, locked-on-fault ones are left alone.
+    """
+    vma = mm.find_vma(start)
+    while vma is not None and vma.start < end:
+        if not vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
+            if not vma.flags & VM_ACCESS:
+                return POPULATE_FAULT
+            if _breaks_cow(vma):
+                refusal = anon_vma_prepare(vma)
+                if refusal != YES:
+                    return refusal
+        vma = mm.find_vma(vma.end)
+    return YES
+
+
+def madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
+    """MADV_POPULATE_READ and _WRITE: YES, NOT_MAPPED at a hole, POPULATE_NO_PERMISSION."""
+    at = start
+    while at < end:
+        vma = mm.vma_lookup(at)
+        if vma is None:
+            return NOT_MAPPED
+        if vma.flags & (VM_IO | VM_PFNMAP) or not vma.flags & (VM_WRITE if write else VM_READ | VM_EXEC):
+            return POPULATE_NO_PERMISSION
+        if write and not vma.flags & VM_SHARED:
+            refusal = anon_vma_prepare(vma)
+            if refusal != YES:
+                return refusal
+        at = vma.end
+    return YES
+
+
+def handle_fault(mm: Mm, addr: int, write: bool, execute: bool = False) -> int:
+    """One access to addr: grow a stack, check permissions, and give memory that is written to an anon_vma.
+
+    YES, or the reason for SIGSEGV: FAULT_NOT_MAPPED, FAULT_NO_PERMISSION, or why a stack may not grow.
+    """
+    vma = mm.find_vma(addr)
+    if vma is None:
+        return FAULT_NOT_MAPPED
+    if addr < vma.start:
+        refusal = expand_stack(vma, addr)
+        if refusal != YES:
+            return FAULT_NOT_MAPPED if mm.start_gap(vma) == vma.start else refusal
+    needed = VM_WRITE if write else (VM_EXEC if execute else VM_ACCESS)
+    if not vma.flags & needed:
+        return FAULT_NO_PERMISSION
+    if write and not vma.flags & (VM_SHARED | VM_MAYSHARE):
+        return anon_vma_prepare(vma)
+    return YES

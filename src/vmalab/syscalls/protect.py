@@ -1,0 +1,192 @@
+"""mprotect, protection keys and mseal."""
+
+from __future__ import annotations
+
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_up
+from vmalab.flags import (
+    PROT_EXEC,
+    PROT_GROWSDOWN,
+    PROT_GROWSUP,
+    PROT_READ,
+    PROT_SEM,
+    PROT_WRITE,
+    VM_ACCESS,
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_NORESERVE,
+    VM_PKEY_MASK,
+    VM_PKEY_SHIFT,
+    VM_SEALED,
+    VM_SHARED,
+    VM_WRITE,
+)
+from vmalab.reason import (
+    LENGTH_WRAPS,
+    NOT_MAPPED,
+    PKEY_NONE,
+    PKEY_NOT_ALLOCATED,
+    PROT_GROWS_BOTH,
+    PROT_NOT_GROWING,
+    PROT_NOT_PERMITTED,
+    PROT_UNKNOWN,
+    RANGE_WRAPS,
+    SEAL_FLAGS,
+    SEALED,
+    UNALIGNED,
+    UNKNOWN_FLAGS,
+    YES,
+)
+from vmalab.syscalls.map import calc_vm_prot_bits
+from vmalab.syscalls.populate import mm_populate
+from vmalab.vma.area import Vma
+from vmalab.vma.map import map_deny_write_exec
+from vmalab.vma.modify import vma_modify_flags
+from vmalab.vma.space import Mm
+
+
+def mprotect(mm: Mm, start: int, length: int, prot: int, pkey: int = -1) -> int:
+    """mprotect and pkey_mprotect (pkey -1: none given): 0 or minus a reason.  VMAs before a refusal stay changed."""
+    grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
+    prot &= ~(PROT_GROWSDOWN | PROT_GROWSUP)
+    if grows == PROT_GROWSDOWN | PROT_GROWSUP:
+        return -PROT_GROWS_BOTH
+    if start & PAGE_MASK:
+        return -UNALIGNED
+    if length == 0:
+        return 0
+    end = start + page_up(length)
+    if page_up(length) >= ULONG_END or end >= ULONG_END:
+        return -RANGE_WRAPS
+    if prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM):
+        return -PROT_UNKNOWN
+    if pkey != -1 and not (0 <= pkey < 16 and mm.pkeys >> pkey & 1):
+        return -PKEY_NOT_ALLOCATED
+    vma = mm.find_vma_intersection(start, end)
+    if vma is None:
+        return -NOT_MAPPED
+    if grows & PROT_GROWSDOWN:
+        if vma.start >= end:
+            return -NOT_MAPPED
+        start = vma.start
+        if not vma.flags & VM_GROWSDOWN:
+            return -PROT_NOT_GROWING
+    elif vma.start > start:
+        return -NOT_MAPPED
+    elif grows & PROT_GROWSUP:
+        return -PROT_NOT_GROWING
+    return _protect_range(mm, vma, start, end, prot, pkey)
+
+
+def _protect_range(mm: Mm, first: Vma, start: int, end: int, prot: int, pkey: int) -> int:
+    at = start
+    vma: Vma | None = first
+    while at < end:
+        if vma is None or vma.start > at:
+            return -NOT_MAPPED
+        upto = min(vma.end, end)
+        key = (vma.flags & VM_PKEY_MASK) >> VM_PKEY_SHIFT if pkey == -1 else pkey
+        flags = calc_vm_prot_bits(prot, key) | vma.flags & ~(VM_ACCESS | VM_PKEY_MASK)
+        # Each access bit has its MAY bit four places up.
+        if flags & ~(flags >> 4) & VM_ACCESS:
+            return -PROT_NOT_PERMITTED
+        refusal = map_deny_write_exec(mm, vma.flags, flags)
+        if refusal == YES:
+            vma, refusal = mprotect_fixup(vma, at, upto, flags)
+        if refusal != YES:
+            return -refusal
+        at = max(upto, vma.end) if vma.start <= at else upto
+        vma = mm.find_vma(at)
+    return 0
+
+
+def mprotect_fixup(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int]:
+    """Give [start, end) of a VMA new permissions: the VMA that then holds it and YES, or a reason.
+
+    Private memory that becomes writable is committed.  It is given back only if anonymous memory becomes read-only
+    before it was ever written to: so a VMA keeps VM_ACCOUNT, and with it a difference from its neighbours.
+    """
+    mm = vma.mm
+    old: int = vma.flags
+    if old & VM_SEALED:
+        return vma, SEALED
+    if flags == old:
+        return vma, YES
+    pages = (end - start) >> PAGE_SHIFT
+    charged = 0
+    if flags & VM_WRITE:
+        refusal = mm.may_expand_vm(flags, pages)
+        if refusal != YES and mm.may_expand_vm(old, pages) == YES:
+            return vma, refusal
+        if not old & (VM_ACCOUNT | VM_WRITE | VM_HUGETLB | VM_SHARED | VM_NORESERVE):
+            refusal = mm.charge(pages)
+            if refusal != YES:
+                return vma, refusal
+            charged = pages
+            flags |= VM_ACCOUNT
+    elif old & VM_ACCOUNT and vma.is_anonymous() and vma.anon_vma is None:
+        flags &= ~VM_ACCOUNT
+    modified, refusal = vma_modify_flags(vma, start, end, flags)
+    if refusal != YES:
+        mm.commit.uncharge(charged)
+        return modified, refusal
+    if old & VM_ACCOUNT and not flags & VM_ACCOUNT:
+        mm.commit.uncharge(pages)
+    if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:
+        # A locked private mapping that becomes writable gets its own pages at once.
+        mm_populate(mm, start, end)
+    mm.vm_stat_account(old, -pages)
+    mm.vm_stat_account(flags, pages)
+    return modified, YES
+
+
+def pkey_alloc(mm: Mm, flags: int, rights: int) -> int:
+    """pkey_alloc: the key, or minus a reason."""
+    if flags or rights & ~3:
+        return -UNKNOWN_FLAGS
+    if not mm.settings.pkeys:
+        return -PKEY_NONE
+    for key in range(1, 16):
+        if not mm.pkeys >> key & 1:
+            mm.pkeys |= 1 << key
+            return key
+    return -PKEY_NONE
+
+
+def pkey_free(mm: Mm, pkey: int) -> int:
+    """pkey_free: 0 or minus a reason.  VMAs keep the key."""
+    if not 0 < pkey < 16 or not mm.pkeys >> pkey & 1:
+        return -PKEY_NOT_ALLOCATED
+    mm.pkeys &= ~(1 << pkey)
+    return 0
+
+
+def mseal(mm: Mm, start: int, length: int, flags: int) -> int:
+    """mseal: 0 or minus a reason; the whole range must be mapped."""
+    if flags:
+        return -SEAL_FLAGS
+    if start & PAGE_MASK:
+        return -UNALIGNED
+    end = start + page_up(length)
+    if end >= ULONG_END:
+        return -LENGTH_WRAPS
+    if end == start:
+        return 0
+    at = start
+    while at < end:
+        vma = mm.vma_lookup(at)
+        if vma is None:
+            return -NOT_MAPPED
+        at = vma.end
+    at = start
+    while at < end:
+        vma = mm.vma_lookup(at)
+        assert vma is not None
+        upto: int = min(vma.end, end)
+        if not vma.flags & VM_SEALED:
+            vma, refusal = vma_modify_flags(vma, at, upto, vma.flags | VM_SEALED)
+            if refusal != YES:
+                return -refusal
+        at = max(upto, vma.end)
+    return 0

@@ -1,0 +1,26 @@
+"""Text from outside, made safe to show: a file name or a program's argument may hold anything."""
+
+import unicodedata
+from typing import Final
+
+_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories that move the cursor, change colours, reorder what follows, or show nothing."""
+
+
+def escape_text(text: str, limit: int = 0) -> str:
+    """A text with everything that is not visible written as an escape: ``\\x1b``, ``\\u202e``, ``\\U000e0001``.
+
+    So it can neither break the line, nor send commands to a terminal, nor reorder what is read.  With a limit, at most
+    that many characters of the text are shown and an ellipsis says that there is more.
+    """
+    shown = text[:limit] if limit else text
+    if not (shown.isascii() and shown.isprintable()):
+        shown = "".join([_escape(char) if unicodedata.category(char) in _HIDDEN else char for char in shown])
+    return shown + "…" if limit and len(text) > limit else shown
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

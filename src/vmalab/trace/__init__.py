@@ -1,0 +1,1 @@
+"""Traces: the records, the file that holds them, and replay."""

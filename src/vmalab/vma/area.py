@@ -1,0 +1,244 @@
+"""The VMA and what hangs on it: file, memory policy, userfaultfd, driver operations, anon_vma."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from mypy_extensions import i64
+
+from vmalab.addr import PAGE_SHIFT
+from vmalab.flags import permissions
+
+if TYPE_CHECKING:
+    from vmalab.vma.space import Mm
+
+
+@final
+class AnonVma:
+    """Ties the anonymous pages of VMAs that share an origin together (mm/rmap.c).
+
+    children: anon_vmas made below it by fork, and itself for a root.  active: VMAs whose anon_vma it is.  links: VMAs
+    that have it in their chain.
+    """
+
+    __slots__ = ("active", "children", "links", "parent", "root")
+
+    def __init__(self, parent: AnonVma | None) -> None:
+        self.parent: AnonVma = self if parent is None else parent
+        self.root: AnonVma = self if parent is None else parent.root
+        self.children: int = 1 if parent is None else 0
+        self.active: int = 0
+        self.links: int = 0
+
+
+@final
+class Policy:
+    """A memory policy (mbind); two are equal if all of it is (mpol_equal)."""
+
+    __slots__ = ("flags", "home_node", "mode", "nodes")
+
+    def __init__(self, mode: int, flags: int, nodes: tuple[int, ...], home_node: int = -1) -> None:
+        self.mode: int = mode
+        self.flags: int = flags
+        self.nodes: tuple[int, ...] = nodes
+        self.home_node: int = home_node
+
+
+def mpol_equal(one: Policy | None, other: Policy | None) -> bool:
+    """Whether two VMAs have the same memory policy; none is a policy of its own."""
+    if one is other:
+        return True
+    if one is None or other is None:
+        return False
+    return (
+        one.mode == other.mode
+        and one.flags == other.flags
+        and one.home_node == other.home_node
+        and one.nodes == other.nodes
+    )
+
+
+@final
+class Userfaultfd:
+    """The context of a userfaultfd; identity is what counts."""
+
+    __slots__ = ("event_fork", "event_remap", "name")
+
+    def __init__(self, name: str, event_fork: bool = False, event_remap: bool = False) -> None:
+        self.name: str = name
+        self.event_fork: bool = event_fork
+        self.event_remap: bool = event_remap
+
+
+@final
+class VmaOps:
+    """What the core must know of a driver: its name, whether it has a close hook, and where its VMAs may be split.
+
+    A VMA without operations is anonymous (vma_is_anonymous).
+    """
+
+    __slots__ = ("has_close", "name", "never_locked", "split_size")
+
+    def __init__(self, name: str, has_close: bool = False, split_size: int = 0, never_locked: bool = False) -> None:
+        self.name: str = name
+        self.has_close: bool = has_close
+        self.split_size: int = split_size
+        """Splits must fall on a multiple of this many bytes; 0 for any page."""
+        self.never_locked: bool = never_locked
+        """DAX and secret memory: mlock passes them over."""
+
+
+FILE_OPS: Final = VmaOps("file")
+SHMEM_OPS: Final = VmaOps("shmem")
+SECRET_OPS: Final = VmaOps("secretmem", never_locked=True)
+SHM_OPS: Final = VmaOps("shm", has_close=True)
+SPECIAL_OPS: Final = VmaOps("special", has_close=True)
+"""vvar and vdso."""
+DEVICE_OPS: Final = VmaOps("device")
+HUGETLB_OPS: Final = VmaOps("hugetlb", has_close=True, split_size=0x200000)
+
+
+@final
+class File:
+    """An open file description.  VMAs are compared by it, so two opens of one path are different files."""
+
+    __slots__ = (
+        "dev",
+        "driver_flags",
+        "fs",
+        "huge_size",
+        "ino",
+        "kind",
+        "noexec",
+        "ops",
+        "path",
+        "private_ops",
+        "readable",
+        "refs",
+        "sealed_write",
+        "thp_aligned",
+        "writable",
+    )
+
+    def __init__(
+        self,
+        path: str,
+        dev: str = "00:00",
+        ino: int = 0,
+        *,
+        kind: str = "regular",
+        fs: str = "",
+        readable: bool = True,
+        writable: bool = True,
+        noexec: bool = False,
+        ops: VmaOps | None = FILE_OPS,
+        private_ops: VmaOps | None = FILE_OPS,
+        driver_flags: int = 0,
+        thp_aligned: bool = False,
+        huge_size: int = 0,
+    ) -> None:
+        self.path: str = path
+        self.dev: str = dev
+        self.ino: int = ino
+        self.kind: str = kind
+        self.fs: str = fs
+        self.readable: bool = readable
+        self.writable: bool = writable
+        self.noexec: bool = noexec
+        self.ops: VmaOps | None = ops
+        """The operations of a shared mapping."""
+        self.private_ops: VmaOps | None = private_ops
+        """The operations of a private mapping: none for /dev/zero, whose private mappings are anonymous."""
+        self.driver_flags: int = driver_flags
+        self.thp_aligned: bool = thp_aligned
+        """The filesystem wants large mappings aligned to huge pages."""
+        self.huge_size: int = huge_size
+        """The page size in bytes of a hugetlb file, else 0."""
+        self.sealed_write: bool = False
+        self.refs: int = 0
+        """How many VMAs hold it."""
+
+
+class UseAfterFree(AssertionError):
+    """A freed VMA was touched."""
+
+
+@final
+class Vma:
+    """One mapping: [start, end) in bytes, and everything that a merge compares.
+
+    pgoff is in pages: the file offset, or for anonymous memory the page number it was first mapped at.
+    """
+
+    __slots__ = (
+        "anon_vma",
+        "chain",
+        "end",
+        "file",
+        "flags",
+        "freed",
+        "label",
+        "mm",
+        "name",
+        "ops",
+        "pgoff",
+        "policy",
+        "start",
+        "uffd",
+    )
+
+    def __init__(self, mm: Mm, start: i64, end: i64, flags: i64, pgoff: i64) -> None:
+        self.mm: Mm = mm
+        self.start: i64 = start
+        self.end: i64 = end
+        self.flags: i64 = flags
+        self.pgoff: i64 = pgoff
+        self.file: File | None = None
+        self.ops: VmaOps | None = None
+        self.policy: Policy | None = None
+        self.uffd: Userfaultfd | None = None
+        self.name: str | None = None
+        """The anonymous name (PR_SET_VMA_ANON_NAME)."""
+        self.label: str = ""
+        """What the kernel shows for a special mapping, for instance [vdso]."""
+        self.anon_vma: AnonVma | None = None
+        self.chain: list[AnonVma] = []
+        self.freed: str = ""
+        """Where it was freed; empty while it lives."""
+
+    def __repr__(self) -> str:
+        if self.freed:
+            return f"<Vma freed by {self.freed}>"
+        return f"<Vma {self.start:x}-{self.end:x} {permissions(self.flags)} {self.shown_name()}>"
+
+    def pages(self) -> int:
+        """How many pages it spans."""
+        return (self.end - self.start) >> PAGE_SHIFT
+
+    def is_anonymous(self) -> bool:
+        """No driver operations: private anonymous memory (also a private mapping of /dev/zero)."""
+        return self.ops is None
+
+    def pgoff_at(self, addr: int) -> int:
+        """The page offset that belongs to an address in it."""
+        return self.pgoff + ((addr - self.start) >> PAGE_SHIFT)
+
+    def shown_name(self) -> str:
+        """The name in /proc/PID/maps, but for [heap] and [stack], which depend on the address space."""
+        if self.file is not None:
+            return self.file.path
+        if self.name is not None:
+            return f"[anon:{self.name}]"
+        return self.label
+
+    def duplicate(self) -> Vma:
+        """A copy that shares file, policy and the rest but has no anon_vma chain yet (vm_area_dup)."""
+        new = Vma(self.mm, self.start, self.end, self.flags, self.pgoff)
+        new.file = self.file
+        new.ops = self.ops
+        new.policy = self.policy
+        new.uffd = self.uffd
+        new.name = self.name
+        new.label = self.label
+        new.anon_vma = self.anon_vma
+        return new

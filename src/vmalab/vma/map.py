@@ -1,0 +1,232 @@
+"""mmap_region and brk: how a new range comes into an address space."""
+
+from __future__ import annotations
+
+from typing import final
+
+from vmalab.addr import PAGE_SHIFT
+from vmalab.flags import (
+    VM_ACCOUNT,
+    VM_DROPPABLE,
+    VM_EXEC,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_LOCKED_MASK,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_MERGEABLE,
+    VM_READ,
+    VM_SHARED,
+    VM_SPECIAL,
+    VM_WRITE,
+)
+from vmalab.reason import (
+    FILE_SEALED,
+    MAP_COUNT_BRK,
+    MDWE,
+    NO_MEMORY_TREE,
+    NO_MEMORY_VMA,
+    OVERLAPS_INSERT,
+    YES,
+)
+from vmalab.vma.area import SHMEM_OPS, File, Vma
+from vmalab.vma.merge import MergeRequest, vma_merge_new_range
+from vmalab.vma.port import ALLOC_TREE, ALLOC_VMA
+from vmalab.vma.space import Mm, accountable_mapping
+from vmalab.vma.unmap import Gathered, complete, gather, zap
+
+VM_DATA_FLAGS = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+
+
+@final
+class Mapping:
+    """What is to be mapped: [start, start + length) with flags, from pgoff of file."""
+
+    __slots__ = ("file", "flags", "length", "mm", "pgoff", "start")
+
+    def __init__(self, mm: Mm, start: int, length: int, flags: int, pgoff: int, file: File | None) -> None:
+        self.mm: Mm = mm
+        self.start: int = start
+        self.length: int = length
+        self.flags: int = flags
+        self.pgoff: int = pgoff
+        self.file: File | None = file
+
+
+def map_deny_write_exec(mm: Mm, old: int, new: int) -> int:
+    """Memory-deny-write-execute: nothing becomes executable that is or was writable.  YES or MDWE."""
+    if not mm.mdwe or not new & VM_EXEC:
+        return YES
+    return MDWE if new & VM_WRITE or not old & VM_EXEC else YES
+
+
+def ksm_vma_flags(mm: Mm, flags: int) -> int:
+    """The flags of a new VMA of a process all of whose memory KSM may merge."""
+    if mm.merge_any and ksm_compatible(flags):
+        return flags | VM_MERGEABLE
+    return flags
+
+
+def ksm_compatible(flags: int) -> bool:
+    """Whether KSM can merge pages of a VMA: private, and neither special nor huge nor droppable."""
+    return flags & (VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE) == 0
+
+
+def mmap_region(mapping: Mapping) -> int:
+    """Map a range, over whatever is there: YES or a reason.
+
+    Until the old mapping is zapped a refusal leaves it in place (but for splits); after that it leaves a hole.
+    """
+    mm = mapping.mm
+    refusal = map_deny_write_exec(mm, mapping.flags, mapping.flags)
+    if refusal != YES:
+        return refusal
+    file = mapping.file
+    flags = mapping.flags
+    if file is not None and file.sealed_write and flags & VM_SHARED and flags & VM_MAYWRITE:
+        return FILE_SEALED
+    gathered = Gathered(mm, mapping.start, mapping.start + mapping.length)
+    refusal = gather(gathered)
+    if refusal != YES:
+        return refusal
+    pages = mapping.length >> PAGE_SHIFT
+    refusal = mm.may_expand_vm(flags, pages - gathered.pages)
+    if refusal != YES:
+        return refusal
+    charged = 0
+    if accountable_mapping(flags):
+        charged = pages - gathered.accounted
+        refusal = mm.charge(charged) if charged else YES
+        if refusal != YES:
+            return refusal
+        gathered.accounted = 0
+        mapping.flags = flags | VM_ACCOUNT
+    zap(gathered)
+    refusal = _place_mapping(mapping)
+    complete(gathered)
+    if refusal != YES:
+        mm.commit.uncharge(charged)
+    return refusal
+
+
+def _place_mapping(mapping: Mapping) -> int:
+    """Put a mapping into its empty range: into a neighbour if one takes it, else as a new VMA."""
+    mm = mapping.mm
+    end = mapping.start + mapping.length
+    mapping.flags = ksm_vma_flags(mm, mapping.flags)
+    request = MergeRequest(mm, mapping.start, end, mapping.flags, mapping.pgoff)
+    request.file = mapping.file
+    request.prev = mm.find_vma_prev(mapping.start)
+    request.next = mm.find_vma(mapping.start)
+    vma = vma_merge_new_range(request)
+    if vma is None:
+        vma, refusal = _new_vma(mapping, end)
+        if refusal != YES:
+            return refusal
+    mm.vm_stat_account(mapping.flags, mapping.length >> PAGE_SHIFT)
+    if vma.flags & VM_LOCKED:
+        _count_locked(vma, mapping.length)
+    vma.flags = vma.flags | mm.settings.soft_dirty
+    return YES
+
+
+def _count_locked(vma: Vma, length: int) -> None:
+    """A locked mapping counts, unless it is of a kind that is never locked: then it loses the flag."""
+    never = vma.ops is not None and vma.ops.never_locked
+    if vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE) or never:
+        vma.flags = vma.flags & ~VM_LOCKED_MASK
+    else:
+        vma.mm.locked_vm += length >> PAGE_SHIFT
+
+
+def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
+    """A VMA of its own for a mapping (__mmap_new_vma): the VMA and YES, or a reason."""
+    mm = mapping.mm
+    vma = Vma(mm, mapping.start, end, mapping.flags, mapping.pgoff)
+    if mm.port.may_fail(ALLOC_VMA):
+        return vma, NO_MEMORY_VMA
+    if mm.port.may_fail(ALLOC_TREE):
+        return vma, NO_MEMORY_TREE
+    file = mapping.file
+    if file is None and mapping.flags & VM_SHARED:
+        # Shared anonymous memory is a file of its own that nobody else can open.
+        file = File("/dev/zero (deleted)", "00:01", 0, kind="shm", fs="tmpfs", ops=SHMEM_OPS)
+    if file is not None:
+        vma.file = file
+        # A descriptor that cannot write makes a shared mapping without VM_SHARED; it keeps its driver.
+        vma.ops = file.ops if mapping.flags & VM_MAYSHARE else file.private_ops
+        vma.flags = vma.flags | file.driver_flags
+        file.refs += 1
+        refusal = mm.port.mapped(vma)
+        if refusal != YES:
+            mm.free(vma, "mmap_region")
+            return vma, refusal
+    mm.link(vma)
+    mm.observer.added(vma)
+    return vma, YES
+
+
+def do_brk_flags(mm: Mm, addr: int, length: int, flags: int) -> int:
+    """Map length bytes of heap at addr, which must be empty: YES or a reason (do_brk_flags).
+
+    Only the VMA below may be extended; the heap does not merge with what lies above it.
+    """
+    flags = ksm_vma_flags(mm, flags | VM_DATA_FLAGS | VM_ACCOUNT | mm.def_flags)
+    pages = length >> PAGE_SHIFT
+    refusal = mm.may_expand_vm(flags, pages)
+    if refusal != YES:
+        return refusal
+    if mm.map_count > mm.settings.max_map_count:
+        return MAP_COUNT_BRK
+    refusal = mm.charge(pages)
+    if refusal != YES:
+        return refusal
+    below = mm.find_vma_prev(addr)
+    vma: Vma | None = None
+    if below is not None and below.end == addr:
+        request = MergeRequest(mm, addr, addr + length, flags, addr >> PAGE_SHIFT)
+        request.prev = below
+        request.expand_only = True
+        vma = vma_merge_new_range(request)
+        if vma is None and request.failure != YES:
+            mm.commit.uncharge(pages)
+            return request.failure
+    if vma is None:
+        if mm.port.may_fail(ALLOC_VMA):
+            mm.commit.uncharge(pages)
+            return NO_MEMORY_VMA
+        if mm.port.may_fail(ALLOC_TREE):
+            mm.commit.uncharge(pages)
+            return NO_MEMORY_TREE
+        vma = Vma(mm, addr, addr + length, flags, addr >> PAGE_SHIFT)
+        mm.link(vma)
+        mm.observer.added(vma)
+    mm.total_vm += pages
+    mm.data_vm += pages
+    if flags & VM_LOCKED:
+        mm.locked_vm += pages
+    vma.flags = vma.flags | mm.settings.soft_dirty
+    return YES
+
+
+def insert_vm_struct(vma: Vma) -> int:
+    """Put a VMA that the kernel made into an address space: YES, OVERLAPS_INSERT or OVERCOMMIT."""
+    mm = vma.mm
+    if mm.find_vma_intersection(vma.start, vma.end) is not None:
+        return OVERLAPS_INSERT
+    if vma.flags & VM_ACCOUNT:
+        refusal = mm.charge(vma.pages())
+        if refusal != YES:
+            return refusal
+    if vma.is_anonymous() and vma.file is None and vma.anon_vma is None:
+        vma.pgoff = vma.start >> PAGE_SHIFT
+    if mm.port.may_fail(ALLOC_TREE):
+        if vma.flags & VM_ACCOUNT:
+            mm.commit.uncharge(vma.pages())
+        return NO_MEMORY_TREE
+    mm.link(vma)
+    mm.observer.added(vma)
+    return YES
+

@@ -1,0 +1,481 @@
+"""The range tree: what the kernel's maple tree does, in flat arrays.
+
+A tree maps half-open ranges of the unsigned 64-bit space to values.  Ranges do not overlap, are in order, and may reach
+from 0 to 2**64.  Neighbours with the same value stay two entries: whoever uses the tree decides what to join.
+How it is made is in ``maple_nodes``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar, final
+
+from vmalab.vma.keys import (
+    ADDRESS_END,
+    HUGE,
+    LOWEST,
+    distance,
+    first_above,
+    first_bound,
+    first_gap,
+    largest,
+    largest_gap,
+    last_bound,
+    last_gap,
+    slice_keys,
+    to_address,
+    to_key,
+)
+from vmalab.vma.maple_nodes import BRANCH_SIZE, LEAF_SIZE, Leaf, Nodes, Owner
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
+
+T = TypeVar("T")
+
+
+@final
+class MapleTree(Nodes[T]):
+    """Non-overlapping half-open ranges [start, end) of the 64-bit space, each with a value.
+
+    Addresses are plain integers with 0 <= start < end <= 2**64; anything else raises ValueError.  A value may be
+    anything but None, which is how the searches say that there is nothing.
+    """
+
+    __slots__ = ()
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def load(self, addr: int) -> T | None:
+        """The value of the entry that holds an address, or None."""
+        key = to_key(addr)
+        if self._seek(key) and self._leaf.starts[self._i] <= key:
+            return self._leaf.values[self._i]
+        return None
+
+    def find(self, addr: int) -> T | None:
+        """The value of the first entry that ends above an address, or None."""
+        if addr != ADDRESS_END and self._seek(to_key(addr)):
+            return self._leaf.values[self._i]
+        return None
+
+    def find_before(self, addr: int) -> T | None:
+        """The value of the last entry that starts below an address, or None."""
+        return self._leaf.values[self._i] if self._seek_before(addr) else None
+
+    def find_range(self, addr: int) -> tuple[int, int, T] | None:
+        """Like find(), with the bounds: (start, end, value)."""
+        if addr != ADDRESS_END and self._seek(to_key(addr)):
+            return self._here()
+        return None
+
+    def find_before_range(self, addr: int) -> tuple[int, int, T] | None:
+        """Like find_before(), with the bounds: (start, end, value)."""
+        return self._here() if self._seek_before(addr) else None
+
+    def is_empty(self, start: int, end: int) -> bool:
+        """Whether nothing overlaps [start, end)."""
+        last = to_key(end - 1)
+        return not self._seek(to_key(start)) or self._leaf.starts[self._i] > last
+
+    def walk(self, start: int, end: int) -> list[T]:
+        """The values of the entries that overlap [start, end), in order.  The list is the caller's."""
+        found: list[T] = []
+        if start >= end:
+            return found
+        last = to_key(end - 1)
+        more = self._seek(to_key(start))
+        while more:
+            leaf = self._leaf
+            i = self._i
+            stop: i64 = first_above(leaf.starts, last)
+            while i < stop:
+                found.append(leaf.values[i])
+                i += 1
+            more = stop == len(leaf.starts) and self._next_leaf()
+        return found
+
+    def values(self) -> list[T]:
+        """All values, in order.  The list is the caller's."""
+        found: list[T] = []
+        for branch in self._branches:
+            for leaf in branch.leaves:
+                found.extend(leaf.values)
+        return found
+
+    def ranges(self) -> list[tuple[int, int, T]]:
+        """All entries as (start, end, value), in order."""
+        found: list[tuple[int, int, T]] = []
+        more = self._seek(LOWEST)
+        while more:
+            leaf = self._leaf
+            for i in range(len(leaf.values)):
+                found.append((to_address(leaf.starts[i]), to_address(leaf.lasts[i]) + 1, leaf.values[i]))
+            more = self._next_leaf()
+        return found
+
+    def gaps(self, low: int, high: int) -> list[tuple[int, int]]:
+        """The empty ranges (start, end) inside [low, high), in order."""
+        found: list[tuple[int, int]] = []
+        at = low
+        if low < high:
+            last = to_key(high - 1)
+            more = self._seek(to_key(low))
+            while more and self._leaf.starts[self._i] <= last:
+                start, end, _ = self._here()
+                if at < start:
+                    found.append((at, start))
+                at = end
+                self._i += 1
+                more = self._i < len(self._leaf.lasts) or self._next_leaf()
+        if at < high:
+            found.append((at, high))
+        return found
+
+    # -- room ----------------------------------------------------------------------------------------------------------
+
+    def highest_gap(self, size: int, low: int, high: int) -> int:
+        """The highest address a with [a, a + size) empty inside [low, high), or -1.
+
+        Like the kernel's mas_empty_area_rev().  Raises ValueError unless size > 0.
+        """
+        if size <= 0:
+            raise ValueError(f"a gap of {size} bytes")
+        if high - low < size:
+            return -1
+        if size >= HUGE:
+            return self._huge_gap(size, low, high, True)
+        room: i64 = size
+        floor = to_key(low)
+        top = to_key(high - 1)
+        if self._seek(top):
+            first = self._leaf.starts[self._i]
+            if first <= floor:
+                return -1
+            if first <= top:
+                top = first - 1
+        below = self._below()
+        if distance(below if below > floor else floor, top) >= room - 1:
+            return to_address(top - room + 1)
+        if below <= floor or not self._gap_before(room):
+            return -1
+        start = self._leaf.starts[self._i]
+        return to_address(start - room) if start > floor and distance(floor, start) >= room else -1
+
+    def _gap_before(self, room: i64) -> bool:
+        """Put the position on the last entry before it that has this much room in front; False if there is none."""
+        b = self._b
+        branch = self._branch
+        c = self._c
+        leaf = self._leaf
+        i = last_gap(leaf.starts, leaf.lasts, room, self._i, self._below_leaf(b, c))
+        while i < 0:
+            c = last_bound(branch.bounds, room, c)
+            while c < 0:
+                b = last_bound(self._bounds, room, b)
+                if b < 0:
+                    return False
+                branch = self._branches[b]
+                c = last_bound(branch.bounds, room, len(branch.bounds))
+                if c < 0:
+                    self._bounds[b] = largest(branch.bounds)
+            leaf = branch.leaves[c]
+            below = self._below_leaf(b, c)
+            i = last_gap(leaf.starts, leaf.lasts, room, len(leaf.starts), below)
+            if i < 0:
+                branch = self._own_branch(b)
+                branch.bounds[c] = largest_gap(leaf.starts, leaf.lasts, below)
+        self._b = b
+        self._branch = branch
+        self._c = c
+        self._leaf = leaf
+        self._i = i
+        return True
+
+    def lowest_gap(self, size: int, low: int, high: int) -> int:
+        """The lowest address a with [a, a + size) empty inside [low, high), or -1.
+
+        Like the kernel's mas_empty_area().  Raises ValueError unless size > 0.
+        """
+        if size <= 0:
+            raise ValueError(f"a gap of {size} bytes")
+        if high - low < size:
+            return -1
+        if size >= HUGE:
+            return self._huge_gap(size, low, high, False)
+        room: i64 = size
+        floor = to_key(low)
+        top = to_key(high - 1)
+        if not self._seek(floor):
+            return low
+        first = self._leaf.starts[self._i]
+        if first > floor and distance(floor, first) >= room:
+            return low
+        if self._gap_after(room):
+            below = self._below()
+        else:
+            below = self._branches[len(self._branches) - 1].last()
+            if below >= top:
+                return -1
+            below += 1
+        return to_address(below) if below <= top and distance(below, top) >= room - 1 else -1
+
+    def _gap_after(self, room: i64) -> bool:
+        """Put the position on the first entry after it that has this much room in front; False if there is none."""
+        b = self._b
+        branch = self._branch
+        c = self._c
+        leaf = self._leaf
+        i = first_gap(leaf.starts, leaf.lasts, room, self._i + 1, LOWEST)
+        while i < 0:
+            c = first_bound(branch.bounds, room, c + 1)
+            while c < 0:
+                b = first_bound(self._bounds, room, b + 1)
+                if b < 0:
+                    return False
+                branch = self._branches[b]
+                c = first_bound(branch.bounds, room, 0)
+                if c < 0:
+                    self._bounds[b] = largest(branch.bounds)
+            leaf = branch.leaves[c]
+            below = self._below_leaf(b, c)
+            i = first_gap(leaf.starts, leaf.lasts, room, 0, below)
+            if i < 0:
+                branch = self._own_branch(b)
+                branch.bounds[c] = largest_gap(leaf.starts, leaf.lasts, below)
+        self._b = b
+        self._branch = branch
+        self._c = c
+        self._leaf = leaf
+        self._i = i
+        return True
+
+    def _huge_gap(self, size: int, low: int, high: int, highest: bool) -> int:
+        """highest_gap() or lowest_gap() for sizes that the bounds cannot tell apart: from 2**63 - 1 on.
+
+        So much room holds at least one of two addresses near the middle of the space.
+        """
+        found = -1
+        for middle in (HUGE - 1, HUGE + 2):
+            if found >= 0 and not highest:
+                break
+            if self.load(middle) is not None:
+                continue
+            before = self.find_before_range(middle)
+            after = self.find_range(middle)
+            start = low if before is None or before[1] < low else before[1]
+            end = high if after is None or after[0] > high else after[0]
+            if end - start >= size:
+                found = end - size if highest else start
+        return found
+
+    # -- change --------------------------------------------------------------------------------------------------------
+
+    def store(self, start: int, end: int, value: T) -> None:
+        """Map [start, end) to a value.  What it covers is erased, trimmed, or split in two."""
+        last = to_key(end - 1)
+        first = self._check(start, last)
+        if self._seek(first):
+            leaf = self._leaf
+            i = self._i
+            if leaf.starts[i] == first and leaf.lasts[i] == last:
+                self.generation += 1
+                self._own_leaf().values[i] = value
+                return
+            if leaf.starts[i] <= last:
+                self._empty(first, last)
+        self.generation += 1
+        self._insert_here(first, last, value)
+
+    def insert(self, start: int, end: int, value: T) -> bool:
+        """Map [start, end) to a value if that is all empty.  False, and nothing changed, if anything overlaps it."""
+        last = to_key(end - 1)
+        first = self._check(start, last)
+        if self._seek(first) and self._leaf.starts[self._i] <= last:
+            return False
+        self.generation += 1
+        self._insert_here(first, last, value)
+        return True
+
+    def erase(self, start: int, end: int) -> None:
+        """Empty [start, end).  Entries inside go, entries that reach out of it are trimmed or split in two."""
+        last = to_key(end - 1)
+        first = self._check(start, last)
+        if self._seek(first) and self._leaf.starts[self._i] <= last:
+            self.generation += 1
+            self._empty(first, last)
+
+    def set_range(self, old_start: int, new_start: int, new_end: int) -> None:
+        """Give the entry that starts at old_start the bounds [new_start, new_end).
+
+        Raises ValueError, and changes nothing, if no entry starts there or the new range would reach another one.
+        """
+        old = to_key(old_start)
+        last = to_key(new_end - 1)
+        first = self._check(new_start, last)
+        if not self._seek(old) or self._leaf.starts[self._i] != old:
+            raise ValueError(f"no range starts at {old_start:#x}")
+        leaf = self._leaf
+        i = self._i
+        below = self._below()
+        following = self._start_after()
+        if first < below or (last >= following and following > old):
+            raise ValueError(f"[{new_start:#x}, {new_end:#x}) reaches another range")
+        self.generation += 1
+        leaf = self._own_leaf()
+        leaf.starts[i] = first
+        leaf.lasts[i] = last
+        if i == 0:
+            self._set_min(first)
+        self._raise_bound(first, below)
+        if following > old:
+            if i + 1 == len(leaf.starts):
+                self._next_leaf()
+            self._raise_bound(following, last + 1)
+
+    def duplicate(self) -> MapleTree[T]:
+        """A tree with the same entries.  Each copies what it changes from then on; the values themselves are shared."""
+        twin: MapleTree[T] = MapleTree()
+        twin._mins = slice_keys(self._mins, 0, len(self._mins))
+        twin._bounds = slice_keys(self._bounds, 0, len(self._bounds))
+        twin._branches = self._branches[:]
+        twin._branch = twin._branches[0]
+        twin._leaf = twin._branch.leaves[0]
+        twin.count = self.count
+        twin._shared = True
+        self._shared = True
+        self._owner = Owner()
+        return twin
+
+    def preallocate(self, start: int, end: int) -> int:
+        """How many nodes store() or erase() of [start, end) makes at most."""
+        last = to_key(end - 1)
+        self._seek(self._check(start, last))
+        first_leaf = self._leaf
+        first_branch = self._branch
+        full = len(first_leaf.starts) + 2 > LEAF_SIZE
+        full_branch = len(first_branch.leaves) >= BRANCH_SIZE
+        need = self._shared_here()
+        self._seek(last)
+        if self._leaf is not first_leaf:
+            need += self._shared_here()
+            full = full or len(self._leaf.starts) + 2 > LEAF_SIZE
+            full_branch = full_branch or len(self._branch.leaves) >= BRANCH_SIZE
+        if full:
+            need += 2 if full_branch else 1
+        # Small nodes may be joined into a neighbour that is to be copied for it.
+        return need + 3 if self._shared else need
+
+    def _shared_here(self) -> int:
+        """How many of the two nodes at the position belong to another tree as well."""
+        if self._leaf.owner is self._owner:
+            return 0
+        return 1 if self._branch.owner is self._owner else 2
+
+    def _check(self, start: int, last: i64) -> i64:
+        """The key of start, which must not be above last."""
+        first = to_key(start)
+        if first > last:
+            raise ValueError(f"[{start:#x}, {to_address(last) + 1:#x}) is empty")
+        return first
+
+
+@final
+class Cursor(Generic[T]):
+    """Walks over the entries and the gaps of a tree.
+
+    A cursor stands on an entry or a gap, [start, end), with value, which is None on a gap.  It holds addresses, so the
+    tree may change under it: start, end and value stay what they were when the cursor last looked, here() looks again,
+    and each step goes to the nearest entry or gap that the tree now has beyond those bounds, be it in part.
+    """
+
+    __slots__ = ("_generation", "_i", "_leaf", "address", "end", "start", "tree", "value")
+
+    def __init__(self, tree: MapleTree[T], addr: int = 0) -> None:
+        self.tree: MapleTree[T] = tree
+        self.address: int = addr
+        """The address that here() looks at: where seek() went, or the start of what a step went to."""
+        self.start: int = addr
+        self.end: int = addr
+        self.value: T | None = None
+        self._leaf: Leaf[T] = tree._leaf
+        self._i: i64 = 0
+        self._generation: i64 = -1
+        self.seek(addr)
+
+    def seek(self, addr: int) -> T | None:
+        """Stand on what holds an address.  Its value, or None on a gap."""
+        tree = self.tree
+        to_key(addr)
+        found = tree.find_range(addr)
+        self.address = addr
+        if found is not None and found[0] <= addr:
+            self._stand(found)
+            return found[2]
+        self.end = ADDRESS_END if found is None else found[0]
+        before = tree.find_before_range(addr)
+        self.start = 0 if before is None else before[1]
+        self.value = None
+        self._generation = -1
+        return None
+
+    def here(self) -> T | None:
+        """Look again at the address that the cursor stands on.  The value there, or None on a gap."""
+        return self.seek(self.address)
+
+    def next(self) -> T | None:
+        """Go to the next entry.  None, and the cursor stays, if there is none."""
+        i = self._i + 1
+        leaf = self._leaf
+        if self._generation == self.tree.generation and i < len(leaf.starts):
+            return self._step(i)
+        found = self.tree.find_range(self.end)
+        if found is None:
+            return None
+        self.address = found[0]
+        self._stand(found)
+        return found[2]
+
+    def prev(self) -> T | None:
+        """Go to the entry before.  None, and the cursor stays, if there is none."""
+        i = self._i - 1
+        if self._generation == self.tree.generation and i >= 0:
+            return self._step(i)
+        found = self.tree.find_before_range(self.start)
+        if found is None:
+            return None
+        self.address = found[0]
+        self._stand(found)
+        return found[2]
+
+    def next_gap(self) -> bool:
+        """Go to the next gap.  False, and the cursor stays, if there is none."""
+        return self._go_to_gap(self.tree.lowest_gap(1, self.end, ADDRESS_END))
+
+    def prev_gap(self) -> bool:
+        """Go to the gap before.  False, and the cursor stays, if there is none."""
+        return self._go_to_gap(self.tree.highest_gap(1, 0, self.start))
+
+    def _go_to_gap(self, addr: int) -> bool:
+        if addr < 0:
+            return False
+        self.seek(addr)
+        self.address = self.start
+        return True
+
+    def _stand(self, found: tuple[int, int, T]) -> None:
+        """Stand on the entry that the tree has just found."""
+        self.start, self.end, self.value = found
+        self._leaf = self.tree._leaf
+        self._i = self.tree._i
+        self._generation = self.tree.generation
+
+    def _step(self, i: i64) -> T:
+        """Stand on another entry of the same leaf."""
+        leaf = self._leaf
+        value = leaf.values[i]
+        self.start = to_address(leaf.starts[i])
+        self.end = to_address(leaf.lasts[i]) + 1
+        self.address = self.start
+        self.value = value
+        self._i = i
+        return value

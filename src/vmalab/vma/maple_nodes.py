@@ -1,0 +1,606 @@
+"""The nodes of the range tree: three levels of flat arrays, and the changes that keep them in order.
+
+Three levels, always::
+
+    tree     mins  bounds  branches     as many branches as it takes
+    Branch   mins  bounds  leaves       at most 256 leaves
+    Leaf     starts  lasts  values      at most 64 entries
+
+``mins`` holds the first key of each child, so a search touches nothing but arrays.  ``bounds`` holds, for each child, a
+number that no gap in front of any of its entries exceeds.  It is an upper bound, not the truth: a gap that grows raises
+it at once, a gap that shrinks leaves it, and a search that finds nothing behind it lowers it to the truth.  So no
+change rescans anything.  The gap above the last entry is in no bound; searches look at it by itself.
+
+A duplicate shares all nodes.  Each node names its owner, and a tree copies a node that it does not own before it
+changes it.  Entries are held with inclusive bounds, start and last, because 2**64 has no key; see ``keys``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
+
+from vmalab.vma.keys import (
+    LOWEST,
+    delete_keys,
+    distance,
+    first_above,
+    first_at_least,
+    insert_key,
+    join_keys,
+    largest,
+    largest_gap,
+    no_keys,
+    one_key,
+    slice_keys,
+    to_address,
+    to_key,
+)
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
+
+    from vmalab.vma.keys import Keys
+
+T = TypeVar("T")
+
+LEAF_SIZE: Final = 64
+"""The most entries that a leaf holds."""
+
+BRANCH_SIZE: Final = 256
+"""The most leaves that a branch holds."""
+
+
+@final
+class Owner:
+    """Stands for one tree in the nodes that only that tree may change."""
+
+    __slots__ = ()
+
+
+@final
+class Leaf(Generic[T]):
+    """A run of neighbouring entries."""
+
+    __slots__ = ("lasts", "owner", "starts", "values")
+
+    def __init__(self, owner: Owner, starts: Keys, lasts: Keys, values: list[T]) -> None:
+        self.owner: Owner = owner
+        self.starts: Keys = starts
+        self.lasts: Keys = lasts
+        self.values: list[T] = values
+
+
+@final
+class Branch(Generic[T]):
+    """A run of neighbouring leaves."""
+
+    __slots__ = ("bounds", "leaves", "mins", "owner")
+
+    def __init__(self, owner: Owner, mins: Keys, bounds: Keys, leaves: list[Leaf[T]]) -> None:
+        self.owner: Owner = owner
+        self.mins: Keys = mins
+        self.bounds: Keys = bounds
+        self.leaves: list[Leaf[T]] = leaves
+
+    def last(self) -> i64:
+        """The last key of the last entry."""
+        lasts = self.leaves[len(self.leaves) - 1].lasts
+        return lasts[len(lasts) - 1]
+
+
+class Nodes(Generic[T]):
+    """The levels of a range tree, and a position among the entries that searches leave and changes act on.
+
+    The position is branch number b, leaf number c in it, entry number i in that.  i is one past the leaf's last entry
+    only at the end of the tree, or where an entry is about to follow.
+    """
+
+    __slots__ = (
+        "_b",
+        "_bounds",
+        "_branch",
+        "_branches",
+        "_c",
+        "_i",
+        "_leaf",
+        "_mins",
+        "_owner",
+        "_shared",
+        "count",
+        "generation",
+        "nodes_allocated",
+    )
+
+    def __init__(self) -> None:
+        self._owner: Owner = Owner()
+        self._shared: bool = False
+        self._leaf: Leaf[T] = Leaf(self._owner, no_keys(), no_keys(), [])
+        self._branch: Branch[T] = Branch(self._owner, one_key(LOWEST), one_key(0), [self._leaf])
+        self._mins: Keys = one_key(LOWEST)
+        self._bounds: Keys = one_key(0)
+        self._branches: list[Branch[T]] = [self._branch]
+        self._b: i64 = 0
+        self._c: i64 = 0
+        self._i: i64 = 0
+        self.count: int = 0
+        """How many entries there are."""
+        self.generation: i64 = 0
+        """Changes whenever the tree does."""
+        self.nodes_allocated: int = 0
+        """How many nodes this tree has made since it was."""
+
+    # -- position ------------------------------------------------------------------------------------------------------
+
+    def _seek(self, key: i64) -> bool:
+        """Put the position on the first entry whose last is at least key.  False, and at the end, if there is none."""
+        b: i64 = 0
+        if len(self._branches) > 1:
+            b = first_above(self._mins, key) - 1
+            if b < 0:
+                b = 0
+        branch = self._branches[b]
+        c: i64 = first_above(branch.mins, key) - 1
+        if c < 0:
+            c = 0
+        leaf = branch.leaves[c]
+        i: i64 = first_at_least(leaf.lasts, key)
+        self._b = b
+        self._branch = branch
+        self._c = c
+        self._leaf = leaf
+        self._i = i
+        return i < len(leaf.lasts) or self._next_leaf()
+
+    def _next_leaf(self) -> bool:
+        """Put the position on the first entry of the next leaf, or leave it and say False."""
+        branch = self._branch
+        c = self._c + 1
+        if c >= len(branch.leaves):
+            if self._b + 1 >= len(self._branches):
+                return False
+            self._b += 1
+            branch = self._branches[self._b]
+            self._branch = branch
+            c = 0
+        self._c = c
+        self._leaf = branch.leaves[c]
+        self._i = 0
+        return True
+
+    def _previous(self) -> bool:
+        """Put the position on the entry before it, or leave it and say False."""
+        if self._i > 0:
+            self._i -= 1
+            return True
+        if self._c > 0:
+            self._c -= 1
+        elif self._b > 0:
+            self._b -= 1
+            self._branch = self._branches[self._b]
+            self._c = len(self._branch.leaves) - 1
+        else:
+            return False
+        self._leaf = self._branch.leaves[self._c]
+        self._i = len(self._leaf.lasts) - 1
+        return True
+
+    def _seek_before(self, addr: int) -> bool:
+        """Put the position on the last entry that starts below an address."""
+        if addr <= 0:
+            if addr < 0:
+                to_key(addr)
+            return False
+        key = to_key(addr - 1)
+        return (self._seek(key) and self._leaf.starts[self._i] <= key) or self._previous()
+
+    def _below(self) -> i64:
+        """The first key above the entry before the position.  Not to be asked where that entry reaches 2**64."""
+        i = self._i
+        if i > 0:
+            return self._leaf.lasts[i - 1] + 1
+        return self._below_leaf(self._b, self._c)
+
+    def _below_leaf(self, b: i64, c: i64) -> i64:
+        """The first key above the entries before leaf c of branch b."""
+        if c > 0:
+            lasts = self._branches[b].leaves[c - 1].lasts
+            return lasts[len(lasts) - 1] + 1
+        if b > 0:
+            return self._branches[b - 1].last() + 1
+        return LOWEST
+
+    def _here(self) -> tuple[int, int, T]:
+        """The entry at the position."""
+        leaf = self._leaf
+        i = self._i
+        return to_address(leaf.starts[i]), to_address(leaf.lasts[i]) + 1, leaf.values[i]
+
+    def _start_after(self) -> i64:
+        """Where the entry after the one at the position starts; LOWEST if there is none."""
+        i = self._i + 1
+        starts = self._leaf.starts
+        if i < len(starts):
+            return starts[i]
+        if self._c + 1 < len(self._branch.leaves):
+            return self._branch.mins[self._c + 1]
+        if self._b + 1 < len(self._branches):
+            return self._mins[self._b + 1]
+        return LOWEST
+
+    # -- nodes ---------------------------------------------------------------------------------------------------------
+
+    def _own_branch(self, b: i64) -> Branch[T]:
+        """Branch b, copied first if it belongs to another tree as well."""
+        branch = self._branches[b]
+        if branch.owner is self._owner:
+            return branch
+        size: i64 = len(branch.mins)
+        branch = self._new_branch(
+            slice_keys(branch.mins, 0, size), slice_keys(branch.bounds, 0, size), branch.leaves[:]
+        )
+        self._branches[b] = branch
+        if b == self._b:
+            self._branch = branch
+        return branch
+
+    def _own_leaf(self) -> Leaf[T]:
+        """The leaf at the position, copied first if it belongs to another tree as well; its branch too."""
+        leaf = self._leaf
+        if leaf.owner is self._owner:
+            return leaf
+        branch = self._own_branch(self._b)
+        size: i64 = len(leaf.starts)
+        leaf = self._new_leaf(slice_keys(leaf.starts, 0, size), slice_keys(leaf.lasts, 0, size), leaf.values[:])
+        branch.leaves[self._c] = leaf
+        self._leaf = leaf
+        return leaf
+
+    def _new_leaf(self, starts: Keys, lasts: Keys, values: list[T]) -> Leaf[T]:
+        self.nodes_allocated += 1
+        return Leaf(self._owner, starts, lasts, values)
+
+    def _new_branch(self, mins: Keys, bounds: Keys, leaves: list[Leaf[T]]) -> Branch[T]:
+        self.nodes_allocated += 1
+        return Branch(self._owner, mins, bounds, leaves)
+
+    def _raise_bound(self, start: i64, below: i64) -> None:
+        """Note that the entry at the position, or about to be there, has the room [below, start) in front."""
+        gap = distance(below, start)
+        if gap > self._branch.bounds[self._c]:
+            self._own_branch(self._b).bounds[self._c] = gap
+        if gap > self._bounds[self._b]:
+            self._bounds[self._b] = gap
+
+    def _set_min(self, start: i64) -> None:
+        """Note where the first entry of the leaf at the position starts."""
+        c = self._c
+        self._own_branch(self._b).mins[c] = start
+        if c == 0:
+            self._mins[self._b] = start
+
+    def _insert_here(self, start: i64, last: i64, value: T) -> None:
+        """Insert an entry before the position, which then stands on it.  There must be room."""
+        below = self._below()
+        leaf = self._own_leaf()
+        i = self._i
+        leaf.starts = insert_key(leaf.starts, i, start)
+        leaf.lasts = insert_key(leaf.lasts, i, last)
+        leaf.values.insert(i, value)
+        self.count += 1
+        if i == 0:
+            self._set_min(start)
+        self._raise_bound(start, below)
+        if len(leaf.starts) > LEAF_SIZE:
+            self._split_leaf()
+
+    def _split_leaf(self) -> None:
+        """Move the upper part of the leaf at the position to a new one.  The position stays on its entry."""
+        leaf = self._leaf
+        branch = self._branch
+        size: i64 = len(leaf.starts)
+        half = size >> 1
+        # An entry at the edge is likely to be followed by more on that side: leave the room there.
+        if self._i == 0:
+            half = size >> 3
+        elif self._i == size - 1:
+            half = size - (size >> 3)
+        upper = self._new_leaf(
+            slice_keys(leaf.starts, half, size), slice_keys(leaf.lasts, half, size), leaf.values[half:]
+        )
+        leaf.starts = delete_keys(leaf.starts, half, size)
+        leaf.lasts = delete_keys(leaf.lasts, half, size)
+        del leaf.values[half:]
+        c = self._c + 1
+        branch.mins = insert_key(branch.mins, c, upper.starts[0])
+        branch.bounds = insert_key(branch.bounds, c, branch.bounds[c - 1])
+        branch.leaves.insert(c, upper)
+        if self._i >= half:
+            self._i -= half
+            self._c = c
+            self._leaf = upper
+        if len(branch.leaves) > BRANCH_SIZE:
+            self._split_branch()
+
+    def _split_branch(self) -> None:
+        """Move the upper part of the branch at the position to a new one.  The position stays on its entry."""
+        branch = self._branch
+        size: i64 = len(branch.leaves)
+        half = size >> 1
+        if self._c <= 1:
+            half = size >> 3
+        elif self._c == size - 1:
+            half = size - (size >> 3)
+        upper = self._new_branch(
+            slice_keys(branch.mins, half, size), slice_keys(branch.bounds, half, size), branch.leaves[half:]
+        )
+        branch.mins = delete_keys(branch.mins, half, size)
+        branch.bounds = delete_keys(branch.bounds, half, size)
+        del branch.leaves[half:]
+        b = self._b + 1
+        self._mins = insert_key(self._mins, b, upper.mins[0])
+        self._bounds = insert_key(self._bounds, b, self._bounds[b - 1])
+        self._branches.insert(b, upper)
+        if self._c >= half:
+            self._c -= half
+            self._b = b
+            self._branch = upper
+
+    # -- emptying ------------------------------------------------------------------------------------------------------
+
+    def _empty(self, start: i64, last: i64) -> None:
+        """Empty [start, last]; the position is on an entry that overlaps it, the first, and then on the one above."""
+        leaf = self._own_leaf()
+        i = self._i
+        old_start = leaf.starts[i]
+        old_last = leaf.lasts[i]
+        if old_start < start:
+            leaf.lasts[i] = start - 1
+            self._i = i + 1
+            if old_last > last:
+                self._insert_here(last + 1, old_last, leaf.values[i])
+                return
+            if self._i == len(leaf.starts) and not self._next_leaf():
+                return
+        self._erase_whole(last)
+        if self._i < len(self._leaf.starts):
+            first = self._leaf.starts[self._i]
+            if first <= last:
+                first = last + 1
+                self._own_leaf().starts[self._i] = first
+            if self._i == 0:
+                self._set_min(first)
+            self._raise_bound(first, self._below())
+        self._join()
+
+    def _erase_whole(self, last: i64) -> None:
+        """Erase the entries from the position on that end at or below last."""
+        while True:
+            leaf = self._leaf
+            i = self._i
+            size: i64 = len(leaf.lasts)
+            if i == 0 and leaf.lasts[size - 1] <= last:
+                more = self._drop_branch() if self._c == 0 and self._branch.last() <= last else self._drop_leaf()
+                if not more:
+                    return
+                continue
+            j = first_above(leaf.lasts, last)
+            if j > i:
+                leaf = self._own_leaf()
+                leaf.starts = delete_keys(leaf.starts, i, j)
+                leaf.lasts = delete_keys(leaf.lasts, i, j)
+                if j == i + 1:
+                    leaf.values.pop(i)
+                else:
+                    del leaf.values[i:j]
+                self.count -= j - i
+            if j < size or not self._next_leaf():
+                return
+
+    def _drop_leaf(self) -> bool:
+        """Drop the leaf at the position, which is not the branch's only one, and go to the next.
+
+        False, and at the end of the tree, if there is no next one.
+        """
+        c = self._c
+        branch = self._own_branch(self._b)
+        self.count -= len(self._leaf.starts)
+        branch.mins = delete_keys(branch.mins, c, c + 1)
+        branch.bounds = delete_keys(branch.bounds, c, c + 1)
+        branch.leaves.pop(c)
+        if c == 0:
+            self._mins[self._b] = branch.mins[0]
+        self._i = 0
+        if c < len(branch.leaves):
+            self._leaf = branch.leaves[c]
+            return True
+        self._c = c - 1
+        self._leaf = branch.leaves[c - 1]
+        self._i = len(self._leaf.starts)
+        return self._next_leaf()
+
+    def _drop_branch(self) -> bool:
+        """Drop the branch at the position and go to the next.  False, and at the end of the tree, if there is none."""
+        b = self._b
+        if len(self._branches) == 1:
+            self.clear()
+            return False
+        for leaf in self._branch.leaves:
+            self.count -= len(leaf.starts)
+        self._mins = delete_keys(self._mins, b, b + 1)
+        self._bounds = delete_keys(self._bounds, b, b + 1)
+        self._branches.pop(b)
+        more = b < len(self._branches)
+        if not more:
+            b -= 1
+        self._b = b
+        self._branch = self._branches[b]
+        self._c = 0 if more else len(self._branch.leaves) - 1
+        self._leaf = self._branch.leaves[self._c]
+        self._i = 0 if more else len(self._leaf.starts)
+        return more
+
+    def _join(self) -> None:
+        """Join what has become small around the position."""
+        c = self._c
+        small: i64 = LEAF_SIZE >> 2
+        leaves = self._branch.leaves
+        if len(self._leaf.starts) >= small and (c == 0 or len(leaves[c - 1].starts) >= small):
+            return
+        self._join_leaf(c)
+        self._join_leaf(self._c - 1)
+        self._join_leaf(self._c - 2)
+        if len(self._branches) > 1 and len(self._branch.leaves) < BRANCH_SIZE >> 2:
+            self._join_branch(self._b)
+            self._join_branch(self._b - 1)
+
+    def _join_leaf(self, c: i64) -> None:
+        """Join leaf c of the branch at the position with the next one, if both together leave much room."""
+        branch = self._branch
+        if c < 0 or c + 1 >= len(branch.leaves):
+            return
+        left = branch.leaves[c]
+        right = branch.leaves[c + 1]
+        size: i64 = len(left.starts)
+        if size + len(right.starts) > LEAF_SIZE >> 1:
+            return
+        branch = self._own_branch(self._b)
+        if left.owner is not self._owner:
+            left = self._new_leaf(slice_keys(left.starts, 0, size), slice_keys(left.lasts, 0, size), left.values[:])
+            branch.leaves[c] = left
+        left.starts = join_keys(left.starts, right.starts)
+        left.lasts = join_keys(left.lasts, right.lasts)
+        left.values.extend(right.values)
+        if branch.bounds[c + 1] > branch.bounds[c]:
+            branch.bounds[c] = branch.bounds[c + 1]
+        branch.mins = delete_keys(branch.mins, c + 1, c + 2)
+        branch.bounds = delete_keys(branch.bounds, c + 1, c + 2)
+        branch.leaves.pop(c + 1)
+        if self._c == c + 1:
+            self._i += size
+        if self._c > c:
+            self._c -= 1
+        self._leaf = branch.leaves[self._c]
+
+    def _join_branch(self, b: i64) -> None:
+        """Join branch b with the next one, if both together leave much room."""
+        if b < 0 or b + 1 >= len(self._branches):
+            return
+        size: i64 = len(self._branches[b].leaves)
+        right = self._branches[b + 1]
+        if size + len(right.leaves) > BRANCH_SIZE >> 1:
+            return
+        left = self._own_branch(b)
+        left.mins = join_keys(left.mins, right.mins)
+        left.bounds = join_keys(left.bounds, right.bounds)
+        left.leaves.extend(right.leaves)
+        if self._bounds[b + 1] > self._bounds[b]:
+            self._bounds[b] = self._bounds[b + 1]
+        self._mins = delete_keys(self._mins, b + 1, b + 2)
+        self._bounds = delete_keys(self._bounds, b + 1, b + 2)
+        self._branches.pop(b + 1)
+        if self._b == b + 1:
+            self._c += size
+        if self._b > b:
+            self._b -= 1
+        self._branch = self._branches[self._b]
+
+    def clear(self) -> None:
+        """Empty the tree."""
+        self.generation += 1
+        self.count = 0
+        self._owner = Owner()
+        self._shared = False
+        self._leaf = Leaf(self._owner, no_keys(), no_keys(), [])
+        self._branch = Branch(self._owner, one_key(LOWEST), one_key(0), [self._leaf])
+        self._mins = one_key(LOWEST)
+        self._bounds = one_key(0)
+        self._branches = [self._branch]
+        self._b = 0
+        self._c = 0
+        self._i = 0
+
+    # -- checking ------------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check everything about the tree.  Raises AssertionError with the fault and dump()."""
+        fault = self._fault()
+        if fault:
+            raise AssertionError(f"range tree: {fault}\n{self.dump()}")
+
+    def _fault(self) -> str:
+        """The first thing that is wrong with the tree; empty if nothing is."""
+        branches = self._branches
+        if not branches or len(self._mins) != len(branches) or len(self._bounds) != len(branches):
+            return "the top level's arrays differ in length"
+        count = 0
+        for b in range(len(branches)):
+            branch = branches[b]
+            if not branch.leaves or len(branch.leaves) > BRANCH_SIZE:
+                return f"branch {b} has {len(branch.leaves)} leaves"
+            if len(branch.mins) != len(branch.leaves) or len(branch.bounds) != len(branch.leaves):
+                return f"branch {b}: its arrays differ in length"
+            for c in range(len(branch.leaves)):
+                fault = self._leaf_fault(b, c)
+                if fault:
+                    return f"branch {b}, leaf {c}: {fault}"
+                count += len(branch.leaves[c].values)
+            if self.count and self._mins[b] != branch.mins[0]:
+                return f"branch {b}: its first key is wrong"
+            if self._bounds[b] < largest(branch.bounds):
+                return f"branch {b}: a gap is larger than its bound"
+        return "" if count == self.count else f"{count} entries, but the count is {self.count}"
+
+    def check_near(self, addr: int) -> None:
+        """Check the leaf around an address, and its bounds in the levels above: a part of validate(), at small cost.
+
+        Raises AssertionError with the fault and dump().
+        """
+        self._seek(to_key(addr))
+        b = self._b
+        c = self._c
+        branch = self._branch
+        fault = self._leaf_fault(b, c)
+        if not fault and self._bounds[b] < branch.bounds[c]:
+            fault = "a gap is larger than the bound of the branch"
+        if fault:
+            raise AssertionError(f"range tree: branch {b}, leaf {c}: {fault}\n{self.dump()}")
+
+    def _leaf_fault(self, b: i64, c: i64) -> str:
+        """The first thing that is wrong with a leaf; empty if nothing is."""
+        branch = self._branches[b]
+        leaf = branch.leaves[c]
+        size: i64 = len(leaf.values)
+        if size == 0:
+            return "it is empty" if self.count else ""
+        if size > LEAF_SIZE or len(leaf.starts) != size or len(leaf.lasts) != size:
+            return f"{len(leaf.starts)} starts, {len(leaf.lasts)} lasts, {size} values"
+        if leaf.owner is self._owner and branch.owner is not self._owner:
+            return "it is owned and its branch is not"
+        if branch.mins[c] != leaf.starts[0]:
+            return "its first key is wrong"
+        below = self._below_leaf(b, c)
+        if below > leaf.starts[0]:
+            return "it overlaps the one before"
+        i: i64 = 0
+        while i < size:
+            if leaf.lasts[i] < leaf.starts[i] or (i > 0 and leaf.starts[i] <= leaf.lasts[i - 1]):
+                return f"entry {i} is out of order"
+            i += 1
+        if largest_gap(leaf.starts, leaf.lasts, below) > branch.bounds[c]:
+            return "a gap is larger than its bound"
+        return ""
+
+    def dump(self) -> str:
+        """The tree as text: a line for each branch, leaf and entry."""
+        lines = [f"{self.count} entries, {len(self._branches)} branches"]
+        for b, branch in enumerate(self._branches):
+            owned = "" if branch.owner is self._owner else " shared"
+            lines.append(f"branch {b}: {len(branch.leaves)} leaves, gaps <= {self._bounds[b]:#x}{owned}")
+            for c, leaf in enumerate(branch.leaves):
+                owned = "" if leaf.owner is self._owner else " shared"
+                lines.append(f"  leaf {c}: {len(leaf.values)} entries, gaps <= {branch.bounds[c]:#x}{owned}")
+                for i in range(len(leaf.values)):
+                    start = to_address(leaf.starts[i])
+                    end = to_address(leaf.lasts[i]) + 1
+                    lines.append(f"    [{start:#x}, {end:#x}) {leaf.values[i]!r}")
+        return "\n".join(lines)

@@ -1,0 +1,392 @@
+"""Merging: first a plan, from decisions that change nothing, then its commit.
+
+A MergeRequest says what range with what attributes is wanted between which neighbours.  A plan says for each side whether
+the neighbour can take the range, or the Reason why not.  Explanations ask the same decisions again.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from vmalab.addr import PAGE_SHIFT
+from vmalab.flags import VM_SPECIAL
+from vmalab.reason import (
+    ANON_VMA_DIFFERS,
+    ANON_VMA_OF_FORK,
+    CLOSE_HOOK,
+    EXPAND_ONLY,
+    FILE_DIFFERS,
+    FLAGS_DIFFER,
+    NAME_DIFFERS,
+    NO_EDGE,
+    NO_MEMORY_TREE,
+    NO_NEIGHBOUR,
+    NOT_ADJACENT,
+    OFFSET_NOT_CONTIGUOUS,
+    POLICY_DIFFERS,
+    SPECIAL_VMA,
+    UFFD_DIFFERS,
+    YES,
+)
+from vmalab.vma.anon import dup_anon_vma, is_fork_child, unlink_anon_vmas
+from vmalab.vma.area import AnonVma, File, Policy, Userfaultfd, Vma, mpol_equal
+from vmalab.vma.port import ALLOC_TREE
+from vmalab.vma.space import Mm
+
+KIND_NONE: Final = 0
+KIND_LEFT: Final = 1
+KIND_RIGHT: Final = 2
+KIND_BOTH: Final = 3
+
+
+@final
+class MergeRequest:
+    """The range [start, end) with the attributes it shall have, and what lies around it (struct vma_merge_struct).
+
+    middle is the VMA that holds the range now, or None for memory that is not mapped yet.  copied_from is the source of
+    an mremap.  failure is set to a reason if memory ran out.
+    """
+
+    __slots__ = (
+        "anon_vma",
+        "copied_from",
+        "end",
+        "expand_only",
+        "failure",
+        "file",
+        "flags",
+        "middle",
+        "mm",
+        "name",
+        "next",
+        "pgoff",
+        "policy",
+        "prev",
+        "start",
+        "uffd",
+    )
+
+    def __init__(self, mm: Mm, start: int, end: int, flags: int, pgoff: int) -> None:
+        self.mm: Mm = mm
+        self.prev: Vma | None = None
+        self.middle: Vma | None = None
+        self.next: Vma | None = None
+        self.start: int = start
+        self.end: int = end
+        self.flags: int = flags
+        self.pgoff: int = pgoff
+        self.file: File | None = None
+        self.anon_vma: AnonVma | None = None
+        self.policy: Policy | None = None
+        self.uffd: Userfaultfd | None = None
+        self.name: str | None = None
+        self.copied_from: Vma | None = None
+        self.expand_only: bool = False
+        self.failure: int = YES
+
+
+def request_for_vma(vma: Vma, start: int, end: int) -> MergeRequest:
+    """A request for [start, end) with the attributes of a VMA, its offset continued; neighbours are left out."""
+    request = MergeRequest(vma.mm, start, end, vma.flags, vma.pgoff_at(start))
+    request.file = vma.file
+    request.anon_vma = vma.anon_vma
+    request.policy = vma.policy
+    request.uffd = vma.uffd
+    request.name = vma.name
+    return request
+
+
+def request_for_modify(vma: Vma, start: int, end: int) -> MergeRequest:
+    """A request to change [start, end) of a VMA, with the neighbours that the range touches."""
+    request = request_for_vma(vma, start, end)
+    request.middle = vma
+    tree = vma.mm.tree
+    request.prev = tree.find_before(vma.start) if start == vma.start else vma
+    request.next = tree.find(vma.end)
+    return request
+
+
+# -- decisions ----------------------------------------------------------------------------------------
+
+
+def is_mergeable_vma(vma: Vma, request: MergeRequest) -> int:
+    """Whether a neighbour has the attributes that are asked for: YES, or the first that differs."""
+    if not mpol_equal(request.policy, vma.policy):
+        return POLICY_DIFFERS
+    if (vma.flags ^ request.flags) & ~request.mm.semantics.ignored_flags:
+        return FLAGS_DIFFER
+    if vma.file is not request.file:
+        return FILE_DIFFERS
+    if vma.uffd is not request.uffd:
+        return UFFD_DIFFERS
+    if vma.name != request.name:
+        return NAME_DIFFERS
+    return YES
+
+
+def is_mergeable_anon_vma(target: Vma, request: MergeRequest) -> int:
+    """Whether a neighbour's anon_vma can serve the range too: YES, ANON_VMA_DIFFERS or ANON_VMA_OF_FORK.
+
+    One side without an anon_vma takes the other's, unless the other's pages may be shared through fork.
+    """
+    wanted = request.anon_vma
+    if target.anon_vma is None:
+        if wanted is not None:
+            source = request.middle if request.middle is not None else request.copied_from
+            if source is not None and is_fork_child(source):
+                return ANON_VMA_OF_FORK
+        return YES
+    if wanted is None:
+        return ANON_VMA_OF_FORK if is_fork_child(target) else YES
+    return YES if wanted is target.anon_vma else ANON_VMA_DIFFERS
+
+
+def can_vma_merge_after(prev: Vma, request: MergeRequest) -> int:
+    """Whether the range can become the end of prev."""
+    refusal = is_mergeable_vma(prev, request)
+    if refusal == YES:
+        refusal = is_mergeable_anon_vma(prev, request)
+    if refusal == YES and prev.pgoff + ((prev.end - prev.start) >> PAGE_SHIFT) != request.pgoff:
+        refusal = OFFSET_NOT_CONTIGUOUS
+    return refusal
+
+
+def can_vma_merge_before(following: Vma, request: MergeRequest) -> int:
+    """Whether the range can become the start of the VMA that follows."""
+    refusal = is_mergeable_vma(following, request)
+    if refusal == YES:
+        refusal = is_mergeable_anon_vma(following, request)
+    if refusal == YES and request.pgoff + ((request.end - request.start) >> PAGE_SHIFT) != following.pgoff:
+        refusal = OFFSET_NOT_CONTIGUOUS
+    return refusal
+
+
+def can_vma_merge_left(request: MergeRequest) -> int:
+    """Whether the range can be merged into prev: YES or the reason."""
+    prev = request.prev
+    if prev is None:
+        return NO_NEIGHBOUR
+    if prev.end != request.start:
+        return NOT_ADJACENT
+    return can_vma_merge_after(prev, request)
+
+
+def can_vma_merge_right(request: MergeRequest, left_merges: bool) -> int:
+    """Whether the range can be merged into next: YES or the reason.
+
+    If it merges to the left as well, prev and next become one, so their anon_vmas must agree.
+    """
+    following = request.next
+    if following is None:
+        return NO_NEIGHBOUR
+    if request.end != following.start:
+        return NOT_ADJACENT
+    refusal = can_vma_merge_before(following, request)
+    if refusal != YES or not left_merges:
+        return refusal
+    prev = request.prev
+    assert prev is not None
+    if prev.anon_vma is None or following.anon_vma is None or prev.anon_vma is following.anon_vma:
+        return YES
+    return ANON_VMA_DIFFERS
+
+
+def can_merge_remove_vma(vma: Vma) -> bool:
+    """Whether a merge may make a VMA disappear: not if its driver would have to be told (close hook)."""
+    return vma.ops is None or not vma.ops.has_close
+
+
+@final
+class MergePlan:
+    """What a merge would do: which neighbours take the range, or why each does not."""
+
+    __slots__ = ("left", "removes_middle", "right")
+
+    def __init__(self, left: int, right: int, removes_middle: bool) -> None:
+        self.left: int = left
+        """YES if prev takes the range, else the reason."""
+        self.right: int = right
+        self.removes_middle: bool = removes_middle
+
+    def kind(self) -> int:
+        """KIND_LEFT, KIND_RIGHT, KIND_BOTH or KIND_NONE."""
+        return (KIND_LEFT if self.left == YES else 0) | (KIND_RIGHT if self.right == YES else 0)
+
+
+def plan_existing_range(request: MergeRequest) -> MergePlan:
+    """How the range of an existing VMA would merge with its neighbours."""
+    middle = request.middle
+    assert middle is not None
+    at_start = request.start == middle.start
+    at_end = request.end == middle.end
+    if request.flags & VM_SPECIAL:
+        return MergePlan(SPECIAL_VMA, SPECIAL_VMA, False)
+    left = can_vma_merge_left(request) if at_start else NO_EDGE
+    right = can_vma_merge_right(request, left == YES) if at_end else NO_EDGE
+    removes_middle = at_start and at_end and (left == YES or right == YES)
+    if removes_middle and not can_merge_remove_vma(middle):
+        return MergePlan(CLOSE_HOOK if left == YES else left, CLOSE_HOOK if right == YES else right, False)
+    if left == YES and right == YES:
+        following = request.next
+        assert following is not None
+        if not can_merge_remove_vma(following):
+            right = CLOSE_HOOK
+    return MergePlan(left, right, removes_middle)
+
+
+def plan_new_range(request: MergeRequest) -> MergePlan:
+    """How memory that is not mapped yet would merge with its neighbours."""
+    if request.flags & VM_SPECIAL:
+        return MergePlan(SPECIAL_VMA, SPECIAL_VMA, False)
+    left = can_vma_merge_left(request)
+    right = EXPAND_ONLY if request.expand_only else can_vma_merge_right(request, left == YES)
+    if left == YES and right == YES:
+        following = request.next
+        assert following is not None
+        if not can_merge_remove_vma(following):
+            right = CLOSE_HOOK
+    return MergePlan(left, right, False)
+
+
+# -- commit -------------------------------------------------------------------------------------------
+
+
+def _remove_merged(mm: Mm, vma: Vma) -> None:
+    """A VMA that a merge swallows leaves the tree."""
+    mm.tree.erase(vma.start, vma.end)
+    mm.count_maps(-1)
+    mm.free(vma, "commit_merge")
+
+
+def _dup_and_preallocate(request: MergeRequest, target: Vma, source: Vma | None) -> bool:
+    """Do all of a merge that can fail.  False, with request.failure set and nothing changed, if memory runs out."""
+    port = request.mm.port
+    duplicated = False
+    if source is not None:
+        duplicated = target.anon_vma is None and source.anon_vma is not None
+        request.failure = dup_anon_vma(target, source)
+    if request.failure == YES and port.may_fail(ALLOC_TREE):
+        request.failure = NO_MEMORY_TREE
+        if duplicated:
+            unlink_anon_vmas(target)
+    return request.failure == YES
+
+
+def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
+    """Merge the range of an existing VMA, which is to get the request's attributes, with its neighbours.
+
+        PPPP|****|NNNN   both: prev swallows the range and next      PPPPPPPPPPPP
+        PPPP|**MM        left: prev grows, middle starts later        PPPPPPMM
+             MM**|NNNN   right: middle ends earlier, next grows down  MMNNNNNN
+
+    Returns the survivor, or None if nothing merged; request.failure then tells whether memory ran out.
+    """
+    plan = plan_existing_range(request)
+    kind = plan.kind()
+    if kind == KIND_NONE:
+        return None
+    mm = request.mm
+    prev = request.prev
+    middle = request.middle
+    following = request.next
+    assert middle is not None
+    start = request.start
+    end = request.end
+    if kind == KIND_RIGHT:
+        assert following is not None
+        if not _dup_and_preallocate(request, following, middle):
+            return None
+        pgoff = following.pgoff - ((end - start) >> PAGE_SHIFT)
+        if plan.removes_middle:
+            _remove_merged(mm, middle)
+        else:
+            mm.set_range(middle, middle.start, start, middle.pgoff)
+        mm.set_range(following, start, following.end, pgoff)
+        mm.observer.merged(following, start, end)
+        return following
+    assert prev is not None
+    if kind == KIND_BOTH:
+        assert following is not None
+        # At most one of the two has an anon_vma that prev lacks.
+        source = following if following.anon_vma is not None else middle
+        if not _dup_and_preallocate(request, prev, source):
+            return None
+        new_end = following.end
+        _remove_merged(mm, middle)
+        _remove_merged(mm, following)
+    else:
+        if not _dup_and_preallocate(request, prev, middle):
+            return None
+        new_end = end
+        if plan.removes_middle:
+            _remove_merged(mm, middle)
+        else:
+            mm.set_range(middle, end, middle.end, middle.pgoff_at(end))
+    mm.set_range(prev, prev.start, new_end, prev.pgoff)
+    mm.observer.merged(prev, start, new_end)
+    return prev
+
+
+def vma_merge_new_range(request: MergeRequest) -> Vma | None:
+    """Merge memory that is about to be mapped with its neighbours; the range must be empty.
+
+    Returns the VMA that now holds it, or None if nothing merged; request.failure then tells whether memory ran out.
+    """
+    plan = plan_new_range(request)
+    kind = plan.kind()
+    if kind == KIND_NONE:
+        return None
+    if kind == KIND_RIGHT:
+        following = request.next
+        assert following is not None
+        pages = (request.end - request.start) >> PAGE_SHIFT
+        pgoff = following.pgoff - pages
+        merged = vma_expand(request, following, request.start, following.end, pgoff, None)
+        target = following
+    else:
+        prev = request.prev
+        assert prev is not None
+        swallowed = request.next if kind == KIND_BOTH else None
+        end = swallowed.end if swallowed is not None else request.end
+        merged = vma_expand(request, prev, prev.start, end, prev.pgoff, swallowed)
+        target = prev
+    if not merged:
+        return None
+    request.mm.observer.merged(target, request.start, request.end)
+    return target
+
+
+def vma_expand(request: MergeRequest, target: Vma, start: int, end: int, pgoff: int, swallowed: Vma | None) -> bool:
+    """Grow target to [start, end), which may swallow the VMA that follows it.
+
+    False, with request.failure set and nothing changed, if memory runs out.
+    """
+    source = request.copied_from
+    if swallowed is not None and swallowed.anon_vma is not None:
+        source = swallowed
+    if not _dup_and_preallocate(request, target, source):
+        return False
+    mm = request.mm
+    if swallowed is not None:
+        _remove_merged(mm, swallowed)
+    mm.set_range(target, start, end, pgoff)
+    return True
+
+
+def vma_merge_copied_range(request: MergeRequest, source: Vma) -> Vma | None:
+    """Merge the target range of an mremap: as for new memory, but it brings the anon_vma of its source."""
+    request.middle = None
+    request.copied_from = source
+    return vma_merge_new_range(request)
+
+
+def vma_merge_extend(vma: Vma, delta: int) -> tuple[Vma | None, int]:
+    """Grow a VMA by delta bytes at its end, merging with what it then touches.
+
+    Returns the VMA, or None and the reason if memory ran out.
+    """
+    request = request_for_vma(vma, vma.end, vma.end + delta)
+    request.prev = vma
+    request.next = vma.mm.tree.find(vma.end)
+    merged = vma_merge_new_range(request)
+    return merged, request.failure

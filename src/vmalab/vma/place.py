@@ -1,0 +1,184 @@
+"""Where a new mapping goes: hints, the search for an unmapped area, alignment to huge pages."""
+
+from __future__ import annotations
+
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, page_down, page_up
+from vmalab.flags import MAP_32BIT, MAP_ABOVE4G, MAP_FIXED, MAP_SHARED, VM_GROWSDOWN
+from vmalab.reason import BELOW_MIN_ADDR, BEYOND_TASK_SIZE_MAP, HUGETLB_LENGTH, NO_GAP, UNALIGNED, YES
+from vmalab.semantics import THP_ALIGN_LARGE, THP_ALIGN_MULTIPLE
+from vmalab.vma.area import File
+from vmalab.vma.space import Mm
+
+LOW_4G: int = 0x100000000
+LOW_32BIT_START: int = 0x40000000
+LOW_32BIT_END: int = 0x80000000
+
+
+def unmapped_area_topdown(mm: Mm, length: int, low: int, high: int, align: int = 0, offset: int = 0) -> int:
+    """The highest start of length free bytes in [low, high), or minus NO_GAP (unmapped_area_topdown).
+
+    align is a mask and offset what the start shall be modulo it; the search asks for length + align bytes and so can
+    miss a gap that fits exactly.  A stack above keeps its guard gap.
+    """
+    low = max(low, mm.settings.min_addr)
+    wanted = length + align
+    while True:
+        start = mm.tree.highest_gap(wanted, low, high)
+        if start < 0:
+            return -NO_GAP
+        addr = start + wanted - length
+        addr -= (addr - offset) & align
+        above = mm.tree.find(start + wanted - 1)
+        if above is None or not above.flags & VM_GROWSDOWN or mm.start_gap(above) >= start + wanted:
+            return addr
+        high = mm.start_gap(above)
+
+
+def unmapped_area(mm: Mm, length: int, low: int, high: int, align: int = 0, offset: int = 0) -> int:
+    """The lowest start of length free bytes in [low, high), or minus NO_GAP (unmapped_area)."""
+    low = max(low, mm.settings.min_addr)
+    wanted = length + align
+    while True:
+        start = mm.tree.lowest_gap(wanted, low, high)
+        if start < 0:
+            return -NO_GAP
+        addr = start + ((offset - start) & align)
+        above = mm.tree.find(start + wanted - 1)
+        if above is None or not above.flags & VM_GROWSDOWN or mm.start_gap(above) >= addr + length:
+            return addr
+        low = above.end
+
+
+def _hint_fits(mm: Mm, addr: int, length: int) -> bool:
+    """Whether nothing, nor the guard gap of a stack above, is in the way of a hint."""
+    above = mm.find_vma(addr)
+    return above is None or addr + length <= mm.start_gap(above)
+
+
+def _bottomup(mm: Mm, addr: int, length: int, flags: int, align: int, offset: int) -> int:
+    low = LOW_32BIT_START if flags & MAP_32BIT else mm.legacy_base
+    high = LOW_32BIT_END if flags & MAP_32BIT else mm.task_size
+    if length > high:
+        return -NO_GAP
+    if addr:
+        addr = page_up(addr)
+        if high - length >= addr and _hint_fits(mm, addr, length):
+            return addr
+    if flags & MAP_ABOVE4G:
+        low = max(low, LOW_4G)
+    return unmapped_area(mm, length, low, high, align, offset)
+
+
+def arch_get_unmapped_area(mm: Mm, addr: int, length: int, flags: int, align: int = 0, offset: int = 0) -> int:
+    """The address for a mapping without a wish for alignment of its own, or minus a reason (x86).
+
+    A hint is taken if it is free; else the highest gap below mmap_base, else the lowest above the legacy base.
+    """
+    if flags & MAP_FIXED:
+        return addr
+    if not mm.topdown or flags & MAP_32BIT:
+        return _bottomup(mm, addr, length, flags, align, offset)
+    if addr:
+        addr = page_down(addr)
+        if addr <= mm.task_size - length and _hint_fits(mm, addr, length):
+            return addr
+    low = LOW_4G if flags & MAP_ABOVE4G else PAGE_SIZE
+    found = unmapped_area_topdown(mm, length, low, mm.mmap_base, align, offset)
+    if found >= 0:
+        return found
+    return _bottomup(mm, addr, length, flags, align, offset)
+
+
+def thp_get_unmapped_area(mm: Mm, addr: int, length: int, pgoff: int, flags: int) -> int:
+    """As arch_get_unmapped_area, but so that huge pages fit if the mapping holds a whole one."""
+    file_offset = pgoff << PAGE_SHIFT
+    first_huge = (file_offset + PMD_SIZE - 1) & ~(PMD_SIZE - 1)
+    if file_offset + length <= first_huge or file_offset + length - first_huge < PMD_SIZE:
+        return arch_get_unmapped_area(mm, addr, length, flags)
+    found = arch_get_unmapped_area(mm, addr, length + PMD_SIZE, flags)
+    if found < 0:
+        # The padding may be what did not fit.
+        return arch_get_unmapped_area(mm, addr, length, flags)
+    if found == addr:
+        return addr
+    lead = (file_offset - found) & (PMD_SIZE - 1)
+    if lead == 0 and mm.topdown:
+        return found + PMD_SIZE
+    return found + lead
+
+
+def shmem_get_unmapped_area(mm: Mm, addr: int, length: int, pgoff: int, flags: int) -> int:
+    """As arch_get_unmapped_area for shared memory, aligned to huge pages where shared memory has them."""
+    found = arch_get_unmapped_area(mm, addr, length, flags)
+    if found < 0 or not mm.settings.thp_shmem or flags & MAP_FIXED or length < PMD_SIZE or found == addr:
+        return found
+    mask = PMD_SIZE - 1
+    offset = (pgoff << PAGE_SHIFT) & mask
+    if (offset and offset + length < 2 * PMD_SIZE) or found & mask == offset:
+        return found
+    padded = arch_get_unmapped_area(mm, 0, length + PMD_SIZE - PAGE_SIZE, flags)
+    if padded < 0:
+        return found
+    aligned = padded + offset - (padded & mask)
+    if padded & mask > offset:
+        aligned += PMD_SIZE
+    return found if aligned > mm.task_size - length else aligned
+
+
+def hugetlb_get_unmapped_area(mm: Mm, addr: int, length: int, flags: int, huge_size: int) -> int:
+    """The address for a mapping of huge pages, aligned to their size."""
+    mask = huge_size - 1
+    if length & mask:
+        return -HUGETLB_LENGTH
+    if flags & MAP_FIXED:
+        return -HUGETLB_LENGTH if addr & mask else addr
+    if addr:
+        addr = (addr + mask) & ~mask
+    return arch_get_unmapped_area(mm, addr, length, flags, mask & ~PAGE_MASK)
+
+
+def get_unmapped_area(mm: Mm, file: File | None, addr: int, length: int, pgoff: int, flags: int) -> int:
+    """The address at which a mapping of length bytes goes, or minus a reason (__get_unmapped_area)."""
+    if length > mm.task_size:
+        return -BEYOND_TASK_SIZE_MAP
+    if file is not None and file.huge_size:
+        found = hugetlb_get_unmapped_area(mm, addr, length, flags, file.huge_size)
+    elif (file is None and flags & MAP_SHARED) or (file is not None and file.kind in ("memfd", "shm")):
+        found = shmem_get_unmapped_area(mm, addr, length, pgoff, flags)
+    elif file is not None and file.thp_aligned and mm.settings.thp:
+        found = thp_get_unmapped_area(mm, addr, length, pgoff, flags)
+    elif file is None and addr == 0 and mm.settings.thp and _wants_huge_alignment(mm, length):
+        found = thp_get_unmapped_area(mm, addr, length, 0, flags)
+    else:
+        found = arch_get_unmapped_area(mm, addr, length, flags)
+    if found < 0:
+        return found
+    if found > mm.task_size - length:
+        return -BEYOND_TASK_SIZE_MAP
+    if found & PAGE_MASK:
+        return -UNALIGNED
+    if found < mm.settings.min_addr and not mm.limits.sys_rawio:
+        return -BELOW_MIN_ADDR
+    return found
+
+
+def _wants_huge_alignment(mm: Mm, length: int) -> bool:
+    """Whether anonymous memory of this length without a hint is aligned to huge pages."""
+    rule = mm.semantics.thp_align_anonymous
+    if rule == THP_ALIGN_MULTIPLE:
+        return length & (PMD_SIZE - 1) == 0
+    return rule == THP_ALIGN_LARGE and length >= PMD_SIZE
+
+
+def round_hint_to_min(mm: Mm, hint: int) -> int:
+    """A hint rounded down to a page, and raised to mmap_min_addr; page 0 is no hint."""
+    hint = page_down(hint)
+    if hint and hint < mm.settings.min_addr:
+        return page_up(mm.settings.min_addr)
+    return hint
+
+
+def check_fixed(mm: Mm, addr: int, length: int) -> int:
+    """Whether a range may be mapped at a fixed address at all: YES or a reason."""
+    found = get_unmapped_area(mm, None, addr, length, 0, MAP_FIXED)
+    return YES if found >= 0 else -found

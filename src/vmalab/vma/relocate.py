@@ -1,0 +1,235 @@
+"""Moving and copying VMAs: mremap's copy, exec's stack, stack growth, fork."""
+
+from __future__ import annotations
+
+from vmalab.addr import PAGE_SHIFT, page_down
+from vmalab.flags import (
+    VM_ACCESS,
+    VM_ACCOUNT,
+    VM_DONTCOPY,
+    VM_GROWSDOWN,
+    VM_LOCKED,
+    VM_LOCKED_MASK,
+    VM_UFFD,
+    VM_WIPEONFORK,
+)
+from vmalab.reason import (
+    LIMIT_MEMLOCK_STACK,
+    LIMIT_STACK,
+    NO_MEMORY_PAGE_TABLE,
+    NO_MEMORY_POLICY,
+    NO_MEMORY_TREE,
+    NO_MEMORY_VMA,
+    OVERLAPS_STACK_MOVE,
+    STACK_BELOW_MIN_ADDR,
+    STACK_GUARD_GAP,
+    STACK_NOT_GROWSDOWN,
+    YES,
+)
+from vmalab.vma.anon import anon_vma_clone, anon_vma_fork, anon_vma_prepare
+from vmalab.vma.area import Vma
+from vmalab.vma.merge import MergeRequest, request_for_vma, vma_expand, vma_merge_copied_range
+from vmalab.vma.modify import vma_shrink
+from vmalab.vma.port import ALLOC_POLICY, ALLOC_TREE, ALLOC_VMA
+from vmalab.vma.space import Mm
+
+
+def copy_vma(vma: Vma, old: int, new: int, length: int) -> tuple[Vma | None, Vma, int]:
+    """Describe [new, new + length), which must be empty, as vma describes its memory from old on (copy_vma).
+
+    Anonymous memory that was never written to takes its offset from the new address, so that it can merge there.
+    Returns the VMA that holds the new range, the source (which may have been merged into it), and YES; or None and a
+    reason.
+    """
+    mm = vma.mm
+    pgoff = vma.pgoff_at(old)
+    if vma.is_anonymous() and vma.anon_vma is None:
+        pgoff = new >> PAGE_SHIFT
+    request = request_for_vma(vma, new, new + length)
+    request.pgoff = pgoff
+    request.prev = mm.find_vma_prev(new)
+    request.next = mm.find_vma(new)
+    source_start: int = vma.start
+    merged = vma_merge_copied_range(request, vma)
+    if merged is not None:
+        if merged.start <= source_start < merged.end:
+            return merged, merged, YES
+        return merged, vma, YES
+    copy, refusal = _new_copy(vma, new, new + length, pgoff)
+    return copy, vma, refusal
+
+
+def _new_copy(vma: Vma, start: int, end: int, pgoff: int) -> tuple[Vma | None, int]:
+    """A VMA of its own with all that vma has, in the tree; or None and a reason with nothing changed."""
+    mm = vma.mm
+    port = mm.port
+    if port.may_fail(ALLOC_VMA):
+        return None, NO_MEMORY_VMA
+    copy = vma.duplicate()
+    copy.start = start
+    copy.end = end
+    copy.pgoff = pgoff
+    if vma.policy is not None and port.may_fail(ALLOC_POLICY):
+        return None, NO_MEMORY_POLICY
+    refusal = anon_vma_clone(copy, vma)
+    if refusal != YES:
+        return None, refusal
+    if copy.file is not None:
+        copy.file.refs += 1
+    if copy.ops is not None:
+        port.opened(copy)
+    if port.may_fail(ALLOC_TREE):
+        if copy.ops is not None:
+            port.closed(copy)
+        mm.free(copy, "copy_vma")
+        return None, NO_MEMORY_TREE
+    mm.link(copy)
+    mm.observer.added(copy)
+    return copy, YES
+
+
+def relocate_vma_down(vma: Vma, shift: int) -> int:
+    """Slide a VMA down by shift bytes, page tables and all: exec's stack on its way to its final place.
+
+        ....SSSS  ->  SSSSSSSS  ->  SSSS....      expand the bottom, move the pages, shrink the top
+
+    The offset stays as it is, so pages keep their index.  YES or a reason; nothing else may lie in the new range.
+    """
+    mm = vma.mm
+    old_start: int = vma.start
+    old_end: int = vma.end
+    pgoff: int = vma.pgoff
+    new_start = old_start - shift
+    new_end = old_end - shift
+    if mm.find_vma(new_start) is not vma:
+        return OVERLAPS_STACK_MOVE
+    request = MergeRequest(mm, new_start, old_end, vma.flags, pgoff)
+    if not vma_expand(request, vma, new_start, old_end, pgoff, None):
+        return request.failure
+    length = old_end - old_start
+    if mm.port.move_pages(vma, vma, old_start, new_start, length) != length:
+        return NO_MEMORY_PAGE_TABLE
+    return vma_shrink(vma, new_start, new_end, pgoff)
+
+
+def expand_stack(vma: Vma, addr: int) -> int:
+    """Grow a stack down to the page of addr: YES or a reason (expand_downwards)."""
+    mm = vma.mm
+    if not vma.flags & VM_GROWSDOWN:
+        return STACK_NOT_GROWSDOWN
+    addr = page_down(addr)
+    if addr < mm.settings.min_addr:
+        return STACK_BELOW_MIN_ADDR
+    below = mm.find_vma_prev(vma.start)
+    if (
+        below is not None
+        and not below.flags & VM_GROWSDOWN
+        and below.flags & VM_ACCESS
+        and addr - below.end < mm.settings.stack_guard_gap
+    ):
+        return STACK_GUARD_GAP
+    if mm.port.may_fail(ALLOC_TREE):
+        return NO_MEMORY_TREE
+    refusal = anon_vma_prepare(vma)
+    if refusal != YES or addr >= vma.start:
+        return refusal
+    grow = (vma.start - addr) >> PAGE_SHIFT
+    if grow > vma.pgoff:
+        return STACK_BELOW_MIN_ADDR
+    refusal = _account_stack_growth(vma, vma.end - addr, grow)
+    if refusal != YES:
+        return refusal
+    old_start: int = vma.start
+    old_end: int = vma.end
+    if vma.flags & VM_LOCKED:
+        mm.locked_vm += grow
+    mm.vm_stat_account(vma.flags, grow)
+    mm.set_range(vma, addr, vma.end, vma.pgoff - grow)
+    mm.observer.resized(vma, old_start, old_end)
+    return YES
+
+
+def _account_stack_growth(vma: Vma, size: int, grow: int) -> int:
+    """Whether a stack may have size bytes, grow pages of them new: YES or a reason (acct_stack_growth)."""
+    mm = vma.mm
+    refusal = mm.may_expand_vm(vma.flags, grow)
+    if refusal != YES:
+        return refusal
+    if size > mm.limits.stack:
+        return LIMIT_STACK
+    if mm.mlock_future_ok(vma.flags, grow << PAGE_SHIFT) != YES:
+        return LIMIT_MEMLOCK_STACK
+    return mm.charge(grow)
+
+
+def dup_mmap(child: Mm, parent: Mm) -> int:
+    """Fill a new address space with copies of a process's VMAs: fork.  YES or a reason (dup_mmap).
+
+    DONTFORK VMAs are left out, WIPEONFORK ones have no anon_vma, locks are not inherited, and a userfaultfd context
+    only if it wants to hear of forks.
+    """
+    child.total_vm = parent.total_vm
+    child.data_vm = parent.data_vm
+    child.exec_vm = parent.exec_vm
+    child.stack_vm = parent.stack_vm
+    for vma in parent.vmas():
+        if vma.flags & VM_DONTCOPY:
+            child.vm_stat_account(vma.flags, -vma.pages())
+            continue
+        refusal = _dup_vma(child, vma)
+        if refusal != YES:
+            return refusal
+    return YES
+
+
+def _dup_vma(child: Mm, vma: Vma) -> int:
+    port = child.port
+    charged = vma.pages() if vma.flags & VM_ACCOUNT else 0
+    if charged:
+        refusal = vma.mm.charge(charged)
+        if refusal != YES:
+            return refusal
+    refusal = YES
+    if port.may_fail(ALLOC_VMA):
+        refusal = NO_MEMORY_VMA
+    elif vma.policy is not None and port.may_fail(ALLOC_POLICY):
+        refusal = NO_MEMORY_POLICY
+    if refusal == YES:
+        copy = vma.duplicate()
+        copy.mm = child
+        copy.anon_vma = None
+        if copy.uffd is not None and not copy.uffd.event_fork:
+            copy.uffd = None
+            copy.flags = copy.flags & ~VM_UFFD
+        if not copy.flags & VM_WIPEONFORK:
+            refusal = anon_vma_fork(copy, vma)
+        copy.flags = copy.flags & ~VM_LOCKED_MASK
+    if refusal != YES:
+        child.commit.uncharge(charged)
+        return refusal
+    if copy.file is not None:
+        copy.file.refs += 1
+    child.link(copy)
+    if copy.ops is not None:
+        port.opened(copy)
+    return YES
+
+
+def exit_mmap(mm: Mm) -> None:
+    """Take everything down that an address space holds."""
+    accounted = 0
+    for vma in mm.vmas():
+        mm.port.unmap_pages(vma, vma.start, vma.end)
+        if vma.ops is not None:
+            mm.port.closed(vma)
+        if vma.flags & VM_ACCOUNT:
+            accounted += vma.pages()
+        mm.free(vma, "exit_mmap")
+    mm.tree.clear()
+    mm.commit.uncharge(accounted)
+    mm.map_count = 0
+    mm.total_vm = 0
+    mm.data_vm = 0
+    mm.exec_vm = 0
+    mm.stack_vm = 0
+    mm.locked_vm = 0

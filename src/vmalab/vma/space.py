@@ -1,0 +1,319 @@
+"""Mm: the tree of VMAs of one address space, its layout, limits and counters."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
+from vmalab.flags import (
+    RLIM_INFINITY,
+    VM_ACCOUNT,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_HUGETLB,
+    VM_LOCKED,
+    VM_NORESERVE,
+    VM_SHARED,
+    VM_WRITE,
+)
+from vmalab.reason import LIMIT_AS, LIMIT_DATA, LIMIT_MEMLOCK_EAGAIN, OVERCOMMIT, YES
+from vmalab.semantics import Semantics
+from vmalab.vma.anon import unlink_anon_vmas
+from vmalab.vma.area import Vma
+from vmalab.vma.maple import MapleTree
+from vmalab.vma.observer import Observer
+from vmalab.vma.port import Port
+
+OVERCOMMIT_GUESS: Final = 0
+OVERCOMMIT_ALWAYS: Final = 1
+OVERCOMMIT_NEVER: Final = 2
+
+UNMAPPED_BASE: Final = 0x2AAAAAAAB000
+"""A third of the address space: where a search upwards starts (TASK_UNMAPPED_BASE)."""
+
+
+@final
+class Commit:
+    """How much memory the machine has promised; sizes in pages (mm/util.c).  Shared by all address spaces."""
+
+    __slots__ = ("admin_reserve", "committed", "kbytes", "mode", "ram", "ratio", "swap", "user_reserve")
+
+    def __init__(self, ram: int, swap: int = 0, mode: int = OVERCOMMIT_GUESS) -> None:
+        self.ram: int = ram
+        self.swap: int = swap
+        self.mode: int = mode
+        self.ratio: int = 50
+        self.kbytes: int = 0
+        self.admin_reserve: int = 2048
+        self.user_reserve: int = 32768
+        self.committed: int = 0
+
+    def limit(self) -> int:
+        """The most that may be committed in mode 2 (vm_commit_limit)."""
+        allowed = self.kbytes >> (PAGE_SHIFT - 10) if self.kbytes else self.ram * self.ratio // 100
+        return allowed + self.swap
+
+    def charge(self, pages: int, total_vm: int, is_admin: bool) -> int:
+        """Commit pages for an address space of total_vm pages: YES or OVERCOMMIT (__vm_enough_memory)."""
+        after = self.committed + pages
+        if self.mode == OVERCOMMIT_GUESS:
+            if pages > self.ram + self.swap:
+                return OVERCOMMIT
+        elif self.mode == OVERCOMMIT_NEVER:
+            allowed = self.limit() - min(total_vm // 32, self.user_reserve)
+            if not is_admin:
+                allowed -= self.admin_reserve
+            if after >= allowed:
+                return OVERCOMMIT
+        self.committed = after
+        return YES
+
+    def uncharge(self, pages: int) -> None:
+        """Give committed pages back (vm_unacct_memory)."""
+        self.committed -= pages
+
+
+@final
+class Limits:
+    """Soft resource limits in bytes, and the capabilities that lift them."""
+
+    __slots__ = ("as_bytes", "data", "ipc_lock", "memlock", "stack", "sys_admin", "sys_rawio")
+
+    def __init__(self) -> None:
+        self.as_bytes: int = RLIM_INFINITY
+        self.data: int = RLIM_INFINITY
+        self.stack: int = 8 << 20
+        self.memlock: int = 8 << 20
+        self.ipc_lock: bool = False
+        self.sys_rawio: bool = False
+        self.sys_admin: bool = False
+
+    def copy(self) -> Limits:
+        """The same limits, to be changed on their own."""
+        new = Limits()
+        new.as_bytes = self.as_bytes
+        new.data = self.data
+        new.stack = self.stack
+        new.memlock = self.memlock
+        new.ipc_lock = self.ipc_lock
+        new.sys_rawio = self.sys_rawio
+        new.sys_admin = self.sys_admin
+        return new
+
+
+@final
+class Settings:
+    """What belongs to the machine rather than to one address space."""
+
+    __slots__ = (
+        "anon_names",
+        "hugepages",
+        "ksm",
+        "max_map_count",
+        "min_addr",
+        "numa_nodes",
+        "pkeys",
+        "soft_dirty",
+        "stack_guard_gap",
+        "thp",
+        "thp_shmem",
+    )
+
+    def __init__(self) -> None:
+        self.max_map_count: int = 65530
+        self.min_addr: int = 65536
+        """mmap_min_addr in bytes, or the security module's if that is higher."""
+        self.stack_guard_gap: int = 256 * PAGE_SIZE
+        """Bytes."""
+        self.thp: bool = True
+        """Whether the kernel has transparent huge pages at all."""
+        self.thp_shmem: bool = False
+        """Whether shared memory is aligned to huge pages."""
+        self.hugepages: int = 0
+        """Huge pages of 2 MiB in the pool."""
+        self.numa_nodes: int = 1
+        self.soft_dirty: int = 0
+        """VM_SOFTDIRTY where the kernel tracks soft-dirty pages, else 0."""
+        self.anon_names: bool = False
+        self.pkeys: bool = False
+        self.ksm: bool = True
+
+
+@final
+class Mm:
+    """One address space.  Counters are in pages, addresses in bytes."""
+
+    def __init__(self, settings: Settings, commit: Commit, limits: Limits, semantics: Semantics, port: Port) -> None:
+        self.settings: Settings = settings
+        self.commit: Commit = commit
+        self.limits: Limits = limits
+        self.semantics: Semantics = semantics
+        self.port: Port = port
+        self.observer: Observer = Observer()
+        self.tree: MapleTree[Vma] = MapleTree()
+        self.task_size: int = TASK_SIZE
+        self.mmap_base: int = 0x7FFFF7FFF000
+        self.legacy_base: int = UNMAPPED_BASE
+        self.topdown: bool = True
+        self.start_brk: int = 0
+        self.brk: int = 0
+        self.start_code: int = 0
+        self.end_code: int = 0
+        self.start_data: int = 0
+        self.end_data: int = 0
+        self.start_stack: int = 0
+        self.def_flags: int = 0
+        """Flags of every new VMA: VM_LOCKED after mlockall(MCL_FUTURE)."""
+        self.merge_any: bool = False
+        """New VMAs are mergeable by KSM (PR_SET_MEMORY_MERGE)."""
+        self.mdwe: bool = False
+        """Memory-deny-write-execute is on (PR_SET_MDWE)."""
+        self.pkeys: int = 1
+        """The allocated protection keys, as bits; key 0 always is."""
+        self.map_count: int = 0
+        self.total_vm: int = 0
+        self.data_vm: int = 0
+        self.exec_vm: int = 0
+        self.stack_vm: int = 0
+        self.locked_vm: int = 0
+        self.pinned_vm: int = 0
+        self.hiwater_map_count: int = 0
+
+    def inherit(self, parent: Mm) -> None:
+        """Take the layout and the lasting settings of the address space that this one is forked from."""
+        self.task_size = parent.task_size
+        self.mmap_base = parent.mmap_base
+        self.legacy_base = parent.legacy_base
+        self.topdown = parent.topdown
+        self.start_brk = parent.start_brk
+        self.brk = parent.brk
+        self.start_code = parent.start_code
+        self.end_code = parent.end_code
+        self.start_data = parent.start_data
+        self.end_data = parent.end_data
+        self.start_stack = parent.start_stack
+        self.merge_any = parent.merge_any
+        self.mdwe = parent.mdwe
+        self.pkeys = parent.pkeys
+        self.observer = parent.observer
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    def vmas(self) -> list[Vma]:
+        """All VMAs in the order of their addresses."""
+        return self.tree.values()
+
+    def vma_lookup(self, addr: int) -> Vma | None:
+        """The VMA that holds addr."""
+        return self.tree.load(addr)
+
+    def find_vma(self, addr: int) -> Vma | None:
+        """The first VMA that ends above addr."""
+        return self.tree.find(addr)
+
+    def find_vma_prev(self, addr: int) -> Vma | None:
+        """The last VMA that starts below addr."""
+        return self.tree.find_before(addr)
+
+    def find_vma_intersection(self, start: int, end: int) -> Vma | None:
+        """The first VMA that overlaps [start, end)."""
+        vma = self.tree.find(start)
+        if vma is None or vma.start >= end:
+            return None
+        return vma
+
+    def start_gap(self, vma: Vma) -> int:
+        """Where the space that a VMA claims starts: below a stack lies its guard gap (vm_start_gap)."""
+        if not vma.flags & VM_GROWSDOWN:
+            return vma.start
+        return max(vma.start - self.settings.stack_guard_gap, 0)
+
+    # -- the tree -----------------------------------------------------------------------------------
+
+    def link(self, vma: Vma) -> None:
+        """Put a new VMA into the tree and count it (vma_link)."""
+        inserted = self.tree.insert(vma.start, vma.end, vma)
+        assert inserted, f"{vma!r} overlaps what is mapped"
+        self.count_maps(1)
+
+    def count_maps(self, delta: int) -> None:
+        """The number of VMAs changes."""
+        self.map_count += delta
+        if self.map_count > self.hiwater_map_count:
+            self.hiwater_map_count = self.map_count
+
+    def set_range(self, vma: Vma, start: int, end: int, pgoff: int) -> None:
+        """Give a VMA of the tree new bounds (vma_set_range); what they newly cover must be empty."""
+        old_start = vma.start
+        old_end = vma.end
+        self.tree.set_range(old_start, start, end)
+        vma.start = start
+        vma.end = end
+        vma.pgoff = pgoff
+        self.port.resized(vma, old_start, old_end)
+
+    def free(self, vma: Vma, where: str) -> None:
+        """Give back what a VMA holds that is no longer in the tree (remove_vma)."""
+        if vma.anon_vma is not None or vma.chain:
+            unlink_anon_vmas(vma)
+        file = vma.file
+        if file is not None:
+            file.refs -= 1
+        vma.freed = where
+
+    # -- accounting ---------------------------------------------------------------------------------
+
+    def vm_stat_account(self, flags: int, npages: int) -> None:
+        """Count npages (which may be negative) of memory with these flags (vm_stat_account)."""
+        self.total_vm += npages
+        if is_exec_mapping(flags):
+            self.exec_vm += npages
+        elif is_stack_mapping(flags):
+            self.stack_vm += npages
+        elif is_data_mapping(flags):
+            self.data_vm += npages
+
+    def may_expand_vm(self, flags: int, npages: int) -> int:
+        """YES, LIMIT_AS or LIMIT_DATA for npages more with these flags (may_expand_vm)."""
+        if self.total_vm + npages > self.limits.as_bytes >> PAGE_SHIFT:
+            return LIMIT_AS
+        if is_data_mapping(flags) and self.data_vm + npages > self.limits.data >> PAGE_SHIFT:
+            return LIMIT_DATA
+        return YES
+
+    def charge(self, npages: int) -> int:
+        """Commit memory: YES or OVERCOMMIT (security_vm_enough_memory_mm)."""
+        return self.commit.charge(npages, self.total_vm, self.limits.sys_admin)
+
+    def mlock_future_ok(self, flags: int, length: int) -> int:
+        """Whether length bytes more may be locked as they are mapped: YES or LIMIT_MEMLOCK_EAGAIN."""
+        if not flags & VM_LOCKED or self.limits.ipc_lock:
+            return YES
+        if self.locked_vm + (length >> PAGE_SHIFT) > self.limits.memlock >> PAGE_SHIFT:
+            return LIMIT_MEMLOCK_EAGAIN
+        return YES
+
+
+def is_exec_mapping(flags: int) -> bool:
+    """Executable, not writable, no stack: counted as code."""
+    return flags & (VM_EXEC | VM_WRITE | VM_GROWSDOWN) == VM_EXEC
+
+
+def is_stack_mapping(flags: int) -> bool:
+    """A stack."""
+    return flags & VM_GROWSDOWN != 0
+
+
+def is_data_mapping(flags: int) -> bool:
+    """Private, writable, no stack: counted against RLIMIT_DATA."""
+    return flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) == VM_WRITE
+
+
+def accountable_mapping(flags: int) -> bool:
+    """Whether a new mapping commits memory: private and writable, unless NORESERVE or hugetlb (accountable_mapping)."""
+    return flags & (VM_NORESERVE | VM_SHARED | VM_WRITE | VM_HUGETLB) == VM_WRITE
+
+
+def is_accounted(flags: int) -> bool:
+    """Whether the pages of a VMA are committed."""
+    return flags & VM_ACCOUNT != 0

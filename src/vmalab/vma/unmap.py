@@ -1,0 +1,135 @@
+"""Unmapping in two steps: gather what can still refuse, complete what cannot.
+
+gather splits the VMAs at both ends of the range and detaches what lies inside.  It may refuse, and then the VMAs are
+attached again while the splits that were made stay.  complete frees pages, counters and VMAs.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from vmalab.addr import PAGE_MASK, page_up
+from vmalab.flags import VM_ACCOUNT, VM_LOCKED, VM_SEALED
+from vmalab.reason import (
+    BEYOND_TASK_SIZE,
+    LENGTH_ZERO,
+    MAP_COUNT_UNMAP,
+    NO_MEMORY_TREE,
+    SEALED,
+    UNALIGNED,
+    YES,
+)
+from vmalab.vma.area import Vma
+from vmalab.vma.modify import split_vma_unchecked
+from vmalab.vma.port import ALLOC_DETACH, ALLOC_TREE
+from vmalab.vma.space import Mm
+
+
+@final
+class Gathered:
+    """The VMAs that fill [start, end), about to go, and what their going gives back (struct vma_munmap_struct)."""
+
+    __slots__ = ("accounted", "end", "mm", "pages", "start", "vmas")
+
+    def __init__(self, mm: Mm, start: int, end: int) -> None:
+        self.mm: Mm = mm
+        self.start: int = start
+        self.end: int = end
+        self.vmas: list[Vma] = []
+        self.pages: int = 0
+        self.accounted: int = 0
+        """Committed pages among them."""
+
+
+def gather(gathered: Gathered) -> int:
+    """Split at both ends and collect the VMAs inside (vms_gather_munmap_vmas).  YES or a reason."""
+    mm = gathered.mm
+    start = gathered.start
+    end = gathered.end
+    vma = mm.find_vma_intersection(start, end)
+    if vma is None:
+        return YES
+    if start > vma.start:
+        # Cutting out a middle is the one way in which unmapping makes more VMAs.
+        if end < vma.end and mm.map_count >= mm.settings.max_map_count:
+            return MAP_COUNT_UNMAP
+        if vma.flags & VM_SEALED:
+            return SEALED
+        _, refusal = split_vma_unchecked(vma, start, True)
+        if refusal != YES:
+            return refusal
+    refusal = _collect(gathered, vma)
+    if refusal != YES:
+        gathered.vmas.clear()
+    return refusal
+
+
+def _collect(gathered: Gathered, first: Vma) -> int:
+    mm = gathered.mm
+    end = gathered.end
+    vma: Vma | None = first
+    while vma is not None and vma.start < end:
+        if vma.flags & VM_SEALED:
+            return SEALED
+        if vma.end > end:
+            _, refusal = split_vma_unchecked(vma, end, False)
+            if refusal != YES:
+                return refusal
+        if mm.port.may_fail(ALLOC_DETACH):
+            return NO_MEMORY_TREE
+        gathered.vmas.append(vma)
+        gathered.pages += vma.pages()
+        if vma.flags & VM_ACCOUNT:
+            gathered.accounted += vma.pages()
+        vma = mm.tree.find(vma.end)
+    return YES
+
+
+def zap(gathered: Gathered) -> None:
+    """The point of no return: the pages go, drivers are told, and the range is empty (vms_clean_up_area)."""
+    mm = gathered.mm
+    for vma in gathered.vmas:
+        mm.port.unmap_pages(vma, vma.start, vma.end)
+        if vma.ops is not None:
+            mm.port.closed(vma)
+    if gathered.vmas:
+        mm.tree.erase(gathered.start, gathered.end)
+
+
+def complete(gathered: Gathered) -> None:
+    """Free what was zapped and give back what it counted (vms_complete_munmap_vmas)."""
+    mm = gathered.mm
+    mm.count_maps(-len(gathered.vmas))
+    for vma in gathered.vmas:
+        npages = vma.pages()
+        if vma.flags & VM_LOCKED:
+            mm.locked_vm -= npages
+        mm.vm_stat_account(vma.flags, -npages)
+        mm.observer.removed(vma)
+        mm.free(vma, "munmap")
+    mm.commit.uncharge(gathered.accounted)
+
+
+def munmap_range(mm: Mm, start: int, end: int) -> int:
+    """Unmap the page-aligned range [start, end) (do_vmi_align_munmap).  YES or a reason."""
+    gathered = Gathered(mm, start, end)
+    refusal = gather(gathered)
+    if refusal != YES or not gathered.vmas:
+        return refusal
+    if mm.port.may_fail(ALLOC_TREE):
+        return NO_MEMORY_TREE
+    zap(gathered)
+    complete(gathered)
+    return YES
+
+
+def do_munmap(mm: Mm, start: int, length: int) -> int:
+    """Unmap length bytes, rounded up to pages, from start (do_vmi_munmap).  YES or a reason; holes are fine."""
+    if start & PAGE_MASK:
+        return UNALIGNED
+    if start > mm.task_size or length > mm.task_size - start:
+        return BEYOND_TASK_SIZE
+    end = start + page_up(length)
+    if end == start:
+        return LENGTH_ZERO
+    return munmap_range(mm, start, end)

@@ -1,0 +1,46 @@
+"""The state of a process that system calls act on, below the public face."""
+
+from __future__ import annotations
+
+from vmalab.addr import PAGE_SHIFT
+from vmalab.flags import permissions
+from vmalab.vma.area import Userfaultfd, Vma
+from vmalab.vma.space import Limits, Mm
+
+
+class ProcessState:
+    """A process: its address space, its limits, and what it holds that calls refer to by number."""
+
+    def __init__(self, pid: int, mm: Mm, limits: Limits) -> None:
+        self.pid: int = pid
+        self.mm: Mm = mm
+        self.limits: Limits = limits
+        self.personality: int = 0
+        self.uffds: dict[int, Userfaultfd] = {}
+
+    def inherit_state(self, parent: ProcessState) -> None:
+        """What a child has from its parent besides memory and limits."""
+        self.personality = parent.personality
+        self.uffds = dict(parent.uffds)
+
+    def name_of(self, vma: Vma) -> str:
+        """The last column of /proc/PID/maps."""
+        mm = self.mm
+        name = vma.shown_name()
+        if name or vma.file is not None:
+            return name
+        if vma.start < mm.brk and vma.end > mm.start_brk:
+            return "[heap]"
+        if vma.start <= mm.start_stack <= vma.end:
+            return "[stack]"
+        return ""
+
+    def maps_line(self, vma: Vma) -> str:
+        """One line of /proc/PID/maps, without the line end."""
+        file = vma.file
+        offset = vma.pgoff << PAGE_SHIFT if file is not None else 0
+        dev = file.dev if file is not None else "00:00"
+        ino = file.ino if file is not None else 0
+        line = f"{vma.start:08x}-{vma.end:08x} {permissions(vma.flags)} {offset:08x} {dev} {ino} "
+        name = self.name_of(vma)
+        return f"{line:<73}{name}" if name else line
