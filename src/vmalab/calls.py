@@ -59,15 +59,3 @@ class Outcome:
 
     def __repr__(self) -> str:
         return f"Outcome({self.result:#x}, {self.explanation().name})"
-
-
-class KernelError(OSError):
-    """A refused call: errno as from the kernel, and the Reason behind it."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        why = outcome.explanation()
-        super().__init__(-outcome.result, why.sentence)
-        self.outcome: Outcome = outcome
-        self.reason: int = outcome.reason
-        self.where: str = why.where
-        """The kernel function that says it."""

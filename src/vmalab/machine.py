@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmalab.calls import Call, KernelError, Outcome
+from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
 from vmalab.flags import CLONE_VM, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from vmalab.reason import YES, errno_of
@@ -13,6 +13,18 @@ from vmalab.vma.port import Port
 from vmalab.vma.relocate import dup_mmap, exit_mmap
 from vmalab.vma.space import Commit, Limits, Mm, Settings
 from vmalab.world import ProcessState
+
+
+class KernelError(OSError):
+    """A refused call: errno as from the kernel, and the Reason behind it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        why = outcome.explanation()
+        super().__init__(-outcome.result, why.sentence)
+        self.outcome: Outcome = outcome
+        self.reason: int = outcome.reason
+        self.where: str = why.where
+        """The kernel function that says it."""
 
 
 class Process(ProcessState):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import permissions
 from vmalab.vma.area import Userfaultfd, Vma
 from vmalab.vma.space import Limits, Mm
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ProcessState:
     """A process: its address space, its limits, and what it holds that calls refer to by number."""
 

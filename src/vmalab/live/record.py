@@ -31,6 +31,8 @@ from vmalab.trace.records import VERSION, Call, End, Exit, File, Fork, Header, L
 HELPER: Final = build_native.PROGRAM
 FORWARD_AFTER: Final = 0.05
 """Seconds until a signal is passed on.  One from the terminal reaches the helper by itself; it must come first."""
+QUIET: Final = 0.2
+"""Seconds without an event after which what there is goes to the file."""
 _CHUNK: Final = 1 << 18
 _DRIVER_FLAGS: Final = frozenset({"io", "pf", "mm", "de", "dc", "dd", "ht"})
 """The VmFlags that only a driver gives to a new mapping."""
@@ -223,6 +225,7 @@ class _Recording:
         self.summary = Summary(file=output, status=2, signal=None, interrupted=False)
         self._writer = writer
         self._broken: InputError | None = None
+        self._dirty = False
         self._failed: _Failed | None = None
         self._done: _Done | None = None
 
@@ -257,7 +260,7 @@ class _Recording:
                 selector.register(arrived.wakeup, selectors.EVENT_READ)
             rest: list[bytes] = []
             while True:
-                ready = {key.fd for key, _ in selector.select(arrived.timeout())}
+                ready = {key.fd for key, _ in selector.select(arrived.timeout(QUIET if self._dirty else None))}
                 if arrived.wakeup in ready:
                     os.read(arrived.wakeup, 512)
                 arrived.forward(helper)
@@ -333,10 +336,13 @@ class _Recording:
         if self._broken is None:
             try:
                 self._writer.write(record)
+                self._dirty = True
             except InputError as error:
                 self._broken = error
 
     def _write_out(self) -> None:
+        """Nothing happens for the moment: what there is goes to the file."""
+        self._dirty = False
         if self._broken is None:
             try:
                 self._writer.flush()
@@ -391,9 +397,9 @@ class _Arrived:
         if number != signal.SIGQUIT:
             self._due.append((time.monotonic() + FORWARD_AFTER, number))
 
-    def timeout(self) -> float:
-        """How long to wait for events, in seconds."""
-        return max(0.0, self._due[0][0] - time.monotonic()) if self._due else 1.0
+    def timeout(self, longest: float | None) -> float | None:
+        """How long to wait for events, in seconds; None is as long as it takes."""
+        return max(0.0, self._due[0][0] - time.monotonic()) if self._due else longest
 
     def forward(self, helper: "subprocess.Popen[bytes]") -> None:
         """Pass on what is due; the helper decides whether the program has had it already."""

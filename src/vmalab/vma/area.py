@@ -159,10 +159,6 @@ class File:
         """How many VMAs hold it."""
 
 
-class UseAfterFree(AssertionError):
-    """A freed VMA was touched."""
-
-
 @final
 class Vma:
     """One mapping: [start, end) in bytes, and everything that a merge compares.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 from vmalab.vma.keys import (
     ADDRESS_END,
+    HIGHEST,
     HUGE,
     LOWEST,
     distance,
@@ -167,7 +168,9 @@ class MapleTree(Nodes[T]):
         branch = self._branch
         c = self._c
         leaf = self._leaf
-        i = last_gap(leaf.starts, leaf.lasts, room, self._i, self._below_leaf(b, c))
+        i: i64 = -1
+        if branch.bounds[c] >= room:
+            i = last_gap(leaf.starts, leaf.lasts, room, self._i, self._below_leaf(b, c))
         while i < 0:
             c = last_bound(branch.bounds, room, c)
             while c < 0:
@@ -225,7 +228,9 @@ class MapleTree(Nodes[T]):
         branch = self._branch
         c = self._c
         leaf = self._leaf
-        i = first_gap(leaf.starts, leaf.lasts, room, self._i + 1, LOWEST)
+        i: i64 = -1
+        if branch.bounds[c] >= room:
+            i = first_gap(leaf.starts, leaf.lasts, room, self._i + 1, LOWEST)
         while i < 0:
             c = first_bound(branch.bounds, room, c + 1)
             while c < 0:
@@ -347,23 +352,29 @@ class MapleTree(Nodes[T]):
         return twin
 
     def preallocate(self, start: int, end: int) -> int:
-        """How many nodes store() or erase() of [start, end) makes at most."""
+        """How many nodes store(), insert() or erase() of [start, end) makes at most."""
         last = to_key(end - 1)
-        self._seek(self._check(start, last))
-        first_leaf = self._leaf
-        first_branch = self._branch
-        full = len(first_leaf.starts) + 2 > LEAF_SIZE
-        full_branch = len(first_branch.leaves) >= BRANCH_SIZE
+        first = self._check(start, last)
+        if self.count and first <= self._mins[0] and last >= self._branches[len(self._branches) - 1].last():
+            return 2
+        self._seek(first)
         need = self._shared_here()
-        self._seek(last)
-        if self._leaf is not first_leaf:
+        at_edge = self._full_here()
+        leaf = self._leaf
+        # Where the position is after emptying: on the entry above, or if there is none behind the entry below.
+        if last == HIGHEST or not self._seek(last + 1):
+            self._seek_before(start)
+        if self._leaf is not leaf:
             need += self._shared_here()
-            full = full or len(self._leaf.starts) + 2 > LEAF_SIZE
-            full_branch = full_branch or len(self._branch.leaves) >= BRANCH_SIZE
-        if full:
-            need += 2 if full_branch else 1
-        # Small nodes may be joined into a neighbour that is to be copied for it.
-        return need + 3 if self._shared else need
+            at_edge = max(at_edge, self._full_here())
+        # Nodes that become small may be joined to neighbours that have to be copied for it.
+        return need + at_edge + (5 if self._shared else 0)
+
+    def _full_here(self) -> int:
+        """How many new nodes two entries more in the leaf at the position can take."""
+        if len(self._leaf.starts) + 2 <= LEAF_SIZE:
+            return 0
+        return 1 if len(self._branch.leaves) < BRANCH_SIZE else 2
 
     def _shared_here(self) -> int:
         """How many of the two nodes at the position belong to another tree as well."""

@@ -349,11 +349,11 @@ class Nodes(Generic[T]):
 
     def _empty(self, start: i64, last: i64) -> None:
         """Empty [start, last]; the position is on an entry that overlaps it, the first, and then on the one above."""
-        leaf = self._own_leaf()
+        leaf = self._leaf
         i = self._i
-        old_start = leaf.starts[i]
-        old_last = leaf.lasts[i]
-        if old_start < start:
+        if leaf.starts[i] < start:
+            leaf = self._own_leaf()
+            old_last = leaf.lasts[i]
             leaf.lasts[i] = start - 1
             self._i = i + 1
             if old_last > last:
@@ -510,8 +510,8 @@ class Nodes(Generic[T]):
         self.count = 0
         self._owner = Owner()
         self._shared = False
-        self._leaf = Leaf(self._owner, no_keys(), no_keys(), [])
-        self._branch = Branch(self._owner, one_key(LOWEST), one_key(0), [self._leaf])
+        self._leaf = self._new_leaf(no_keys(), no_keys(), [])
+        self._branch = self._new_branch(one_key(LOWEST), one_key(0), [self._leaf])
         self._mins = one_key(LOWEST)
         self._bounds = one_key(0)
         self._branches = [self._branch]

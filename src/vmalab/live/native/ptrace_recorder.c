@@ -16,7 +16,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -30,7 +29,7 @@
 #define TICK_NS 50000000L
 #define GRACE_MS 2000		// from Ctrl-C to the end
 #define SAME_SIGNAL_MS 1000	// a signal forwarded by the parent this soon after our own is the same one
-#define OPTIONS                                                                                                  \
+#define TRACE_OPTIONS                                                                                                  \
 	(PTRACE_O_TRACESECCOMP | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEEXIT | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | \
 	 PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL)
 #define INFO_SECCOMP 3
@@ -56,17 +55,9 @@ struct call_info {
 static pid_t root;
 static int root_status;
 static bool root_ended, root_started;
-static int failure_pipe = -1;
-static struct sigaction saved_actions[NSIG];
-static sigset_t saved_mask, waited_for;
-static struct rlimit saved_files;
+static sigset_t waited_for;
 static u64 own_signal_at, kill_at;
 static bool interrupted, killed;
-
-static bool no_new_privs_needed;
-
-static const int forwarded[] = {SIGINT, SIGTERM, SIGHUP};
-static const int ignored[] = {SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU, SIGQUIT};
 
 // ---- running and stopping ----
 
@@ -287,28 +278,11 @@ static void add_smaps(pid_t tid)
 	text_free(&text);
 }
 
-struct failure {
-	char stage;
-	int error;
-};
-
-// What the child said before it became the program: why it could not, if so.
-static struct failure why_not_started(void)
-{
-	struct failure failure = {0, 0};
-	char bytes[32];
-	ssize_t length = read(failure_pipe, bytes, sizeof bytes);
-	no_new_privs_needed = length > 0 && bytes[0] == 'n';
-	if (length >= (ssize_t)sizeof failure)
-		memcpy(&failure, bytes + length - sizeof failure, sizeof failure);
-	return failure;
-}
-
 static void tell_started(void)
 {
-	why_not_started();
+	program_answer();
 	event_begin("start");
-	event_number("no_new_privs", no_new_privs_needed);
+	event_number("no_new_privs", no_new_privs_was_needed);
 	event_end();
 	root_started = true;
 }
@@ -517,98 +491,18 @@ static void record(void)
 
 // ---- starting ----
 
-static void save_signals(void)
-{
-	sigset_t blocked;
-	sigemptyset(&blocked);
-	sigaddset(&blocked, SIGCHLD);
-	for (size_t i = 0; i < sizeof forwarded / sizeof *forwarded; i++) {
-		sigaction(forwarded[i], NULL, &saved_actions[forwarded[i]]);
-		if (saved_actions[forwarded[i]].sa_handler != SIG_IGN)	// nohup stays nohup
-			sigaddset(&blocked, forwarded[i]);
-	}
-	for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) {
-		struct sigaction ignore = {.sa_handler = SIG_IGN};
-		sigaction(ignored[i], &ignore, &saved_actions[ignored[i]]);
-	}
-	struct sigaction standard = {.sa_handler = SIG_DFL};
-	sigaction(SIGCHLD, &standard, &saved_actions[SIGCHLD]);
-	sigprocmask(SIG_BLOCK, &blocked, &saved_mask);
-	waited_for = blocked;
-	getrlimit(RLIMIT_NOFILE, &saved_files);
-	struct rlimit most = {saved_files.rlim_max, saved_files.rlim_max};
-	setrlimit(RLIMIT_NOFILE, &most);
-}
-
-static void restore_signals(void)
-{
-	setrlimit(RLIMIT_NOFILE, &saved_files);
-	for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
-		sigaction(ignored[i], &saved_actions[ignored[i]], NULL);
-	sigaction(SIGCHLD, &saved_actions[SIGCHLD], NULL);
-	sigprocmask(SIG_SETMASK, &saved_mask, NULL);
-}
-
-static void report_failure(int fd, char stage, int error)
-{
-	struct failure failure = {stage, error};
-	if (write(fd, &failure, sizeof failure) < 0)
-		_exit(3);
-	_exit(127);
-}
-
-// The child: waits until it is traced, then becomes the program.
-static void become(char **command, int go, int answer)
-{
-	char byte;
-	bool no_new_privs;
-	restore_signals();
-	if (read(go, &byte, 1) != 1)
-		_exit(127);
-	int error = filter_install(&no_new_privs);
-	if (error)
-		report_failure(answer, 'f', error);
-	if (no_new_privs && write(answer, "n", 1) != 1)
-		_exit(3);
-	if (!command)
-		_exit(0);
-	execvp(command[0], command);
-	report_failure(answer, 'e', errno);
-}
-
-// Starts the program; 0 or an errno with the stage that failed.
 static struct failure start(char **command)
 {
-	int go[2], answer[2];
-	if (pipe2(go, O_CLOEXEC) || pipe2(answer, O_CLOEXEC | O_NONBLOCK))
-		return (struct failure){'p', errno};
-	save_signals();
-	root = fork();
-	if (root < 0)
-		return (struct failure){'p', errno};
-	if (root == 0) {
-		close(go[1]);
-		become(command, go[0], answer[1]);
-	}
-	close(go[0]);
-	close(answer[1]);
-	failure_pipe = answer[0];
-	if (ptrace(PTRACE_SEIZE, root, 0L, (long)OPTIONS)) {
-		struct failure failure = {'t', errno};
-		kill(root, SIGKILL);
-		waitpid(root, NULL, 0);
+	struct failure failure = program_start(command, TRACE_OPTIONS, &waited_for, &root);
+	if (failure.stage)
 		return failure;
-	}
 	struct task *task = task_new(root);
 	struct process *process = process_new(root);
 	task_attach(task, process);
 	process->threads = 1;
 	process_set_mm(process, mm_new());
 	task->files = files_new();
-	if (write(go[1], "", 1) != 1)
-		return (struct failure){'p', errno};
-	close(go[1]);
-	return (struct failure){0, 0};
+	return program_go();
 }
 
 static int tell_failure(struct failure failure)
@@ -628,12 +522,12 @@ static int check(void)
 	struct failure failure = start(NULL);
 	if (!failure.stage) {
 		record();
-		failure = why_not_started();
+		failure = program_answer();
 	}
 	if (failure.stage)
 		return tell_failure(failure);
 	event_begin("start");
-	event_number("no_new_privs", no_new_privs_needed);
+	event_number("no_new_privs", no_new_privs_was_needed);
 	event_end();
 	event_flush();
 	return 0;
@@ -660,7 +554,7 @@ int main(int count, char **arguments)
 	if (!failure.stage) {
 		record();
 		if (!root_started)
-			failure = why_not_started();
+			failure = program_answer();
 	}
 	if (failure.stage)
 		return tell_failure(failure);

@@ -2,7 +2,8 @@
  *
  * What the parts of the ptrace recorder share.
  *
- *   ptrace_recorder.c  starts the program, waits for stops, decides what each means
+ *   ptrace_recorder.c  waits for stops, decides what each means
+ *   start.c            starts the program as it would start without the recorder
  *   filter.c           the seccomp filter: which calls stop at all
  *   calls.c            what each call's arguments mean, and the record it leaves
  *   observe.c          VMAs and their pages as /proc shows them: which have been written to, which stacks have grown
@@ -13,6 +14,7 @@
 #ifndef RECORDER_H
 #define RECORDER_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -209,6 +211,22 @@ void call_at_entry(struct task *task);
 void call_enter(struct task *task);
 void call_leave(struct task *task, int64_t result);
 bool tracee_read(pid_t tid, u64 address, void *to, size_t length);
+
+/* ---- start.c ---- */
+
+/* What went wrong and where: p(rocess), t(race), f(ilter), e(xec); stage 0 is success. */
+struct failure {
+	char stage;
+	int error;
+};
+
+extern bool no_new_privs_was_needed;
+
+/* Makes the process and traces it; it waits for program_go().  No command: it does nothing and ends. */
+struct failure program_start(char **command, long trace_options, sigset_t *waited_for, pid_t *started);
+struct failure program_go(void);
+/* What the child has said since: why it could not become the program, if so. */
+struct failure program_answer(void);
 
 /* ---- filter.c ---- */
 

@@ -1,0 +1,180 @@
+"""From the records of a trace to the model: machines, files, and address spaces as a dump shows them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
+from vmalab.flags import ADDR_COMPAT_LAYOUT, RLIM_INFINITY, VM_ACCOUNT, VM_LOCKED, VM_PKEY_SHIFT, VM_SOFTDIRTY
+from vmalab.flags import VM_SHARED, VM_UFFD, vm_flags_from_text
+from vmalab.machine import Machine, Process
+from vmalab.semantics import Semantics
+from vmalab.trace import records
+from vmalab.vma.anon import anon_vma_prepare
+from vmalab.vma.area import (
+    DEVICE_OPS,
+    FILE_OPS,
+    HUGETLB_OPS,
+    SECRET_OPS,
+    SHM_OPS,
+    SHMEM_OPS,
+    SPECIAL_OPS,
+    File,
+    Userfaultfd,
+    Vma,
+    VmaOps,
+)
+from vmalab.vma.space import UNMAPPED_BASE, Limits, Mm, Settings
+
+HUGE_ALIGNED_FS: Final = frozenset({"ext2", "ext4", "xfs", "bcachefs", "btrfs"})
+"""Filesystems that align large mappings to huge pages.  ext4 is confirmed on a live kernel, the others are not."""
+CLOSE_HOOK_FS: Final = frozenset({"fuse", "9p", "ceph", "nfs"})
+"""Filesystems whose mappings have a close hook.  Not confirmed on a live kernel."""
+FUSE_OPS: Final = VmaOps("file with a close hook", has_close=True)
+
+
+def load_machine(machine: records.Machine, semantics: Semantics | None = None) -> Machine:
+    """A Machine with the settings of the one that a trace was recorded on."""
+    settings = Settings()
+    settings.max_map_count = machine.max_map_count
+    settings.min_addr = machine.mmap_min_addr
+    settings.stack_guard_gap = machine.stack_guard_gap * PAGE_SIZE
+    settings.thp = machine.thp_enabled != "none"
+    settings.thp_shmem = machine.thp_shmem not in ("never", "deny", "none")
+    settings.hugepages = machine.hugepages.get("2048", 0)
+    settings.numa_nodes = machine.numa_nodes
+    settings.soft_dirty = VM_SOFTDIRTY if machine.soft_dirty else 0
+    settings.anon_names = machine.anon_names
+    settings.pkeys = machine.pkeys
+    ram = machine.ram_pages or 4 << 20
+    made = Machine(semantics, ram_pages=ram, swap_pages=machine.swap_pages, settings=settings)
+    made.commit.mode = machine.overcommit_memory
+    made.commit.ratio = machine.overcommit_ratio
+    made.commit.kbytes = machine.overcommit_kbytes
+    return made
+
+
+def load_limits(exec_: records.Exec) -> Limits:
+    """The limits and capabilities of a process."""
+    limits = Limits()
+    given = exec_.limits
+    limits.as_bytes = RLIM_INFINITY if given.as_ is None else given.as_
+    limits.data = RLIM_INFINITY if given.data is None else given.data
+    limits.stack = RLIM_INFINITY if given.stack is None else given.stack
+    limits.memlock = RLIM_INFINITY if given.memlock is None else given.memlock
+    limits.ipc_lock = "ipc_lock" in exec_.caps
+    limits.sys_rawio = "sys_rawio" in exec_.caps
+    limits.sys_admin = "sys_admin" in exec_.caps
+    return limits
+
+
+def load_file(record: records.File) -> File:
+    """The open file description that a File record tells of."""
+    ops: VmaOps | None = FILE_OPS
+    private: VmaOps | None = FILE_OPS
+    kind = record.kind
+    if record.path.startswith(("/secretmem", "secretmem")):
+        ops = private = SECRET_OPS
+    elif kind == "device" and record.path == "/dev/zero":
+        # A private mapping of /dev/zero is anonymous memory that holds a file.
+        ops, private, kind = SHMEM_OPS, None, "zero"
+    elif kind == "hugetlb":
+        ops = private = HUGETLB_OPS
+    elif kind == "shm":
+        ops = private = SHM_OPS
+    elif kind == "memfd" or record.fs == "tmpfs":
+        ops = private = SHMEM_OPS
+        kind = "memfd"
+    elif kind in ("device", "other"):
+        ops = private = DEVICE_OPS
+    elif record.fs in CLOSE_HOOK_FS:
+        ops = private = FUSE_OPS
+    driver = vm_flags_from_text(record.driver_flags) if record.driver_flags else 0
+    return File(
+        record.path,
+        record.dev,
+        record.ino,
+        kind=kind,
+        fs=record.fs,
+        readable=record.readable,
+        writable=record.writable,
+        noexec=record.noexec,
+        ops=ops,
+        private_ops=private,
+        driver_flags=driver,
+        thp_aligned=record.fs in HUGE_ALIGNED_FS,
+        huge_size=0x200000 if kind == "hugetlb" else 0,
+    )
+
+
+def load_exec(process: Process, record: records.Exec) -> None:
+    """Fill the empty address space of a process with what a dump shows, and set its layout and limits."""
+    mm = process.mm
+    process.limits = load_limits(record)
+    process.personality = record.personality
+    mm.limits = process.limits
+    mm.topdown = record.topdown and not record.personality & ADDR_COMPAT_LAYOUT
+    if record.mmap_base is not None:
+        mm.mmap_base = record.mmap_base
+        mm.legacy_base = UNMAPPED_BASE if mm.topdown else record.mmap_base
+    mm.start_brk = record.start_brk
+    mm.brk = record.brk
+    mm.start_stack = record.start_stack
+    mm.start_code = record.start_code
+    mm.end_code = record.end_code
+    mm.start_data = record.start_data
+    mm.end_data = record.end_data
+    mm.merge_any = record.memory_merge
+    load_vmas(mm, record.vmas)
+
+
+def load_vmas(mm: Mm, dump: list[records.Vma]) -> None:
+    """Put the VMAs of a dump into an empty address space.
+
+    Where a dump shows anonymous pages there is an anon_vma.  What it cannot show is filled in as for a fresh program:
+    the offset of anonymous memory follows from its address, and mappings of one inode are of one open file.
+    """
+    files: dict[tuple[str, int], File] = {}
+    uffd: Userfaultfd | None = None
+    for shown in dump:
+        flags = vm_flags_from_text(shown.flags) | shown.pkey << VM_PKEY_SHIFT
+        vma = Vma(mm, shown.start, shown.end, flags, shown.start >> PAGE_SHIFT)
+        if shown.ino:
+            key = (shown.dev, shown.ino)
+            file = files.get(key)
+            if file is None:
+                file = load_file(_file_record(shown))
+                files[key] = file
+            vma.file = file
+            vma.ops = file.ops if flags & VM_SHARED else file.private_ops
+            vma.pgoff = shown.offset >> PAGE_SHIFT
+            file.refs += 1
+        elif shown.path.startswith("[anon:"):
+            vma.name = shown.path[6:-1]
+        elif shown.path.startswith("[v") or shown.path == "[uprobes]":
+            vma.label = shown.path
+            vma.ops = SPECIAL_OPS
+            vma.pgoff = shown.offset >> PAGE_SHIFT
+        if flags & VM_UFFD:
+            uffd = uffd or Userfaultfd("as found")
+            vma.uffd = uffd
+        mm.link(vma)
+        mm.vm_stat_account(flags, vma.pages())
+        if flags & VM_ACCOUNT:
+            mm.commit.committed += vma.pages()
+        if flags & VM_LOCKED:
+            mm.locked_vm += vma.pages()
+        if (shown.anon or shown.swap) and not flags & VM_SHARED:
+            anon_vma_prepare(vma)
+
+
+def _file_record(shown: records.Vma) -> records.File:
+    """What can be told of a mapped file from a dump alone."""
+    kind = "regular"
+    if shown.path.startswith("/memfd:") or shown.path.startswith("/dev/zero"):
+        kind = "memfd"
+    elif shown.path.startswith("/SYSV"):
+        kind = "shm"
+    elif shown.path.startswith("/anon_hugepage"):
+        kind = "hugetlb"
+    return records.File(0, 0, shown.dev, shown.ino, shown.path, kind=kind, writable=True)

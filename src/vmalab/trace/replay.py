@@ -1,0 +1,249 @@
+"""Replaying a trace: every call is performed by the model, and every result and final map is compared.
+
+Nothing is adopted from the record but what the model cannot know: which VMAs were written to, how far stacks grew, and
+what files are mapped.  Where nobody observed faults, two models run side by side: in one nothing is ever written to, in
+the other every private writable VMA is written to at once.  What the two agree on does not depend on a fault; what they
+do not agree on is *unknown*, and is counted as that and never as right or wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import final
+
+from vmalab.calls import Call, Outcome
+from vmalab.dispatch import perform
+from vmalab.flags import CLONE_THREAD, VM_MAYSHARE, VM_SHARED, VM_WRITE
+from vmalab.machine import Process
+from vmalab.semantics import Semantics
+from vmalab.trace import records
+from vmalab.trace.compare import Difference, Inodes, compare_maps
+from vmalab.trace.load import load_exec, load_file, load_machine
+from vmalab.vma.anon import anon_vma_prepare
+from vmalab.vma.area import File, Vma
+from vmalab.vma.observer import Observer
+from vmalab.vma.relocate import expand_stack
+
+KEPT_MISMATCHES = 100
+"""How many mismatches of one program are kept; the others are counted."""
+
+
+@final
+class Mismatch:
+    """A call whose result the model did not predict."""
+
+    __slots__ = ("call", "kernel", "n", "outcome", "pid")
+
+    def __init__(self, n: int, pid: int, call: Call, outcome: Outcome, kernel: int) -> None:
+        self.n = n
+        self.pid = pid
+        self.call = call
+        self.outcome = outcome
+        self.kernel = kernel
+        """What the record says: the result, or minus the errno."""
+
+
+@final
+class Program:
+    """One program in one process, from its execve to its end: what the replay found."""
+
+    def __init__(self, n: int, pid: int, exe: str) -> None:
+        self.n: int = n
+        """The record that began it."""
+        self.pid: int = pid
+        self.exe: str = exe
+        self.calls: int = 0
+        self.peak: int = 0
+        """The largest number of VMAs."""
+        self.vmas: int = 0
+        """The number of VMAs at the end."""
+        self.mismatches: int = 0
+        self.first: Mismatch | None = None
+        self.unknown: int = 0
+        """Results and VMAs that depend on a fault nobody observed, or on a random choice of the kernel."""
+        self.not_modelled: Counter[str] = Counter()
+        self.final: list[Difference] | None = None
+        """The differences of the final VMAs, or None where the trace holds none to compare with."""
+        self.ended: bool = False
+        self.lost: str = ""
+
+    def is_equal(self) -> bool:
+        """Every result was predicted and the final VMAs, if recorded, are the same."""
+        return not self.mismatches and not self.final
+
+
+class _WriteAtOnce(Observer):
+    """Collects the VMAs that a program could write to, so that they are taken as written before the next call."""
+
+    def __init__(self) -> None:
+        self.pending: list[Vma] = []
+
+    def added(self, vma: Vma) -> None:
+        self.pending.append(vma)
+
+    def split(self, below: Vma, above: Vma) -> None:
+        self.pending += [below, above]
+
+    def merged(self, survivor: Vma, start: int, end: int) -> None:
+        self.pending.append(survivor)
+
+    def flags_changed(self, vma: Vma, old: int) -> None:
+        self.pending.append(vma)
+
+    def write(self) -> None:
+        """Take all that was collected as written to."""
+        for vma in self.pending:
+            if not vma.freed and vma.flags & VM_WRITE and not vma.flags & (VM_SHARED | VM_MAYSHARE):
+                anon_vma_prepare(vma)
+        self.pending.clear()
+
+
+class Replay:
+    """The model of one trace.  Feed it the records in order with step()."""
+
+    def __init__(
+        self,
+        header: records.Header,
+        semantics: Semantics | None = None,
+        observer: Observer | None = None,
+        *,
+        write_at_once: bool = False,
+    ) -> None:
+        self.header = header
+        self.machine = load_machine(header.machine, semantics)
+        self._writer = _WriteAtOnce() if write_at_once else None
+        self.observer: Observer | None = self._writer if self._writer is not None else observer
+        self.files: dict[int, File] = {}
+        self.programs: list[Program] = []
+        self.current: dict[int, Program] = {}
+        self.n = 0
+        """The number of the last record."""
+        self._inodes: dict[int, Inodes] = {}
+        self._fork_counts: Counter[str] = Counter()
+
+    # -- records ------------------------------------------------------------------------------------
+
+    def step(self, record: records.Record) -> Mismatch | None:
+        """Take one record.  A mismatch is returned as well as kept with its program."""
+        self.n = record.n
+        if isinstance(record, records.Call):
+            return self._call(record)
+        if isinstance(record, records.File):
+            self.files[record.id] = load_file(record)
+        elif isinstance(record, records.Fault):
+            process = self.machine.processes.get(record.pid)
+            if process is not None:
+                process.fault(record.addr, record.write)
+        elif isinstance(record, records.Exec):
+            self._exec(record)
+        elif isinstance(record, records.Fork):
+            self._fork(record)
+        elif isinstance(record, records.Exit):
+            self._exit(record)
+        elif isinstance(record, records.Lost):
+            for program in self.current.values():
+                if record.pid in (0, program.pid) and not program.lost:
+                    program.lost = record.why
+        return None
+
+    def process(self, pid: int) -> Process | None:
+        """The process with this number, if it lives at this point of the trace."""
+        return self.machine.processes.get(pid)
+
+    def _program(self, n: int, pid: int, exe: str) -> Program:
+        program = Program(n, pid, exe)
+        self.programs.append(program)
+        self.current[pid] = program
+        return program
+
+    def _exec(self, record: records.Exec) -> None:
+        process = self.machine.processes.get(record.pid)
+        if process is None:
+            process = self.machine.process(record.pid)
+        else:
+            self._note_end(self.current.get(record.pid), process)
+            self.machine.replace_mm(process)
+        self._program(record.n, record.pid, record.exe)
+        self._inodes[record.pid] = Inodes()
+        load_exec(process, record)
+        if self.observer is not None:
+            process.mm.observer = self.observer
+            if self._writer is not None:
+                self._writer.pending += process.mm.vmas()
+
+    def _fork(self, record: records.Fork) -> None:
+        if record.flags & CLONE_THREAD:
+            return
+        parent = self.machine.processes.get(record.parent)
+        if parent is None:
+            return
+        self._observe(parent, record.grown, record.written)
+        self.machine.fork(parent, record.flags, record.pid)
+        program = self.current.get(record.parent)
+        self._program(record.n, record.pid, program.exe if program is not None else "")
+        self._inodes[record.pid] = self._inodes.get(record.parent, Inodes())
+
+    def _exit(self, record: records.Exit) -> None:
+        process = self.machine.processes.get(record.pid)
+        if process is None:
+            return
+        self._observe(process, record.grown, record.written)
+        program = self.current.pop(record.pid, None)
+        if program is not None:
+            self._note_end(program, process)
+            if record.vmas is not None:
+                program.final = compare_maps(process, record.vmas, self._inodes.get(record.pid))
+        self.machine.exit(process)
+        self._inodes.pop(record.pid, None)
+
+    def finish(self) -> None:
+        """The trace is over: note what the programs that still run hold."""
+        for pid, program in self.current.items():
+            process = self.machine.processes.get(pid)
+            if process is not None:
+                program.peak = process.mm.hiwater_map_count
+                program.vmas = process.mm.map_count
+
+    def _note_end(self, program: Program | None, process: Process) -> None:
+        if program is not None:
+            program.peak = process.mm.hiwater_map_count
+            program.vmas = process.mm.map_count
+            program.ended = True
+
+    def _observe(self, process: Process, grown: list[tuple[int, int]], written: list[int]) -> None:
+        """Take over what the recorder saw of faults: stacks that grew, VMAs that were written to."""
+        mm = process.mm
+        mm.limits = process.limits
+        for start, end in grown:
+            stack = mm.vma_lookup(end - 1)
+            if stack is not None and stack.start > start:
+                expand_stack(stack, start)
+        for addr in written:
+            vma = mm.vma_lookup(addr)
+            if vma is not None:
+                anon_vma_prepare(vma)
+        if self._writer is not None:
+            self._writer.write()
+
+    def _call(self, record: records.Call) -> Mismatch | None:
+        process = self.machine.processes.get(record.pid)
+        if process is None:
+            return None
+        program = self.current[record.pid]
+        self._observe(process, record.grown, record.written)
+        program.calls += 1
+        file = self.files.get(record.file) if record.file is not None else None
+        call = Call(record.call, tuple(record.args), file, record.data)
+        outcome = perform(process, call)
+        if not outcome.modelled:
+            program.not_modelled[record.call] += 1
+            return None
+        if not outcome.known:
+            return None
+        if outcome.result == record.ret:
+            return None
+        mismatch = Mismatch(record.n, record.pid, call, outcome, record.ret)
+        program.mismatches += 1
+        if program.first is None:
+            program.first = mismatch
+        return mismatch
