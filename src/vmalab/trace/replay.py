@@ -24,10 +24,6 @@ from vmalab.vma.area import File, Vma
 from vmalab.vma.observer import Observer
 from vmalab.vma.relocate import expand_stack
 
-KEPT_MISMATCHES = 100
-"""How many mismatches of one program are kept; the others are counted."""
-
-
 @final
 class Mismatch:
     """A call whose result the model did not predict."""
@@ -64,8 +60,11 @@ class Program:
         self.not_modelled: Counter[str] = Counter()
         self.final: list[Difference] | None = None
         """The differences of the final VMAs, or None where the trace holds none to compare with."""
-        self.ended: bool = False
+        self.replaced: bool = False
+        """It ended in an execve: the next program of this process took its place."""
         self.lost: str = ""
+        self.maps: str = ""
+        """The model's final VMAs as /proc/PID/maps shows them, where they were asked for."""
 
     def is_equal(self) -> bool:
         """Every result was predicted and the final VMAs, if recorded, are the same."""
@@ -108,8 +107,10 @@ class Replay:
         observer: Observer | None = None,
         *,
         write_at_once: bool = False,
+        keep_maps: bool = False,
     ) -> None:
         self.header = header
+        self.keep_maps = keep_maps
         self.machine = load_machine(header.machine, semantics)
         self._writer = _WriteAtOnce() if write_at_once else None
         self.observer: Observer | None = self._writer if self._writer is not None else observer
@@ -119,7 +120,6 @@ class Replay:
         self.n = 0
         """The number of the last record."""
         self._inodes: dict[int, Inodes] = {}
-        self._fork_counts: Counter[str] = Counter()
 
     # -- records ------------------------------------------------------------------------------------
 
@@ -161,7 +161,10 @@ class Replay:
         if process is None:
             process = self.machine.process(record.pid)
         else:
-            self._note_end(self.current.get(record.pid), process)
+            old = self.current.get(record.pid)
+            if old is not None:
+                self._note_end(old, process)
+                old.replaced = True
             self.machine.replace_mm(process)
         self._program(record.n, record.pid, record.exe)
         self._inodes[record.pid] = Inodes()
@@ -201,14 +204,13 @@ class Replay:
         for pid, program in self.current.items():
             process = self.machine.processes.get(pid)
             if process is not None:
-                program.peak = process.mm.hiwater_map_count
-                program.vmas = process.mm.map_count
+                self._note_end(program, process)
 
-    def _note_end(self, program: Program | None, process: Process) -> None:
-        if program is not None:
-            program.peak = process.mm.hiwater_map_count
-            program.vmas = process.mm.map_count
-            program.ended = True
+    def _note_end(self, program: Program, process: Process) -> None:
+        program.peak = process.mm.hiwater_map_count
+        program.vmas = process.mm.map_count
+        if self.keep_maps:
+            program.maps = process.maps()
 
     def _observe(self, process: Process, grown: list[tuple[int, int]], written: list[int]) -> None:
         """Take over what the recorder saw of faults: stacks that grew, VMAs that were written to."""
@@ -247,3 +249,50 @@ class Replay:
         if program.first is None:
             program.first = mismatch
         return mismatch
+
+
+@final
+class UncertainReplay(Replay):
+    """A replay without observed faults: two models, and what they do not agree on is unknown."""
+
+    def __init__(self, header: records.Header, semantics: Semantics | None = None, *, keep_maps: bool = False) -> None:
+        super().__init__(header, semantics, keep_maps=keep_maps)
+        self._other = Replay(header, semantics, write_at_once=True)
+
+    def step(self, record: records.Record) -> Mismatch | None:
+        pid = getattr(record, "pid", 0)
+        mine = self.current.get(pid)
+        others = self._other.current.get(pid)
+        one = super().step(record)
+        two = self._other.step(record)
+        if mine is None or others is None:
+            return one
+        if isinstance(record, records.Exit):
+            _keep_what_is_certain(mine, others)
+        if one is not None and two is not None and one.outcome.result == two.outcome.result:
+            return one
+        if one is not None or two is not None:
+            mine.unknown += 1
+        if one is not None:
+            mine.mismatches -= 1
+            if mine.first is one:
+                mine.first = None
+        return None
+
+
+def _keep_what_is_certain(mine: Program, others: Program) -> None:
+    """Only a difference that both models show is one; the addresses of the others are counted as unknown."""
+    if mine.final is None or others.final is None:
+        return
+    shown = {repr(difference) for difference in others.final}
+    certain = [difference for difference in mine.final if repr(difference) in shown]
+    sure = {difference.addr for difference in certain}
+    mine.unknown += len({difference.addr for difference in mine.final + others.final} - sure)
+    mine.final = certain
+
+
+def replay_of(header: records.Header, semantics: Semantics | None = None, *, keep_maps: bool = False) -> Replay:
+    """The replay that fits how the faults of a trace were observed."""
+    if header.faults == "none":
+        return UncertainReplay(header, semantics, keep_maps=keep_maps)
+    return Replay(header, semantics, keep_maps=keep_maps)

@@ -1,0 +1,97 @@
+"""Calls and results as text for people, with the names of flags instead of their numbers."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from vmalab import flags
+from vmalab.calls import Call
+from vmalab.text import escape_text
+
+ADDRESS: Final = "address"
+NUMBER: Final = "number"
+DESCRIPTOR: Final = "descriptor"
+
+_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
+    "mmap": (ADDRESS, NUMBER, "PROT_", "MAP_", DESCRIPTOR, ADDRESS),
+    "munmap": (ADDRESS, NUMBER),
+    "mprotect": (ADDRESS, NUMBER, "PROT_"),
+    "pkey_mprotect": (ADDRESS, NUMBER, "PROT_", DESCRIPTOR),
+    "brk": (ADDRESS,),
+    "mremap": (ADDRESS, NUMBER, NUMBER, "MREMAP_", ADDRESS),
+    "madvise": (ADDRESS, NUMBER, "MADV_"),
+    "mlock": (ADDRESS, NUMBER),
+    "mlock2": (ADDRESS, NUMBER, "MLOCK_"),
+    "munlock": (ADDRESS, NUMBER),
+    "mlockall": ("MCL_",),
+    "mseal": (ADDRESS, NUMBER, NUMBER),
+    "mbind": (ADDRESS, NUMBER, NUMBER, ADDRESS, NUMBER, NUMBER),
+    "remap_file_pages": (ADDRESS, NUMBER, "PROT_", NUMBER, "MAP_"),
+    "shmat": (NUMBER, ADDRESS, "SHM_"),
+    "shmdt": (ADDRESS,),
+    "prctl": ("PR_", NUMBER, ADDRESS, NUMBER, ADDRESS),
+}
+
+_ONE_OF: Final = frozenset({"MADV_", "PR_"})
+_MAP_TYPES: Final = {1: "MAP_SHARED", 2: "MAP_PRIVATE", 3: "MAP_SHARED_VALIDATE", 8: "MAP_DROPPABLE"}
+_NOT_FLAGS: Final = frozenset({"MAP_TYPE", "MAP_HUGE_SHIFT", "MAP_HUGE_MASK", *_MAP_TYPES.values()})
+
+
+def _names(prefix: str) -> list[tuple[int, str]]:
+    found = [(value, name) for name, value in vars(flags).items() if name.startswith(prefix) and isinstance(value, int)]
+    return [(value, name) for value, name in found if name not in _NOT_FLAGS]
+
+
+_NAMES: Final = {
+    prefix: _names(prefix) for kinds in _ARGUMENTS.values() for prefix in kinds if prefix.endswith("_")
+}
+
+
+def flags_text(prefix: str, value: int) -> str:
+    """A word of flags or a choice by name, for instance PROT_READ|PROT_WRITE; what has no name is hexadecimal."""
+    if prefix in _ONE_OF:
+        for number, name in _NAMES[prefix]:
+            if number == value:
+                return name
+        return str(value)
+    parts: list[str] = []
+    if prefix == "MAP_":
+        kind = value & flags.MAP_TYPE
+        parts.append(_MAP_TYPES.get(kind, hex(kind)))
+        value &= ~flags.MAP_TYPE
+    for bit, name in _NAMES[prefix]:
+        if bit and value & bit == bit:
+            parts.append(name)
+            value &= ~bit
+    if value:
+        parts.append(hex(value))
+    if not parts:
+        return "PROT_NONE" if prefix == "PROT_" else "0"
+    return "|".join(parts)
+
+
+def call_text(call: Call) -> str:
+    """A call as a programmer writes it: ``mmap(0, 8192, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)``."""
+    kinds = _ARGUMENTS.get(call.name, ())
+    shown: list[str] = []
+    for i, arg in enumerate(call.args):
+        kind = kinds[i] if i < len(kinds) else ADDRESS
+        if kind == DESCRIPTOR:
+            word = arg & 0xFFFFFFFF
+            text = str(word - (1 << 32) if word >> 31 else word)
+            shown.append(f"{text}<{escape_text(call.file.path)}>" if call.file is not None else text)
+        elif kind == NUMBER:
+            shown.append(str(arg))
+        elif kind == ADDRESS:
+            shown.append(hex(arg) if arg else "0")
+        else:
+            shown.append(flags_text(kind, arg))
+    return f"{escape_text(call.name)}({', '.join(shown)})"
+
+
+def result_text(result: int) -> str:
+    """A result: an errno by name, an address in hexadecimal."""
+    if result < 0:
+        return errno.errorcode.get(-result, str(result))
+    return hex(result) if result > 9 else str(result)
