@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from vmalab.addr import ULONG_END
 from vmalab.calls import Call, Outcome
 from vmalab.flags import (
     MADV_COLLAPSE,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_REMOVE,
     MAP_32BIT,
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -25,6 +29,7 @@ from vmalab.flags import (
     RLIMIT_DATA,
     RLIMIT_MEMLOCK,
     RLIMIT_STACK,
+    VM_MAYBE_GUARD,
     VM_MERGEABLE,
 )
 from vmalab.reason import BAD_DESCRIPTOR, NOT_MODELLED, SHM_NO_SEGMENT, YES, errno_of
@@ -34,6 +39,9 @@ from vmalab.vma.map import ksm_compatible
 from vmalab.vma.modify import set_flags
 from vmalab.world import ProcessState
 
+F_ADD_SEALS: Final = 1033
+F_SEAL_WRITE: Final = 8
+F_SEAL_FUTURE_WRITE: Final = 16
 UFFDIO_API: Final = 0xC018AA3F
 UFFDIO_REGISTER: Final = 0xC020AA00
 UFFDIO_UNREGISTER: Final = 0x8010AA01
@@ -52,7 +60,6 @@ NO_EFFECT: Final = frozenset(
         "shmctl",
         "migrate_pages",
         "dup",
-        "fcntl",
         "msync",
         "mincore",
     }
@@ -144,14 +151,27 @@ def _mremap(process: ProcessState, call: Call) -> Outcome:
 def _madvise(process: ProcessState, call: Call) -> Outcome:
     start, length, advice = call.args
     outcome = _outcome(madvise.madvise(process.mm, start, length, _signed(advice)))
-    if advice == MADV_COLLAPSE:
+    if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
+        return _populating(process, call, outcome)
+    if advice in (MADV_COLLAPSE, MADV_REMOVE):
         outcome.known = False
     return outcome
 
 
 def _mlock(process: ProcessState, call: Call) -> Outcome:
     flags = call.args[2] if call.name == "mlock2" else 0
-    return _outcome(lock.mlock(process.mm, call.args[0], call.args[1], flags))
+    outcome = _outcome(lock.mlock(process.mm, call.args[0], call.args[1], flags))
+    return _populating(process, call, outcome)
+
+
+def _populating(process: ProcessState, call: Call, outcome: Outcome) -> Outcome:
+    """Whether pages can be populated depends on the sizes of files and on guard markers, which a VMA does not show."""
+    if outcome.result == 0:
+        start, length = call.args[0], call.args[1]
+        for vma in process.mm.tree.walk(start, min(start + length + 1, ULONG_END)):
+            if vma.flags & VM_MAYBE_GUARD or (vma.file is not None and vma.file.kind != "shm"):
+                outcome.known = False
+    return outcome
 
 
 def _munlock(process: ProcessState, call: Call) -> Outcome:
@@ -296,6 +316,22 @@ def _process_madvise(process: ProcessState, call: Call) -> Outcome:
     return Outcome(done)
 
 
+def _close(process: ProcessState, call: Call) -> Outcome:
+    """The last descriptor of a userfaultfd is closed: its VMAs leave it."""
+    number = call.data.get("uffd")
+    context = process.uffds.pop(number, None) if isinstance(number, int) else None
+    if context is not None:
+        uffd.release(process.mm, context)
+    return Outcome(0)
+
+
+def _fcntl(process: ProcessState, call: Call) -> Outcome:
+    """F_ADD_SEALS on a memfd that is or will be mapped."""
+    if call.args[1] == F_ADD_SEALS and call.file is not None and call.args[2] & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE):
+        call.file.sealed_write = True
+    return Outcome(0, known=False)
+
+
 _HANDLERS: Final[dict[str, Callable[[ProcessState, Call], Outcome]]] = {
     "mmap": _mmap,
     "munmap": _munmap,
@@ -323,4 +359,6 @@ _HANDLERS: Final[dict[str, Callable[[ProcessState, Call], Outcome]]] = {
     "shmat": _shmat,
     "shmdt": _shmdt,
     "ioctl": _ioctl,
+    "close": _close,
+    "fcntl": _fcntl,
 }

@@ -19,6 +19,7 @@ VM_MAYSHARE: Final = 0x80
 VM_GROWSDOWN: Final = 0x100
 VM_UFFD_MISSING: Final = 0x200
 VM_PFNMAP: Final = 0x400
+VM_MAYBE_GUARD: Final = 0x800
 VM_UFFD_WP: Final = 0x1000
 VM_LOCKED: Final = 0x2000
 VM_IO: Final = 0x4000
@@ -164,6 +165,7 @@ MNEMONICS: Final[dict[str, int]] = {
     "ms": VM_MAYSHARE,
     "gd": VM_GROWSDOWN,
     "pf": VM_PFNMAP,
+    "gu": VM_MAYBE_GUARD,
     "lo": VM_LOCKED,
     "io": VM_IO,
     "sr": VM_SEQ_READ,

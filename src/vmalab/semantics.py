@@ -7,7 +7,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from vmalab.flags import VM_SOFTDIRTY
+from vmalab.flags import VM_MAYBE_GUARD, VM_SOFTDIRTY
 
 THP_ALIGN_NEVER: Final = 0
 THP_ALIGN_LARGE: Final = 1
@@ -19,8 +19,10 @@ class Semantics:
     """The behaviours of one kernel; the defaults are those of 6.18."""
 
     def __init__(self) -> None:
-        self.ignored_flags: int = VM_SOFTDIRTY
-        """VMA flags in which two VMAs may differ and still merge.  is_mergeable_vma; 7.x: the sticky flags."""
+        self.ignored_flags: int = VM_SOFTDIRTY | VM_MAYBE_GUARD
+        """VMA flags in which two VMAs may differ and still merge.  is_mergeable_vma."""
+        self.sticky_flags: int = VM_MAYBE_GUARD
+        """Ignored flags that the merged VMA has if either part had them.  Stable 6.18 has guard regions there."""
         self.thp_align_anonymous: int = THP_ALIGN_MULTIPLE
         """Which anonymous mappings without a hint are aligned to huge pages: none before 6.7, then those of at least
         2 MiB, since 6.12 multiples of 2 MiB only.  __get_unmapped_area."""

@@ -117,7 +117,10 @@ def test_what_pointers_point_to(record: Recorder, program: Program) -> None:
     assert any(file.path == "/dev/zero" and file.kind == "regular" for file in got.of(File))
     registered = [call for call in calls(got, "ioctl") if "start" in call.data]
     if calls(got, "userfaultfd")[0].ret >= 0:
-        assert {"start": area, "len": 65536, "mode": 1}.items() <= registered[0].data.items()
+        number = registered[0].data["uffd"]
+        assert registered[0].data == {"start": area, "len": 65536, "mode": 1, "uffd": number}
+        (closed,) = calls(got, "close")
+        assert closed.data == {"uffd": number}
     vfork = got.of(Fork)[-1]
     assert vfork.flags == VFORK
     (lent,) = [end for end in got.of(Exit) if end.pid == vfork.pid]

@@ -101,6 +101,16 @@ def test_what_ignores_ctrl_c_is_killed(running: Callable[..., Running]) -> None:
     assert 1.5 < time.monotonic() - began < 10
 
 
+def test_a_program_that_faults_for_ever_can_be_ended(
+    running: Callable[..., Running], program: Callable[..., str]
+) -> None:
+    run = running(program("faults"))
+    run.to_all(signal.SIGTERM)
+    got = run.end()
+    assert got.status == 128 + signal.SIGKILL
+    assert got.records[-1] == End(n=len(got.records), reason="interrupted")
+
+
 def test_a_killed_recorder_leaves_a_readable_trace(running: Callable[..., Running]) -> None:
     run = running("sh", "-c", "echo up; echo $$; sleep 30")
     assert run.process.stdout is not None

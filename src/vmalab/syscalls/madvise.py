@@ -38,6 +38,7 @@ from vmalab.flags import (
     VM_HUGETLB,
     VM_IO,
     VM_LOCKED,
+    VM_MAYBE_GUARD,
     VM_MAYWRITE,
     VM_MERGEABLE,
     VM_NOHUGEPAGE,
@@ -78,7 +79,7 @@ from vmalab.syscalls.populate import madvise_populate
 from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import Vma
 from vmalab.vma.map import ksm_compatible
-from vmalab.vma.modify import vma_modify_flags, vma_modify_flags_name
+from vmalab.vma.modify import set_flags, vma_modify_flags, vma_modify_flags_name
 from vmalab.vma.space import Mm
 
 KEEP_NAME: Final = "\0"
@@ -236,7 +237,11 @@ def _guard(vma: Vma, advice: int) -> int:
         return YES
     if vma.flags & VM_LOCKED:
         return ADVICE_LOCKED
-    return anon_vma_prepare(vma)
+    refusal = anon_vma_prepare(vma)
+    if refusal == YES:
+        # The whole VMA is marked, without a split; the mark stays when the guards go.
+        set_flags(vma, vma.flags | VM_MAYBE_GUARD)
+    return refusal
 
 
 def _new_flags(vma: Vma, advice: int) -> tuple[int, int]:

@@ -195,9 +195,10 @@ def _check_vma(remap: Remap, vma: Vma | None) -> int:
         return MREMAP_DUPLICATES_PRIVATE
     if remap.flags & MREMAP_DONTUNMAP and vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
         return MREMAP_DONTUNMAP_SPECIAL
-    if remap.old_len > vma.end - remap.addr:
+    # What a shrink gives up may be anything: only what stays must lie in one VMA.
+    if min(remap.old_len, remap.new_len) > vma.end - remap.addr:
         return MREMAP_CROSSES
-    if remap.new_len == remap.old_len:
+    if remap.new_len <= remap.old_len:
         return YES
     if vma.flags & VM_LOCKED:
         remap.populates = True
@@ -357,8 +358,11 @@ def _drop_userfaultfd(copy: Vma) -> None:
 
 
 def _dontunmap_complete(remap: Remap, vma: Vma, copy: Vma) -> None:
-    """The source stays, empty: neither locked nor committed, and without anon_vma if all of it was moved."""
-    set_flags(vma, vma.flags & ~(VM_LOCKED_MASK | VM_ACCOUNT))
+    """The source stays, empty: not locked, and without anon_vma if all of it was moved.
+
+    All of its VMA loses the lock, also where only a part was moved, and locked_vm keeps counting it.
+    """
+    set_flags(vma, vma.flags & ~VM_LOCKED_MASK)
     whole = vma.start == remap.addr and vma.end == remap.addr + remap.old_len
     if copy is not vma and whole and vma.anon_vma is not None:
         unlink_anon_vmas(vma)

@@ -9,11 +9,11 @@ do not agree on is *unknown*, and is counted as that and never as right or wrong
 from __future__ import annotations
 
 from collections import Counter
-from typing import final
+from typing import Final, final
 
 from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
-from vmalab.flags import CLONE_THREAD, VM_MAYSHARE, VM_SHARED, VM_WRITE
+from vmalab.flags import CLONE_THREAD, MAP_32BIT, MAP_FIXED, VM_MAYSHARE, VM_SHARED, VM_WRITE
 from vmalab.machine import Process
 from vmalab.semantics import Semantics
 from vmalab.trace import records
@@ -236,12 +236,17 @@ class Replay:
         program.calls += 1
         file = self.files.get(record.file) if record.file is not None else None
         call = Call(record.call, tuple(record.args), file, record.data)
-        outcome = perform(process, call)
+        chosen = _random_choice(record, file)
+        outcome = perform(process, call if chosen is None else chosen)
         if not outcome.modelled:
             program.not_modelled[record.call] += 1
             return None
         if not outcome.known:
+            if record.call in _MEMORY_CALLS:
+                program.unknown += 1
             return None
+        if chosen is not None:
+            program.unknown += 1
         if outcome.result == record.ret:
             return None
         mismatch = Mismatch(record.n, record.pid, call, outcome, record.ret)
@@ -249,6 +254,20 @@ class Replay:
         if program.first is None:
             program.first = mismatch
         return mismatch
+
+
+_MEMORY_CALLS: Final = frozenset({"mmap", "madvise", "mlock", "mlock2"})
+"""Calls whose results are predicted but for what the model does not hold, such as the size of a file."""
+
+
+def _random_choice(record: records.Call, file: File | None) -> Call | None:
+    """A call with the place put in that the kernel chose at random: nobody can predict it (MAP_32BIT)."""
+    if record.call != "mmap" or record.ret < 0 or not record.args[3] & MAP_32BIT or record.args[3] & MAP_FIXED:
+        return None
+    if record.args[0] == record.ret:
+        return None
+    _, length, prot, flags, fd, offset = record.args
+    return Call("mmap", (record.ret, length, prot, flags | MAP_FIXED, fd, offset), file, record.data)
 
 
 @final

@@ -75,6 +75,8 @@ class MapleTree(Nodes[T]):
 
     def is_empty(self, start: int, end: int) -> bool:
         """Whether nothing overlaps [start, end)."""
+        if start >= end:
+            return True
         last = to_key(end - 1)
         return not self._seek(to_key(start)) or self._leaf.starts[self._i] > last
 

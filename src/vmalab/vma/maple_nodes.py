@@ -591,16 +591,20 @@ class Nodes(Generic[T]):
         return ""
 
     def dump(self) -> str:
-        """The tree as text: a line for each branch, leaf and entry."""
+        """The tree as text: a line for each branch, leaf and entry.  Works on a broken tree too."""
         lines = [f"{self.count} entries, {len(self._branches)} branches"]
         for b, branch in enumerate(self._branches):
-            owned = "" if branch.owner is self._owner else " shared"
-            lines.append(f"branch {b}: {len(branch.leaves)} leaves, gaps <= {self._bounds[b]:#x}{owned}")
+            lines.append(f"branch {b}: {len(branch.leaves)} leaves{self._remark(self._bounds, b, branch.owner)}")
             for c, leaf in enumerate(branch.leaves):
-                owned = "" if leaf.owner is self._owner else " shared"
-                lines.append(f"  leaf {c}: {len(leaf.values)} entries, gaps <= {branch.bounds[c]:#x}{owned}")
-                for i in range(len(leaf.values)):
+                lines.append(f"  leaf {c}: {len(leaf.values)} entries{self._remark(branch.bounds, c, leaf.owner)}")
+                for i in range(min(len(leaf.starts), len(leaf.lasts))):
                     start = to_address(leaf.starts[i])
                     end = to_address(leaf.lasts[i]) + 1
-                    lines.append(f"    [{start:#x}, {end:#x}) {leaf.values[i]!r}")
+                    value = repr(leaf.values[i]) if i < len(leaf.values) else "no value"
+                    lines.append(f"    [{start:#x}, {end:#x}) {value}")
         return "\n".join(lines)
+
+    def _remark(self, bounds: Keys, i: int, owner: Owner) -> str:
+        """What dump() says of a node: its bound, and whether it is shared with another tree."""
+        bound = f", gaps <= {bounds[i]:#x}" if i < len(bounds) else ", no bound"
+        return bound if owner is self._owner else bound + ", shared"

@@ -258,6 +258,11 @@ def _remove_merged(mm: Mm, vma: Vma) -> None:
     mm.free(vma, "commit_merge")
 
 
+def _stick(target: Vma, flags: int) -> None:
+    """The survivor of a merge has the sticky flags of all its parts."""
+    target.flags = target.flags | flags & target.mm.semantics.sticky_flags
+
+
 def _dup_and_preallocate(request: MergeRequest, target: Vma, source: Vma | None) -> bool:
     """Do all of a merge that can fail.  False, with request.failure set and nothing changed, if memory runs out."""
     port = request.mm.port
@@ -302,6 +307,7 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
         else:
             mm.set_range(middle, middle.start, start, middle.pgoff)
         mm.set_range(following, start, following.end, pgoff)
+        _stick(following, request.flags)
         mm.observer.merged(following, start, end)
         return following
     assert prev is not None
@@ -312,6 +318,7 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
         if not _dup_and_preallocate(request, prev, source):
             return None
         new_end = following.end
+        _stick(prev, following.flags)
         _remove_merged(mm, middle)
         _remove_merged(mm, following)
     else:
@@ -323,6 +330,7 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
         else:
             mm.set_range(middle, end, middle.end, middle.pgoff_at(end))
     mm.set_range(prev, prev.start, new_end, prev.pgoff)
+    _stick(prev, request.flags)
     mm.observer.merged(prev, start, new_end)
     return prev
 
@@ -368,7 +376,9 @@ def vma_expand(request: MergeRequest, target: Vma, start: int, end: int, pgoff: 
         return False
     mm = request.mm
     if swallowed is not None:
+        _stick(target, swallowed.flags)
         _remove_merged(mm, swallowed)
+    _stick(target, request.flags)
     mm.set_range(target, start, end, pgoff)
     return True
 

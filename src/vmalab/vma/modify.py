@@ -114,13 +114,15 @@ def vma_modify_flags(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, i
 
 def _set_flags(vma: Vma, flags: int) -> None:
     old: int = vma.flags
+    # A merge has put the sticky flags of all parts together.
+    flags |= old & vma.mm.semantics.sticky_flags
     if old != flags:
         vma.flags = flags
         vma.mm.observer.flags_changed(vma, old)
 
 
 def set_flags(vma: Vma, flags: int) -> None:
-    """Give a whole VMA new flags in place, without a merge (vm_flags_set, vm_flags_clear)."""
+    """Give a whole VMA new flags in place, without a merge (vm_flags_set, vm_flags_clear).  Sticky flags stay."""
     _set_flags(vma, flags)
 
 

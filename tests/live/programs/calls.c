@@ -39,6 +39,9 @@ int main(void)
 	ioctl(faults, UFFDIO_API, &api);
 	struct uffdio_register registration = {{(unsigned long)area, 65536}, UFFDIO_REGISTER_MODE_MISSING, 0};
 	ioctl(faults, UFFDIO_REGISTER, &registration);
+	int copy = dup(faults);
+	close(faults);
+	close(copy);
 	int device = open("/dev/zero", O_RDWR);
 	mmap(0, 4096, PROT_READ, MAP_PRIVATE, device, 0);
 	if (vfork() == 0)

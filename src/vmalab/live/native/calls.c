@@ -60,9 +60,9 @@ static const struct call calls[] = {
 	{CALL_CLONE3, "clone3", 2, NEW_TASK},
 	{SYS_fcntl, "fcntl", 3, DESCRIPTOR},
 	{SYS_dup, "dup", 1, DESCRIPTOR},
+	{SYS_dup2, "dup2", 2, DESCRIPTOR},
+	{SYS_dup3, "dup3", 3, DESCRIPTOR},
 	{SYS_close, "close", 1, AT_ENTRY},
-	{SYS_dup2, "dup2", 2, AT_ENTRY},
-	{SYS_dup3, "dup3", 3, AT_ENTRY},
 	{CALL_CLOSE_RANGE, "close_range", 3, AT_ENTRY},
 	{SYS_unshare, "unshare", 1, AT_ENTRY},
 };
@@ -91,6 +91,11 @@ static void unshare_files(struct task *task)
 	task->files = copy;
 }
 
+bool call_changes_memory(const struct task *task)
+{
+	return task->call->number == SYS_close && last_of_userfaultfd(task->files, (int)task->args[0]) >= 0;
+}
+
 void call_at_entry(struct task *task)
 {
 	const u64 *args = task->args;
@@ -98,14 +103,11 @@ void call_at_entry(struct task *task)
 	case SYS_close:
 		files_close(task->files, (unsigned)args[0], (unsigned)args[0]);
 		break;
-	case SYS_dup2:
-	case SYS_dup3:
-		files_duplicate(task->files, (int)args[0], (int)args[1]);
-		break;
 	case CALL_CLOSE_RANGE:
 		if (args[2] & FLAG_CLOSE_RANGE_UNSHARE)
 			unshare_files(task);
-		files_close(task->files, (unsigned)args[0], (unsigned)args[1]);
+		if (!(args[2] & FLAG_CLOSE_RANGE_CLOEXEC))
+			files_close(task->files, (unsigned)args[0], (unsigned)args[1]);
 		break;
 	case SYS_unshare:
 		if (args[0] & FLAG_CLONE_FILES)
@@ -335,6 +337,11 @@ void call_enter(struct task *task)
 	case SYS_clone:
 	case CALL_CLONE3:
 		enter_new_task(task);
+		break;
+	case SYS_close:	// the last of a userfaultfd: its ranges are no longer registered
+		text_print(&task->data, "\"uffd\":%d", last_of_userfaultfd(task->files, (int)args[0]));
+		files_close(task->files, (unsigned)args[0], (unsigned)args[0]);
+		observe_all(task);
 		break;
 	case SYS_fcntl:
 		if ((int)args[1] == COMMAND_ADD_SEALS)

@@ -256,6 +256,12 @@ struct open_file *open_file_of(struct task *task, int fd)
 	return file;
 }
 
+int last_of_userfaultfd(const struct files *files, int fd)
+{
+	const struct open_file *file = files_get(files, fd);
+	return file && file->users == 1 && !strcmp(file->path, "anon_inode:[userfaultfd]") ? file->id : -1;
+}
+
 int open_file_id(const struct open_file *file)
 {
 	return file->id;

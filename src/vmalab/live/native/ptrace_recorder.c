@@ -27,6 +27,7 @@
 #define HOLD_MS 100		// how long a call may keep the others of its address space waiting
 #define ORPHAN_MS 500		// how long a new task waits for the stop of its parent
 #define TICK_NS 50000000L
+#define STOPS_UNTIL_NEWS 256	// of a program that never leaves the recorder idle
 #define GRACE_MS 2000		// from Ctrl-C to the end
 #define SAME_SIGNAL_MS 1000	// a signal forwarded by the parent this soon after our own is the same one
 #define TRACE_OPTIONS                                                                                                  \
@@ -164,7 +165,7 @@ static void on_call(struct task *task)
 	}
 	task->call = call;
 	memcpy(task->args, info.entry.args, sizeof task->args);
-	if (call->mode == AT_ENTRY) {
+	if (call->mode == AT_ENTRY && !call_changes_memory(task)) {
 		call_at_entry(task);
 		task->call = NULL;
 		resume(task, 0);
@@ -447,15 +448,15 @@ static void on_signal(const siginfo_t *info)
 		kill(root, info->si_signo);
 }
 
-// Waits for a change or a signal; false when some time has passed without either.
-static void wait_for_news(void)
+// Does what is due; waits for a stop or a signal first, unless there is a stop to look at.
+static void wait_for_news(bool busy)
 {
-	struct timespec tick = {0, TICK_NS};
+	struct timespec tick = {0, busy ? 0 : TICK_NS};
 	siginfo_t info;
 	int signal = sigtimedwait(&waited_for, &info, &tick);
 	if (signal > 0 && signal != SIGCHLD)
 		on_signal(&info);
-	if (signal != SIGCHLD && event_out.length)
+	if (signal != SIGCHLD && !busy && event_out.length)
 		event_flush();
 	event_flush_if_old();
 	if (kill_at && now_ms() >= kill_at)
@@ -467,13 +468,15 @@ static void wait_for_news(void)
 
 static void record(void)
 {
-	for (;;) {
+	for (unsigned stops = 1;; stops++) {
 		int status;
+		if (stops % STOPS_UNTIL_NEWS == 0)
+			wait_for_news(true);
 		pid_t tid = waitpid(-1, &status, __WALL | WNOHANG);
 		if (tid < 0 && errno == ECHILD)
 			return;
 		if (tid <= 0) {
-			wait_for_news();
+			wait_for_news(false);
 			continue;
 		}
 		if (!WIFSTOPPED(status)) {
@@ -487,6 +490,15 @@ static void record(void)
 		}
 		on_stop(task, status);
 	}
+}
+
+// Ctrl-C may have ended the program before this process has looked at its own signals.
+static void take_late_signals(void)
+{
+	struct timespec at_once = {0, 0};
+	int signal;
+	while ((signal = sigtimedwait(&waited_for, NULL, &at_once)) > 0)
+		interrupted = interrupted || signal != SIGCHLD;
 }
 
 // ---- starting ----
@@ -558,6 +570,7 @@ int main(int count, char **arguments)
 	}
 	if (failure.stage)
 		return tell_failure(failure);
+	take_late_signals();
 	event_begin("done");
 	event_number("status", (u64)root_status);
 	event_number("interrupted", killed || (interrupted && WIFSIGNALED(root_status)));

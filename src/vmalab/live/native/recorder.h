@@ -155,6 +155,8 @@ struct open_file *open_file_of(struct task *task, int fd);
 /* Writes the event of a file unless it has been written; mapped_at: where it has just been mapped, or 0. */
 void open_file_tell(struct task *task, struct open_file *file, u64 mapped_at);
 int open_file_id(const struct open_file *file);
+/* The id of the userfaultfd of which this is the only descriptor left, or -1. */
+int last_of_userfaultfd(const struct files *files, int fd);
 /* A file of its own for a System V segment that has just been attached at this address. */
 struct open_file *segment_attached(struct task *task, u64 address, struct text *data);
 
@@ -208,6 +210,8 @@ struct call {
 
 const struct call *call_find(int number);
 void call_at_entry(struct task *task);
+/* Whether a call at whose entry all could be done is one of the address space after all. */
+bool call_changes_memory(const struct task *task);
 void call_enter(struct task *task);
 void call_leave(struct task *task, int64_t result);
 bool tracee_read(pid_t tid, u64 address, void *to, size_t length);

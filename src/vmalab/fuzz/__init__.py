@@ -1,0 +1,1 @@
+"""Random programs against the models: campaigns, and what to compare with."""
