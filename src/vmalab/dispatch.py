@@ -166,11 +166,10 @@ def _mlock(process: ProcessState, call: Call) -> Outcome:
 
 def _populating(process: ProcessState, call: Call, outcome: Outcome) -> Outcome:
     """Whether pages can be populated depends on the sizes of files and on guard markers, which a VMA does not show."""
-    if outcome.result == 0:
-        start, length = call.args[0], call.args[1]
-        for vma in process.mm.tree.walk(start, min(start + length + 1, ULONG_END)):
-            if vma.flags & VM_MAYBE_GUARD or (vma.file is not None and vma.file.kind != "shm"):
-                outcome.known = False
+    start, length = call.args[0], call.args[1]
+    for vma in process.mm.tree.walk(start, min(start + length + 1, ULONG_END)):
+        if vma.flags & VM_MAYBE_GUARD or (vma.file is not None and vma.file.size < 0):
+            outcome.known = False
     return outcome
 
 

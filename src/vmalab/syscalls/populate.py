@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
     VM_ACCESS,
     VM_EXEC,
@@ -37,17 +38,27 @@ def mm_populate(mm: Mm, start: int, end: int) -> int:
 
     Holes end it, IO and PFNMAP VMAs are passed over, locked-on-fault ones are left alone.
     """
-    vma = mm.find_vma(start)
+    vma = mm.find_vma(start) if start < end else None
     while vma is not None and vma.start < end:
         if not vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
             if not vma.flags & VM_ACCESS:
                 return POPULATE_FAULT
-            if _breaks_cow(vma):
+            first = max(start, vma.start)
+            last = min(end, vma.end) - 1
+            if _breaks_cow(vma) and not _beyond_file(vma, first):
                 refusal = anon_vma_prepare(vma)
                 if refusal != YES:
                     return refusal
+            if _beyond_file(vma, last):
+                return POPULATE_FAULT
         vma = mm.find_vma(vma.end)
     return YES
+
+
+def _beyond_file(vma: Vma, addr: int) -> bool:
+    """Whether an address lies beyond the end of its file, as far as that is known."""
+    file = vma.file
+    return file is not None and 0 <= file.size <= vma.pgoff_at(addr) << PAGE_SHIFT
 
 
 def madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
@@ -59,10 +70,12 @@ def madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
             return NOT_MAPPED
         if vma.flags & (VM_IO | VM_PFNMAP) or not vma.flags & (VM_WRITE if write else VM_READ | VM_EXEC):
             return POPULATE_NO_PERMISSION
-        if write and not vma.flags & VM_SHARED:
+        if write and not vma.flags & VM_SHARED and not _beyond_file(vma, at):
             refusal = anon_vma_prepare(vma)
             if refusal != YES:
                 return refusal
+        if _beyond_file(vma, min(end, vma.end) - 1):
+            return POPULATE_FAULT
         at = vma.end
     return YES
 

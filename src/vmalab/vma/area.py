@@ -77,13 +77,21 @@ class VmaOps:
     A VMA without operations is anonymous (vma_is_anonymous).
     """
 
-    __slots__ = ("has_close", "name", "never_locked", "split_size")
+    __slots__ = ("has_close", "name", "never_locked", "never_split", "split_size")
 
-    def __init__(self, name: str, has_close: bool = False, split_size: int = 0, never_locked: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        has_close: bool = False,
+        split_size: int = 0,
+        never_locked: bool = False,
+        never_split: bool = False,
+    ) -> None:
         self.name: str = name
         self.has_close: bool = has_close
         self.split_size: int = split_size
         """Splits must fall on a multiple of this many bytes; 0 for any page."""
+        self.never_split: bool = never_split
         self.never_locked: bool = never_locked
         """DAX and secret memory: mlock passes them over."""
 
@@ -92,7 +100,7 @@ FILE_OPS: Final = VmaOps("file")
 SHMEM_OPS: Final = VmaOps("shmem")
 SECRET_OPS: Final = VmaOps("secretmem", never_locked=True)
 SHM_OPS: Final = VmaOps("shm", has_close=True)
-SPECIAL_OPS: Final = VmaOps("special", has_close=True)
+SPECIAL_OPS: Final = VmaOps("special", has_close=True, never_split=True)
 """vvar and vdso."""
 DEVICE_OPS: Final = VmaOps("device")
 HUGETLB_OPS: Final = VmaOps("hugetlb", has_close=True, split_size=0x200000)
@@ -116,6 +124,7 @@ class File:
         "readable",
         "refs",
         "sealed_write",
+        "size",
         "thp_aligned",
         "writable",
     )
@@ -155,6 +164,8 @@ class File:
         self.huge_size: int = huge_size
         """The page size in bytes of a hugetlb file, else 0."""
         self.sealed_write: bool = False
+        self.size: int = -1
+        """Bytes, where that is known, else -1: pages beyond it cannot be touched."""
         self.refs: int = 0
         """How many VMAs hold it."""
 

@@ -153,6 +153,7 @@ def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
     if file is None and mapping.flags & VM_SHARED:
         # Shared anonymous memory is a file of its own that nobody else can open.
         file = File("/dev/zero (deleted)", "00:01", 0, kind="shm", fs="tmpfs", ops=SHMEM_OPS)
+        file.size = mapping.length
     if file is not None:
         vma.file = file
         # A descriptor that cannot write makes a shared mapping without VM_SHARED; it keeps its driver.

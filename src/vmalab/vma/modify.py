@@ -26,6 +26,8 @@ def may_split(vma: Vma, addr: int) -> int:
     ops = vma.ops
     if ops is None:
         return YES
+    if ops.never_split:
+        return DRIVER_REFUSES_SPLIT
     if ops.split_size and addr & (ops.split_size - 1):
         return HUGETLB_SPLIT
     return YES if vma.mm.port.may_split(vma, addr) == YES else DRIVER_REFUSES_SPLIT
