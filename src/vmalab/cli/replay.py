@@ -121,7 +121,9 @@ def _print_summary(reader: TraceReader, replayed: Replay) -> None:
 
 def _print_mismatch(mismatch: Mismatch, replayed: Replay) -> None:
     outcome = mismatch.outcome
-    line = f"record {mismatch.n}, process {mismatch.pid}: {call_text(mismatch.call)}: model {result_text(outcome.result)}"
+    line = (
+        f"record {mismatch.n}, process {mismatch.pid}: {call_text(mismatch.call)}: model {result_text(outcome.result)}"
+    )
     if outcome.reason:
         why = outcome.explanation()
         line += f" ({why.sentence}; {why.where})" if why.where else f" ({why.sentence})"

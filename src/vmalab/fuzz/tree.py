@@ -22,7 +22,10 @@ Op = tuple[str, int, int, int]
 """An operation and its three numbers, in cells; what they mean is in _Pair.apply()."""
 
 CHECK_EVERY: Final = 2000
-"""Steps between two full comparisons; the neighbourhood of each change is compared at once."""
+"""Steps between two full comparisons, and as many more as there are entries.
+
+The neighbourhood of each change is compared at once.
+"""
 
 SHRINK_REPLAYS: Final = 400
 """How many shorter lists of operations are tried on a difference."""
@@ -122,12 +125,14 @@ class Cells:
         return (before is None or before[1] <= start) and (after is None or end <= after[0])
 
     def ranges(self) -> list[tuple[int, int, int]]:
-        found = []
-        entry = self.find(0)
-        while entry is not None:
-            found.append(entry)
-            entry = self.find(entry[1]) if entry[1] < self.count else None
-        return found
+        """All entries, in order."""
+        starts = sorted(self.values)
+        ends = [*starts[1:], self.count]
+        holes = [self.taken.find(0, start, end) for start, end in zip(starts, ends, strict=True)]
+        return [
+            (start, end if hole < 0 else hole, self.values[start])
+            for start, end, hole in zip(starts, ends, holes, strict=True)
+        ]
 
 
 class _Wrong(Exception):
@@ -272,7 +277,8 @@ class _Pair:
         """Compare everything, and validate the tree."""
         self.tree.validate()
         tree = self.tree.ranges()
-        model = [self.scaled(entry) for entry in self.model.ranges()]
+        base, unit = self.place.base, self.place.unit
+        model = [(base + a * unit, base + b * unit, value) for a, b, value in self.model.ranges()]
         if tree != model:
             for i, (one, other) in enumerate(zip(tree, model, strict=False)):
                 self.same(f"entry {i}", one, other)
@@ -340,7 +346,7 @@ class _Habits:
 
     NAMES: Final = ("store", "insert", "erase", "set_range", "lowest", "highest", "look", "switch", "duplicate", "drop")
     RARE: Final = 7
-    """From this name on, one in a hundred of its weight."""
+    """From this name on, a hundredth of its weight or less."""
 
     def __init__(self, dice: random.Random) -> None:
         self.dice = dice
@@ -356,10 +362,10 @@ class _Habits:
         weights = [dice.choice((0.0, 0.3, 1.0, 1.0, 3.0)) for _ in self.NAMES]
         weights[0] += 0.3
         for i in range(self.RARE, len(weights)):
-            weights[i] *= 0.01
+            weights[i] *= 0.01 if cells < 1 << 15 else 0.001
         self.weights = list(accumulate(weights))
         # A tree of more than one branch takes some fifteen thousand entries: rows of them, again and again.
-        self.rows = 0.0002 if cells >= 1 << 15 else 0.0
+        self.rows = 0.00003 if cells >= 1 << 15 else 0.0
         self.narrow = dice.choice((1, 2, 4, 12))
         self.wide = dice.choice((0.0, 0.001, 0.01, 0.05)) if not self.rows else dice.choice((0.0, 0.0002))
         self.values = dice.choice((1, 2, 1 << 30))
@@ -424,9 +430,10 @@ def run(
 ) -> TreeDifference | None:
     """Run random operations on range trees and on the model.
 
-    Each change is compared in its neighbourhood at once and everything every CHECK_EVERY steps, with validate().
-    progress is called with the number of steps done, at each full comparison.  Tests pass a broken model, to see it
-    found.  None if there was no difference; else the first one, with its operations made as few as can be.
+    Each change is compared in its neighbourhood at once; everything is compared, with validate(), every so often and
+    at the end of each episode.  progress is called with the number of steps done, every CHECK_EVERY steps.  Tests pass
+    a broken model, to see it found.  None if there was no difference; else the first one, with its operations made as
+    few as SHRINK_REPLAYS allows.
     """
     dice = random.Random(seed)
     done = 0
@@ -434,15 +441,17 @@ def run(
         habits = _Habits(random.Random(dice.getrandbits(64)))
         episode = _Episode(habits.place, model)
         ops: list[Op] = []
+        check_at = CHECK_EVERY
         try:
-            for _ in range(min(habits.steps, steps - done)):
+            for i in range(min(habits.steps, steps - done)):
                 ops.append(habits.next(episode.now.model))
                 episode.apply(ops[-1])
                 done += 1
-                if done % CHECK_EVERY == 0:
-                    episode.check()
-                    if progress is not None:
-                        progress(done)
+                if i >= check_at:
+                    episode.now.check()
+                    check_at = i + CHECK_EVERY + episode.now.tree.count
+                if progress is not None and done % CHECK_EVERY == 0:
+                    progress(done)
             episode.check()
         except Exception as error:
             return _shrunk(seed, done, ops, habits.place, model, _sentence(error))
@@ -458,7 +467,7 @@ def _sentence(error: Exception) -> str:
 def _replay(ops: list[Op], place: Place, model: type[Cells]) -> tuple[int, str, _Episode] | None:
     """Do operations on a fresh tree: how many until a difference, what it is, and all trees; None if there is none."""
     episode = _Episode(place, model)
-    often = 1 if len(ops) < 200 else CHECK_EVERY
+    often = 1 if len(ops) < 100 else CHECK_EVERY
     done = 0
     try:
         for op in ops:

@@ -39,7 +39,6 @@ from vmalab.flags import (
     VM_IO,
     VM_LOCKED,
     VM_MAYBE_GUARD,
-    VM_MAYSHARE,
     VM_MAYWRITE,
     VM_MERGEABLE,
     VM_NOHUGEPAGE,
@@ -231,14 +230,14 @@ def _discard(vma: Vma, start: int, end: int, advice: int) -> int:
 
 
 def _guard(vma: Vma, advice: int) -> int:
-    """Guard markers live in the page tables, so installing them gives private memory an anon_vma."""
+    """Guard markers live in the page tables, so installing them gives anonymous memory an anon_vma."""
     if vma.flags & (VM_SPECIAL | VM_HUGETLB):
         return ADVICE_SPECIAL_VMA
     if advice == MADV_GUARD_REMOVE:
         return YES
     if vma.flags & VM_LOCKED:
         return ADVICE_LOCKED
-    refusal = YES if vma.flags & VM_MAYSHARE else anon_vma_prepare(vma)
+    refusal = anon_vma_prepare(vma) if vma.is_anonymous() else YES
     if refusal == YES:
         # The whole VMA is marked, without a split; the mark stays when the guards go.
         set_flags(vma, vma.flags | VM_MAYBE_GUARD)

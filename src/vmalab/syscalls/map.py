@@ -133,9 +133,7 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
     return result
 
 
-def do_mmap(
-    mm: Mm, file: File | None, addr: int, length: int, prot: int, flags: int, vm_flags: int, pgoff: int
-) -> int:
+def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags: int, vm_flags: int, pgoff: int) -> int:
     """Check, choose the place and map (do_mmap): the address, or minus a reason.  pgoff is in pages."""
     if length == 0:
         return -LENGTH_ZERO

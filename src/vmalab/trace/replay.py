@@ -24,6 +24,7 @@ from vmalab.vma.area import File, Vma
 from vmalab.vma.observer import Observer
 from vmalab.vma.relocate import expand_stack
 
+
 @final
 class Mismatch:
     """A call whose result the model did not predict."""
@@ -119,6 +120,10 @@ class Replay:
         self.current: dict[int, Program] = {}
         self.n = 0
         """The number of the last record."""
+        self.pid = 0
+        """The process that the last record is of."""
+        self.call: Call | None = None
+        """The call that the last record is of, if it is one."""
         self._inodes: dict[int, Inodes] = {}
 
     # -- records ------------------------------------------------------------------------------------
@@ -126,6 +131,8 @@ class Replay:
     def step(self, record: records.Record) -> Mismatch | None:
         """Take one record.  A mismatch is returned as well as kept with its program."""
         self.n = record.n
+        self.pid = getattr(record, "pid", 0)
+        self.call = None
         if isinstance(record, records.Call):
             return self._call(record)
         if isinstance(record, records.File):
@@ -232,10 +239,11 @@ class Replay:
         if process is None:
             return None
         program = self.current[record.pid]
-        self._observe(process, record.grown, record.written)
-        program.calls += 1
         file = self.files.get(record.file) if record.file is not None else None
         call = Call(record.call, tuple(record.args), file, record.data)
+        self.call = call
+        self._observe(process, record.grown, record.written)
+        program.calls += 1
         chosen = _random_choice(record, file)
         outcome = perform(process, call if chosen is None else chosen)
         if not outcome.modelled:

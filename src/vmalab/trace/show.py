@@ -43,9 +43,7 @@ def _names(prefix: str) -> list[tuple[int, str]]:
     return [(value, name) for value, name in found if name not in _NOT_FLAGS]
 
 
-_NAMES: Final = {
-    prefix: _names(prefix) for kinds in _ARGUMENTS.values() for prefix in kinds if prefix.endswith("_")
-}
+_NAMES: Final = {prefix: _names(prefix) for kinds in _ARGUMENTS.values() for prefix in kinds if prefix.endswith("_")}
 
 
 def flags_text(prefix: str, value: int) -> str:

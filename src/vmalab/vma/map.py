@@ -230,4 +230,3 @@ def insert_vm_struct(vma: Vma) -> int:
     mm.link(vma)
     mm.observer.added(vma)
     return YES
-

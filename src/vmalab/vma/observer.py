@@ -8,6 +8,7 @@ from mypy_extensions import mypyc_attr
 
 if TYPE_CHECKING:
     from vmalab.vma.area import Vma
+    from vmalab.vma.space import Mm
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -34,3 +35,6 @@ class Observer:
 
     def resized(self, vma: Vma, old_start: int, old_end: int) -> None:
         """A VMA grew or shrank other than by a split or a merge."""
+
+    def forked(self, child: Mm, parent: Mm) -> None:
+        """An address space is a copy of another."""

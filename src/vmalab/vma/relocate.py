@@ -179,6 +179,7 @@ def dup_mmap(child: Mm, parent: Mm) -> int:
         refusal = _dup_vma(child, vma)
         if refusal != YES:
             return refusal
+    child.observer.forked(child, parent)
     return YES
 
 

@@ -1,0 +1,1 @@
+"""Answers: why neighbours did not merge, and what happened to an address."""

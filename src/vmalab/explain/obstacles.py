@@ -1,0 +1,312 @@
+"""Why VMAs that touch did not merge: every reason, from the decision itself.
+
+The decision is asked about copies of the two.  The attribute that it names is repaired on a copy, and it is asked again,
+until it says yes.  So this module holds no rule about merging, and no comparison of two VMAs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, final
+
+from vmalab import reason
+from vmalab.addr import PAGE_SHIFT
+from vmalab.flags import MNEMONICS, VM_ACCESS, VM_PKEY_MASK, VM_PKEY_SHIFT, VM_SPECIAL, permissions
+from vmalab.reason import Explanation, explain
+from vmalab.vma.area import Policy, Vma
+from vmalab.vma.merge import plan_existing_range, request_for_vma
+from vmalab.vma.space import Mm
+
+FLAG_WORDS: Final[dict[str, str]] = {
+    "rd": "readable",
+    "wr": "writable",
+    "ex": "executable",
+    "sh": "shared",
+    "mr": "may be made readable",
+    "mw": "may be made writable",
+    "me": "may be made executable",
+    "ms": "shared mapping",
+    "gd": "grows down (MAP_GROWSDOWN)",
+    "pf": "page frames without pages (PFNMAP)",
+    "gu": "may hold guard regions",
+    "lo": "locked in memory",
+    "io": "device memory (IO)",
+    "sr": "read sequentially (MADV_SEQUENTIAL)",
+    "rr": "read at random (MADV_RANDOM)",
+    "dc": "not copied on fork (MADV_DONTFORK)",
+    "de": "cannot grow (DONTEXPAND)",
+    "lf": "locked on fault",
+    "ac": "committed memory (VM_ACCOUNT)",
+    "nr": "no memory reserved (MAP_NORESERVE)",
+    "ht": "huge pages (hugetlb)",
+    "sf": "synchronous faults (MAP_SYNC)",
+    "ar": "page attributes (PAT)",
+    "wf": "wiped on fork (MADV_WIPEONFORK)",
+    "dd": "not dumped (MADV_DONTDUMP)",
+    "sd": "soft-dirty",
+    "mm": "mixed pages (MIXEDMAP)",
+    "hg": "huge-page advice (MADV_HUGEPAGE)",
+    "nh": "no huge pages (MADV_NOHUGEPAGE)",
+    "mg": "mergeable by KSM (MADV_MERGEABLE)",
+    "um": "userfaultfd: missing",
+    "uw": "userfaultfd: write-protect",
+    "ui": "userfaultfd: minor",
+    "ss": "shadow stack",
+    "dp": "droppable (MAP_DROPPABLE)",
+    "sl": "sealed (mseal)",
+}
+"""What each VmFlags mnemonic says of a VMA."""
+
+OPENED_TWICE: Final = "the same file, opened twice"
+
+HIDDEN: Final = (
+    "written to apart (anon_vma), a different anonymous offset, memory policy, open file or userfaultfd: "
+    "/proc shows none of them"
+)
+
+
+@final
+class Obstacle:
+    """One reason why two neighbours did not merge, with both values as text."""
+
+    __slots__ = ("above", "below", "bits", "detail", "reason")
+
+    def __init__(self, why: int, below: str, above: str, detail: str, bits: int = 0) -> None:
+        self.reason: int = why
+        """The Reason that the decision gave; 0 where the obstacle is one that cannot be seen."""
+        self.bits: int = bits
+        """The VM_ flags that differ, where it is those."""
+        self.below: str = below
+        self.above: str = above
+        self.detail: str = detail
+        """What differs, in words: groups boundaries of one kind."""
+
+    def explanation(self) -> Explanation:
+        """The reason's name, sentence and kernel function."""
+        return explain(self.reason)
+
+    @property
+    def name(self) -> str:
+        """The reason's name, or UNKNOWN."""
+        return explain(self.reason).name if self.reason else "UNKNOWN"
+
+
+@final
+class Boundary:
+    """Where two VMAs touch that did not merge, and all that stands between them."""
+
+    __slots__ = ("above", "addr", "below", "obstacles")
+
+    def __init__(self, below: Vma, above: Vma, obstacles: list[Obstacle]) -> None:
+        self.addr: int = above.start
+        self.below: Vma = below
+        self.above: Vma = above
+        self.obstacles: list[Obstacle] = obstacles
+
+    def kind(self) -> str:
+        """The obstacles in words: the same for boundaries of one kind."""
+        return "; ".join([obstacle.detail for obstacle in self.obstacles])
+
+    def is_segment(self) -> bool:
+        """Two segments of one program or library: the same file, and nothing but permissions (or anonymous memory after it)."""
+        same = self.below.file is not None and self.below.file is self.above.file
+        return same and all(
+            each.reason in (reason.FLAGS_DIFFER, reason.OFFSET_NOT_CONTIGUOUS) for each in self.obstacles
+        )
+
+
+def merge_refusal(below: Vma, above: Vma) -> int:
+    """What the merge says of a VMA and the one below it: YES or the first Reason."""
+    request = request_for_vma(above, above.start, above.end)
+    request.middle = above
+    request.prev = below
+    return plan_existing_range(request).left
+
+
+def _copy(vma: Vma) -> Vma:
+    """A copy that belongs to no tree."""
+    copy = vma.duplicate()
+    copy.chain = list(vma.chain)
+    return copy
+
+
+def find_obstacles(below: Vma, above: Vma, *, hidden: bool = False) -> list[Obstacle]:
+    """Everything that keeps a VMA from merging with the one below it; nothing if they would merge.
+
+    With hidden, the VMAs come from /proc, which does not show all that a merge compares: where nothing that can be seen
+    is in the way, the one obstacle is UNKNOWN.
+    """
+    left = _copy(below)
+    right = _copy(above)
+    found: list[Obstacle] = []
+    while True:
+        refusal = merge_refusal(left, right)
+        if refusal == reason.YES:
+            break
+        if not (hidden and refusal in _CANNOT_BE_SEEN):
+            found.extend(_describe(refusal, left, right))
+        _REPAIRS[refusal](left, right)
+    if hidden and not found:
+        found.append(Obstacle(0, "unknown", "unknown", f"unknown: {HIDDEN}"))
+    return found
+
+
+def boundaries(mm: Mm, *, hidden: bool = False) -> Iterator[Boundary]:
+    """All places of an address space where two VMAs touch, in the order of their addresses."""
+    below: Vma | None = None
+    for vma in mm.vmas():
+        if below is not None and below.end == vma.start:
+            found = find_obstacles(below, vma, hidden=hidden)
+            if found:
+                yield Boundary(below, vma, found)
+        below = vma
+
+
+# -- repairs: make the named attribute of the copies agree ------------------------------------------------
+
+
+def _repair_policy(left: Vma, right: Vma) -> None:
+    right.policy = left.policy
+
+
+def _repair_flags(left: Vma, right: Vma) -> None:
+    right.flags = left.flags
+
+
+def _repair_file(left: Vma, right: Vma) -> None:
+    if _file_detail(left, right) != OPENED_TWICE:
+        # An offset in one file says nothing about another: take the place in the same file that fits.
+        _repair_offset(left, right)
+    right.file = left.file
+    right.ops = left.ops
+
+
+def _repair_uffd(left: Vma, right: Vma) -> None:
+    right.uffd = left.uffd
+
+
+def _repair_name(left: Vma, right: Vma) -> None:
+    right.name = left.name
+
+
+def _repair_anon_vma(left: Vma, right: Vma) -> None:
+    left.anon_vma = right.anon_vma = None
+    left.chain = []
+    right.chain = []
+
+
+def _repair_offset(left: Vma, right: Vma) -> None:
+    right.pgoff = left.pgoff + left.pages()
+
+
+def _repair_special(left: Vma, right: Vma) -> None:
+    left.flags = left.flags & ~VM_SPECIAL
+    right.flags = right.flags & ~VM_SPECIAL
+
+
+def _repair_close_hook(left: Vma, right: Vma) -> None:
+    left.ops = right.ops = None
+
+
+_REPAIRS: Final[dict[int, Callable[[Vma, Vma], None]]] = {
+    reason.POLICY_DIFFERS: _repair_policy,
+    reason.FLAGS_DIFFER: _repair_flags,
+    reason.FILE_DIFFERS: _repair_file,
+    reason.UFFD_DIFFERS: _repair_uffd,
+    reason.NAME_DIFFERS: _repair_name,
+    reason.ANON_VMA_DIFFERS: _repair_anon_vma,
+    reason.ANON_VMA_OF_FORK: _repair_anon_vma,
+    reason.OFFSET_NOT_CONTIGUOUS: _repair_offset,
+    reason.SPECIAL_VMA: _repair_special,
+    reason.CLOSE_HOOK: _repair_close_hook,
+}
+
+_CANNOT_BE_SEEN: Final = frozenset(
+    {reason.ANON_VMA_DIFFERS, reason.ANON_VMA_OF_FORK, reason.UFFD_DIFFERS, reason.POLICY_DIFFERS}
+)
+
+
+# -- words ----------------------------------------------------------------------------------------------
+
+
+def _describe(refusal: int, left: Vma, right: Vma) -> list[Obstacle]:
+    if refusal == reason.FLAGS_DIFFER:
+        return _describe_flags(left, right)
+    words = {
+        reason.POLICY_DIFFERS: (_policy_text(left.policy), _policy_text(right.policy), "memory policy"),
+        reason.FILE_DIFFERS: (_file_text(left), _file_text(right), _file_detail(left, right)),
+        reason.UFFD_DIFFERS: (_uffd_text(left), _uffd_text(right), "registered with different userfaultfds"),
+        reason.NAME_DIFFERS: (left.name or "none", right.name or "none", "anonymous name"),
+        reason.ANON_VMA_DIFFERS: (_anon_text(left), _anon_text(right), "written to apart (separate anon_vmas)"),
+        reason.ANON_VMA_OF_FORK: (_anon_text(left), _anon_text(right), "pages shared through fork"),
+        reason.OFFSET_NOT_CONTIGUOUS: (
+            f"ends at {_offset_text(left, left.pgoff + left.pages())}",
+            f"starts at {_offset_text(right, right.pgoff)}",
+            "file offset" if right.file is not None else "anonymous offset (it was moved)",
+        ),
+        reason.SPECIAL_VMA: (
+            _flag_letters(left.flags & VM_SPECIAL),
+            _flag_letters(right.flags & VM_SPECIAL),
+            "special VMA",
+        ),
+        reason.CLOSE_HOOK: ("-", right.ops.name if right.ops is not None else "-", "close hook"),
+    }
+    below, above, detail = words[refusal]
+    return [Obstacle(refusal, below, above, detail)]
+
+
+def _flag_letters(flags: int) -> str:
+    return " ".join([letters for letters, bit in MNEMONICS.items() if flags & bit]) or "none"
+
+
+def _describe_flags(left: Vma, right: Vma) -> list[Obstacle]:
+    """One obstacle for the permissions, and one for each other flag that differs."""
+    differing = (left.flags ^ right.flags) & ~left.mm.semantics.ignored_flags
+    found: list[Obstacle] = []
+    if differing & VM_ACCESS:
+        below, above = permissions(left.flags), permissions(right.flags)
+        found.append(Obstacle(reason.FLAGS_DIFFER, below, above, "permissions", differing & VM_ACCESS))
+    for letters, bit in MNEMONICS.items():
+        if differing & bit & ~VM_ACCESS:
+            below, above = ("yes", "no") if left.flags & bit else ("no", "yes")
+            found.append(Obstacle(reason.FLAGS_DIFFER, below, above, FLAG_WORDS[letters], bit))
+    if differing & VM_PKEY_MASK:
+        keys = [str((vma.flags & VM_PKEY_MASK) >> VM_PKEY_SHIFT) for vma in (left, right)]
+        found.append(Obstacle(reason.FLAGS_DIFFER, keys[0], keys[1], "protection key", VM_PKEY_MASK))
+    return found
+
+
+def _policy_text(policy: Policy | None) -> str:
+    names = ("default", "preferred", "bind", "interleave", "local", "preferred-many", "weighted-interleave")
+    if policy is None:
+        return "default"
+    nodes = ",".join(map(str, policy.nodes))
+    home = f" home {policy.home_node}" if policy.home_node >= 0 else ""
+    return f"{names[policy.mode]}{':' if nodes else ''}{nodes}{home}"
+
+
+def _file_text(vma: Vma) -> str:
+    return vma.file.path if vma.file is not None else (vma.label or "anonymous")
+
+
+def _file_detail(left: Vma, right: Vma) -> str:
+    one, other = left.file, right.file
+    if one is None or other is None:
+        return "file and anonymous memory"
+    if (one.dev, one.ino) == (other.dev, other.ino) and one.path == other.path and one.ino:
+        return OPENED_TWICE
+    return "different files"
+
+
+def _uffd_text(vma: Vma) -> str:
+    return vma.uffd.name if vma.uffd is not None else "none"
+
+
+def _anon_text(vma: Vma) -> str:
+    if vma.anon_vma is None:
+        return "never written to"
+    return "shared with a process it was forked from" if len(vma.chain) > 1 else "written to"
+
+
+def _offset_text(vma: Vma, pgoff: int) -> str:
+    return hex(pgoff << PAGE_SHIFT) if vma.file is not None else f"page {pgoff:#x}"
