@@ -37,7 +37,7 @@ def replay(file: str, at: int | None, maps: bool, pid: int | None, as_json: bool
     elif as_json:
         print_json(_as_json(reader, replayed, maps))
     else:
-        _print_summary(reader, replayed)
+        print_summary(reader, replayed)
     if reader.truncated and not as_json:
         click.echo(f"vmalab: warning: {reader.name} is not whole: {reader.truncated}", err=True)
     return 0 if all(program.is_equal() for program in programs) else 1
@@ -90,7 +90,8 @@ def _verdict(program: Program) -> tuple[str, str]:
     return "all equal", "green"
 
 
-def _print_summary(reader: TraceReader, replayed: Replay) -> None:
+def print_summary(reader: TraceReader, replayed: Replay) -> None:
+    """Print how the replay of each program went, and the totals."""
     out = console()
     programs = replayed.programs
     shown = [program for program in programs if program.calls or program.final or not program.replaced]

@@ -28,7 +28,7 @@ def buffers() -> mmap.mmap:
     return pool
 
 
-def main() -> None:
+def main() -> mmap.mmap:
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -36,7 +36,8 @@ def main() -> None:
         thread.join()
     pool = buffers()
     subprocess.run([sys.executable, "-S", "-c", "pass"], check=True)
-    print("the demo program:", decimal.Decimal(pool[0]), "of 64 buffers checked")
+    print("the demo program has run:", decimal.Decimal(pool[0]) == 1, flush=True)
+    return pool
 
 
-main()
+POOL = main()

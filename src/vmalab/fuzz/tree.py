@@ -127,7 +127,7 @@ class Cells:
     def ranges(self) -> list[tuple[int, int, int]]:
         """All entries, in order."""
         starts = sorted(self.values)
-        ends = [*starts[1:], self.count]
+        ends = [*starts, self.count][1:]
         holes = [self.taken.find(0, start, end) for start, end in zip(starts, ends, strict=True)]
         return [
             (start, end if hole < 0 else hole, self.values[start])
