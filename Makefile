@@ -100,6 +100,8 @@ endef
 	@if ! $(BIN)/python setup.py --quiet build_native build_ext --inplace > .venv/build.log 2>&1; then \
 	  grep -E 'error|^vmalab:' .venv/build.log >&2 || tail -n 20 .venv/build.log >&2; \
 	  echo "make: the build failed; all it said is in .venv/build.log" >&2; exit 2; fi
+	@# A change that compiles to the same code leaves an old extension in place: it is current all the same.
+	@find src -name '*.so' -exec touch {} +
 	@grep -h '^vmalab:' .venv/build.log || true
 	@$(BIN)/python -c 'import vmalab; print("== the core is", vmalab.form())'
 	@touch $@

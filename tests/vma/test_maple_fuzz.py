@@ -42,20 +42,12 @@ def test_progress() -> None:
     assert seen == [CHECK_EVERY, 2 * CHECK_EVERY, 3 * CHECK_EVERY]
 
 
-@pytest.mark.parametrize(
-    ("model", "most", "call"),
-    [
-        (ForgetsOneCell, 2, "tree.erase("),
-        (JoinsEqualNeighbours, 2, "tree."),
-        (SeesNoRoomAtTheEnd, 1, "tree.insert("),
-    ],
-)
-def test_a_difference_is_found_and_made_short(model: type[Cells], most: int, call: str) -> None:
-    difference = run(200_000, 3, model=model)
+@pytest.mark.parametrize("model", [ForgetsOneCell, JoinsEqualNeighbours, SeesNoRoomAtTheEnd])
+def test_a_difference_is_found_and_made_short(model: type[Cells]) -> None:
+    difference = run(30_000, 1, model=model)
     assert difference is not None
-    assert len(difference.operations) <= most + 1
+    assert len(difference.operations) <= 4
     assert difference.operations[0] == "tree = MapleTree(); others = []"
-    assert call in difference.operations[-1]
     assert "the tree says" in difference.what
-    assert f"step {difference.step} of seed 3: " in str(difference)
-    assert difference == run(200_000, 3, model=model)
+    assert f"step {difference.step} of seed 1: " in str(difference)
+    assert difference == run(30_000, 1, model=model)

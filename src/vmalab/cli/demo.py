@@ -30,7 +30,9 @@ def demo(as_json: bool) -> int:
         why_not = _record(trace, quiet=as_json)
         if why_not is not None:
             if not as_json:
-                console().print(f"This machine cannot record: {why_not}\nReplaying the trace that comes with the package.")
+                console().print(
+                    f"This machine cannot record: {why_not}\nReplaying the trace that comes with the package."
+                )
             trace = str(DATA / "demo.jsonl.zst")
         _title("2. Replay it through the model, and compare every result and the final VMAs", as_json)
         reader = read_trace(trace)

@@ -112,10 +112,10 @@ static void written(void)
 	madvise(at + 2 * PAGE, 2 * PAGE, MADV_DOFORK);
 	tell("anon-vma", at + 2 * PAGE, 0);
 	/* Written to, then read-only: memory stays committed, unlike that of a neighbour never written to. */
-	at = pages(0);
+	at = mmap(fresh(), 2 * PAGE, RW, ANON, -1, 0);
 	at[0] = 1;
 	mprotect(at, 2 * PAGE, PROT_READ);
-	mprotect(at + 2 * PAGE, 2 * PAGE, PROT_READ);
+	mmap(at + 2 * PAGE, 2 * PAGE, PROT_READ, ANON, -1, 0);
 	tell("account", at + 2 * PAGE, 0);
 	/* Written to elsewhere, then moved beside memory never written to: the offset remembers. */
 	at = pages(0);

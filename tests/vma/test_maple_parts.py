@@ -1,0 +1,236 @@
+"""The parts of the range tree: its keys, the cursor, the checks and the dump."""
+
+import pytest
+
+from vmalab.vma.keys import HIGHEST, LOWEST, delete_keys, distance, insert_key, to_address, to_key
+from vmalab.vma.maple import Cursor, MapleTree
+from vmalab.vma.maple_nodes import BRANCH_SIZE, LEAF_SIZE
+
+END = 1 << 64
+MANY = LEAF_SIZE * BRANCH_SIZE + 1000
+"""Entries enough for more than one branch."""
+
+
+def tree_of(*ranges: tuple[int, int, str]) -> MapleTree[str]:
+    tree: MapleTree[str] = MapleTree()
+    for start, end, value in ranges:
+        tree.store(start, end, value)
+        tree.validate()
+    return tree
+
+
+def row(count: int, step: int = 10, size: int = 6) -> MapleTree[int]:
+    """Entries [0, size), [step, step + size) and so on, whose values count up."""
+    tree: MapleTree[int] = MapleTree()
+    for i in range(count):
+        assert tree.insert(i * step, i * step + size, i)
+    tree.validate()
+    return tree
+
+
+class TestKeys:
+    @pytest.mark.parametrize("addr", [0, 1, (1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, END - 1])
+    def test_round_trip(self, addr: int) -> None:
+        assert to_address(to_key(addr)) == addr
+
+    def test_keys_keep_the_order(self) -> None:
+        addrs = [0, 1, (1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, END - 1]
+        keys = [to_key(addr) for addr in addrs]
+        assert keys == sorted(keys)
+        assert (keys[0], keys[-1]) == (LOWEST, HIGHEST)
+
+    @pytest.mark.parametrize("addr", [-1, END, -END, 1 << 80])
+    def test_outside(self, addr: int) -> None:
+        with pytest.raises(ValueError, match="outside the 64-bit space"):
+            to_key(addr)
+
+    def test_distance(self) -> None:
+        assert distance(to_key(5), to_key(9)) == 4
+        assert distance(to_key((1 << 63) - 2), to_key((1 << 63) + 2)) == 4
+        assert distance(to_key(0), to_key(END - 1)) >= (1 << 63) - 1
+
+
+class TestCursor:
+    def test_entries(self) -> None:
+        tree = row(3 * LEAF_SIZE)
+        cursor = Cursor(tree)
+        seen = [cursor.value]
+        while cursor.next() is not None:
+            seen.append(cursor.value)
+            assert (cursor.start, cursor.end) == (len(seen) * 10 - 10, len(seen) * 10 - 4)
+        assert seen == list(range(3 * LEAF_SIZE))
+        back = [cursor.value]
+        while cursor.prev() is not None:
+            back.append(cursor.here())
+        assert back == seen[::-1]
+        assert cursor.prev() is None
+        assert cursor.value == 0
+
+    def test_gaps(self) -> None:
+        tree = tree_of((0, 10, "a"), (10, 20, "b"), (30, 40, "c"), (50, END, "d"))
+        cursor = Cursor(tree, 15)
+        assert (cursor.start, cursor.end, cursor.value) == (10, 20, "b")
+        found = []
+        while cursor.next_gap():
+            found.append((cursor.start, cursor.end, cursor.address, cursor.value))
+        assert found == [(20, 30, 20, None), (40, 50, 40, None)]
+        assert cursor.prev_gap()
+        assert (cursor.start, cursor.end) == (20, 30)
+        assert not cursor.prev_gap()
+        assert cursor.prev() == "b"
+        assert cursor.next() == "c"
+
+    def test_across_branches(self) -> None:
+        tree = row(MANY)
+        assert len(tree._branches) > 1
+        cursor = Cursor(tree, MANY * 10 - 10)
+        for i in reversed(range(MANY - 1)):
+            assert cursor.prev() == i
+        for i in range(1, MANY):
+            assert tree.find_before(i * 10) == i - 1
+
+    def test_empty_tree(self) -> None:
+        tree: MapleTree[str] = MapleTree()
+        cursor = Cursor(tree, 5)
+        assert (cursor.start, cursor.end, cursor.value, cursor.here()) == (0, END, None, None)
+        assert cursor.next() is None
+        assert cursor.prev() is None
+        assert not cursor.next_gap()
+        assert not cursor.prev_gap()
+        with pytest.raises(ValueError, match="outside"):
+            cursor.seek(END)
+
+    def test_change_under_it(self) -> None:
+        tree = tree_of((0, 10, "a"), (20, 30, "b"), (40, 50, "c"))
+        cursor = Cursor(tree, 25)
+        tree.store(5, 45, "d")
+        assert (cursor.start, cursor.end, cursor.value) == (20, 30, "b")
+        assert cursor.here() == "d"
+        assert (cursor.start, cursor.end) == (5, 45)
+        assert cursor.next() == "c"
+        tree.erase(0, END)
+        assert cursor.next() is None
+        assert cursor.prev() is None
+        assert cursor.here() is None
+        assert (cursor.start, cursor.end) == (0, END)
+
+    def test_next_goes_to_what_reaches_beyond(self) -> None:
+        tree = tree_of((0, 10, "a"), (20, 30, "b"))
+        cursor = Cursor(tree, 5)
+        tree.store(5, 25, "c")
+        assert cursor.next() == "c"
+        assert (cursor.start, cursor.end) == (5, 25)
+
+    def test_a_duplicate_does_not_disturb_it(self) -> None:
+        tree = row(10)
+        cursor = Cursor(tree, 0)
+        twin = tree.duplicate()
+        twin.erase(0, END)
+        assert cursor.next() == 1
+
+
+class TestValidate:
+    """Each fault is seen, and the message holds the whole tree."""
+
+    def check(self, tree: MapleTree[int], fault: str) -> None:
+        with pytest.raises(AssertionError, match=fault) as caught:
+            tree.validate()
+        assert "branch 0: " in str(caught.value)
+        assert "[0x14, 0x1a) 2" in str(caught.value)
+
+    def test_dump(self) -> None:
+        tree = tree_of((0, 0x1000, "a"), (0x3000, END, "b"))
+        assert tree.dump() == (
+            "2 entries, 1 branches\n"
+            "branch 0: 1 leaves, gaps <= 0x2000\n"
+            "  leaf 0: 2 entries, gaps <= 0x2000\n"
+            "    [0x0, 0x1000) 'a'\n"
+            "    [0x3000, 0x10000000000000000) 'b'"
+        )
+        tree.duplicate()
+        assert "  leaf 0: 2 entries, gaps <= 0x2000, shared" in tree.dump()
+
+    def test_count(self) -> None:
+        tree = row(10)
+        tree.count += 1
+        self.check(tree, "10 entries, but the count is 11")
+
+    def test_gap_above_its_bound(self) -> None:
+        tree = row(200)
+        branch = tree._branches[0]
+        branch.bounds = insert_key(delete_keys(branch.bounds, 1, 2), 1, 3)
+        self.check(tree, "branch 0, leaf 1: a gap is larger than its bound")
+        with pytest.raises(AssertionError, match="leaf 1: a gap is larger"):
+            tree.check_near(to_address(branch.mins[1]))
+        tree.check_near(0)
+
+    def test_bound_above_the_top(self) -> None:
+        tree = row(10)
+        tree._bounds = insert_key(delete_keys(tree._bounds, 0, 1), 0, 3)
+        self.check(tree, "branch 0: a gap is larger than its bound")
+        with pytest.raises(AssertionError, match="bound of the branch"):
+            tree.check_near(0)
+
+    def test_order(self) -> None:
+        tree = row(10)
+        leaf = tree._branches[0].leaves[0]
+        leaf.lasts = insert_key(delete_keys(leaf.lasts, 4, 5), 4, to_key(55))
+        self.check(tree, "leaf 0: entry 5 is out of order")
+
+    def test_overlap_between_leaves(self) -> None:
+        tree = row(200)
+        leaf = tree._branches[0].leaves[0]
+        size = len(leaf.lasts)
+        leaf.lasts = insert_key(delete_keys(leaf.lasts, size - 1, size), size - 1, to_key(size * 10 + 3))
+        self.check(tree, "leaf 1: it overlaps the one before")
+
+    def test_first_keys(self) -> None:
+        tree = row(200)
+        branch = tree._branches[0]
+        branch.mins = insert_key(delete_keys(branch.mins, 1, 2), 1, branch.mins[1] + 1)
+        self.check(tree, "leaf 1: its first key is wrong")
+        tree = row(200)
+        tree._mins = insert_key(delete_keys(tree._mins, 0, 1), 0, to_key(1))
+        self.check(tree, "branch 0: its first key is wrong")
+
+    def test_lengths(self) -> None:
+        tree = row(10)
+        tree._branches[0].leaves[0].values.append(3)
+        self.check(tree, "10 starts, 10 lasts, 11 values")
+
+    def test_arrays_of_a_branch(self) -> None:
+        tree = row(10)
+        branch = tree._branches[0]
+        branch.mins = insert_key(branch.mins, 0, LOWEST)
+        self.check(tree, "branch 0: its arrays differ in length")
+
+    def test_a_bound_less(self) -> None:
+        tree = row(10)
+        tree._bounds = delete_keys(tree._bounds, 0, 1)
+        self.check(tree, "the top level's arrays differ in length")
+        assert "no bound" in tree.dump()
+
+    def test_arrays_of_the_top(self) -> None:
+        tree = row(10)
+        tree._mins = insert_key(tree._mins, 0, LOWEST)
+        self.check(tree, "the top level's arrays differ in length")
+
+    def test_no_leaves(self) -> None:
+        tree = row(MANY)
+        tree._branches[1].leaves = []
+        self.check(tree, "branch 1 has 0 leaves")
+
+    def test_empty_leaf(self) -> None:
+        tree = row(200)
+        leaf = tree._branches[0].leaves[1]
+        leaf.values.clear()
+        self.check(tree, "leaf 1: it is empty")
+
+    def test_owner(self) -> None:
+        tree = row(10)
+        leaf = tree._branches[0].leaves[0]
+        owner = leaf.owner
+        tree._branches[0].owner = tree.duplicate()._owner
+        leaf.owner = tree._owner
+        assert leaf.owner is not owner
+        self.check(tree, "it is owned and its branch is not")
