@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Call:
     """A system call by name, with its arguments as unsigned integers.
 
-    file is what a descriptor argument stands for; data is what pointer arguments point to, as docs/trace-format.md names
-    it.
+    file is what a descriptor argument stands for; data is what pointer arguments point to, as docs/trace-format.md
+    names it.
     """
 
     __slots__ = ("args", "data", "file", "name")

@@ -32,7 +32,7 @@ from vmalab.flags import (
     VM_MAYBE_GUARD,
     VM_MERGEABLE,
 )
-from vmalab.reason import BAD_DESCRIPTOR, NOT_MODELLED, SHM_NO_SEGMENT, YES, errno_of
+from vmalab.reason import BAD_DESCRIPTOR, NOT_MODELLED, SHM_NO_SEGMENT, errno_of
 from vmalab.syscalls import lock, madvise, map, mremap, policy, protect, shm, uffd
 from vmalab.vma.area import Userfaultfd
 from vmalab.vma.map import ksm_compatible

@@ -112,7 +112,9 @@ class Process(ProcessState):
     # -- memory ---------------------------------------------------------------------------------------
 
     def touch(self, addr: int, write: bool = True) -> None:
-        """Read or write one byte.  Raises KernelError (EFAULT, or why a stack may not grow) where Linux sends SIGSEGV."""
+        """Read or write one byte.  Raises KernelError (EFAULT, or why a stack may not grow) where Linux sends
+        SIGSEGV.
+        """
         refusal = self.fault(addr, write)
         if refusal != YES:
             raise KernelError(Outcome(-errno_of(refusal), refusal))

@@ -1,8 +1,8 @@
 """Every way to say no: its errno, its sentence, the kernel function that says it.
 
 A decision function returns a reason, and YES (0) for yes.  Where a function returns an address or a count, a refusal is
-minus the reason.  The errno is a projection of the reason, made at the edge of the system calls; several reasons share one
-errno.  The reasons why two VMAs do not merge have none: nobody is told.
+minus the reason.  The errno is a projection of the reason, made at the edge of the system calls; several reasons
+share one errno.  The reasons why two VMAs do not merge have none: nobody is told.
 """
 
 import errno

@@ -1,4 +1,6 @@
-"""The contract of an explanation: all repairs together merge, and each one that is left out refuses for its own reason."""
+"""The contract of an explanation: all repairs together merge, and each one that is left out refuses for its own
+reason.
+"""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -132,9 +132,8 @@ def test_lost_suspends_introductions(tmp_path: Path) -> None:
     assert len(list(read_trace(path))) == 2
 
 
-NOT_A_TRACE = (
-    " is not a trace: its first line is not a trace's header; record one with: vmalab record -o FILE -- COMMAND"
-)
+HINT = "; record one with: vmalab record -o FILE -- COMMAND"
+NOT_A_TRACE = f" is not a trace: its first line is not a trace's header{HINT}"
 
 
 @pytest.mark.parametrize(

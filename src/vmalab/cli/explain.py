@@ -141,7 +141,7 @@ def show(explained: Explained, *, everything: bool, limit: int = SHOWN) -> None:
         out.print(f"\n... and {left:,} more: --all shows them", style="dim")
     if len(shown) < len(found):
         out.print(
-            f"\n{len(found) - len(shown):,} boundaries between the segments of one file are not listed: --all shows them",
+            f"\n{len(found) - len(shown):,} between the segments of one file are not listed: --all shows them",
             style="dim",
         )
     _show_summary(explained)

@@ -12,6 +12,7 @@ PAGE = mmap.PAGESIZE
 
 
 def work() -> None:
+    """What each thread does."""
     database = sqlite3.connect(":memory:")
     database.execute("create table t(a, b)")
     database.executemany("insert into t values(?, ?)", [(i, json.dumps({"i": i})) for i in range(2000)])
@@ -29,6 +30,7 @@ def buffers() -> mmap.mmap:
 
 
 def main() -> mmap.mmap:
+    """Threads, buffers, and a child; the buffers stay mapped to the end."""
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -1,7 +1,7 @@
 """Why VMAs that touch did not merge: every reason, from the decision itself.
 
-The decision is asked about copies of the two.  The attribute that it names is repaired on a copy, and it is asked again,
-until it says yes.  So this module holds no rule about merging, and no comparison of two VMAs.
+The decision is asked about copies of the two.  The attribute that it names is repaired on a copy, and it is asked
+again, until it says yes.  So this module holds no rule about merging, and no comparison of two VMAs.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ class Boundary:
         return "; ".join([obstacle.detail for obstacle in self.obstacles])
 
     def is_segment(self) -> bool:
-        """Two segments of one program or library: the same file, and nothing but permissions (or anonymous memory after it)."""
+        """Two segments of one program or library: the same file, and nothing but permissions (or anonymous memory
+        after it).
+        """
         same = self.below.file is not None and self.below.file is self.above.file
         return same and all(
             each.reason in (reason.FLAGS_DIFFER, reason.OFFSET_NOT_CONTIGUOUS) for each in self.obstacles

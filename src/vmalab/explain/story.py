@@ -47,7 +47,8 @@ class Edges(Observer):
         self._count = 0
 
     def last(self, mm: Mm, addr: int, why: int, bits: int = 0) -> Event | None:
-        """The event that made a difference at addr: the last that changed what the Reason is about, or that mapped a side.
+        """The event that made a difference at addr: the last that changed what the Reason is about, or that mapped a
+        side.
 
         bits are the VM_ flags in question where the Reason is about flags.
         """
@@ -63,7 +64,7 @@ class Edges(Observer):
     def _mark(self, vma: Vma, kind: str, *addrs: int) -> None:
         replay = self.replay
         assert replay is not None
-        mm, edges = self._spaces.setdefault(id(vma.mm), (vma.mm, {}))
+        _, edges = self._spaces.setdefault(id(vma.mm), (vma.mm, {}))
         for addr in addrs:
             at = edges.setdefault(addr, {})
             self._count += kind not in at

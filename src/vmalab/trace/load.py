@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
-from vmalab.flags import ADDR_COMPAT_LAYOUT, RLIM_INFINITY, VM_ACCOUNT, VM_LOCKED, VM_PKEY_SHIFT, VM_SOFTDIRTY
-from vmalab.flags import VM_SHARED, VM_UFFD, vm_flags_from_text
+from vmalab.flags import (
+    ADDR_COMPAT_LAYOUT,
+    RLIM_INFINITY,
+    VM_ACCOUNT,
+    VM_LOCKED,
+    VM_PKEY_SHIFT,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_UFFD,
+    vm_flags_from_text,
+)
 from vmalab.machine import Machine, Process
 from vmalab.semantics import Semantics
 from vmalab.trace import records

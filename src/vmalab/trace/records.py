@@ -1,6 +1,7 @@
 """The records of a trace file: what each line holds.
 
-A trace is JSON Lines: a Header, then records numbered from 1.  docs/trace-format.md is the description for people; these
+A trace is JSON Lines: a Header, then records numbered from 1.  docs/trace-format.md is the description for people;
+these
 classes are what is read and written, and msgspec checks every line against them.  Addresses and lengths are bytes.
 Paths are printable text: every other byte is written as a backslash and three octal digits, as /proc/PID/maps does.
 """
@@ -74,7 +75,9 @@ class Header(msgspec.Struct, omit_defaults=True):
     recorder: str = ""
     """What made the trace: ptrace, bpf, strace, model, ..."""
     faults: str = "none"
-    """How faults were observed: exact, at-calls (found at the entry of the next call that they could matter to) or none."""
+    """How faults were observed: exact, at-calls (found at the entry of the next call that they could matter to)
+    or none.
+    """
     command: list[str] = []
     machine: Machine = msgspec.field(default_factory=Machine)
     notes: list[str] = []

@@ -1,7 +1,7 @@
 """Merging: first a plan, from decisions that change nothing, then its commit.
 
-A MergeRequest says what range with what attributes is wanted between which neighbours.  A plan says for each side whether
-the neighbour can take the range, or the Reason why not.  Explanations ask the same decisions again.
+A MergeRequest says what range with what attributes is wanted between which neighbours.  A plan says for each side
+whether the neighbour can take the range, or the Reason why not.  Explanations ask the same decisions again.
 """
 
 from __future__ import annotations

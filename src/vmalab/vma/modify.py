@@ -105,7 +105,9 @@ def vma_modify(request: MergeRequest) -> tuple[Vma, int]:
 
 
 def vma_modify_flags(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int]:
-    """Give [start, end) of a VMA new flags, merging or splitting as needed.  Returns the VMA that holds it, or a reason."""
+    """Give [start, end) of a VMA new flags, merging or splitting as needed.  Returns the VMA that holds it, or a
+    reason.
+    """
     request = request_for_modify(vma, start, end)
     request.flags = flags
     modified, refusal = vma_modify(request)
@@ -168,7 +170,9 @@ def vma_modify_uffd(vma: Vma, start: int, end: int, flags: int, uffd: Userfaultf
 
 
 def vma_shrink(vma: Vma, start: int, end: int, pgoff: int) -> int:
-    """Cut a VMA down to [start, end), which must lie within it, with this offset (vma_shrink).  YES or NO_MEMORY_TREE."""
+    """Cut a VMA down to [start, end), which must lie within it, with this offset (vma_shrink).  YES or
+    NO_MEMORY_TREE.
+    """
     mm: Mm = vma.mm
     if mm.port.may_fail(ALLOC_TREE):
         return NO_MEMORY_TREE

@@ -1,8 +1,8 @@
 """All that the core needs from outside: effects on pages, driver hooks, and the failure of allocations.
 
-The kernel has one replaceable header for this (mm/vma_internal.h).  A port carries effects and failures and never an input
-to a decision: what decides a merge is a field that the core compares itself.  Every method has a default that does
-nothing and fails nothing, so a port overrides what it cares for.
+The kernel has one replaceable header for this (mm/vma_internal.h).  A port carries effects and failures and never an
+input to a decision: what decides a merge is a field that the core compares itself.  Every method has a default that
+does nothing and fails nothing, so a port overrides what it cares for.
 """
 
 from __future__ import annotations
