@@ -17,9 +17,9 @@ from vmalab.trace.records import End, Exec, Exit
 
 pytestmark = pytest.mark.usefixtures("can_record")
 SLEEPER = """
-import signal, time
-signal.signal({}, lambda *given: print("caught", flush=True))
-print("up", flush=True)
+import os, signal, time
+signal.signal({}, lambda *given: os.write(1, b"caught\\n"))
+os.write(1, b"up\\n")
 time.sleep(30)
 """
 SHOW = "cd /; ls -l /proc/self/fd | sed 's/.*[0-9] \\([0-9]* -> .*\\)/\\1/; /proc/d; s/:.*//'; env | sort | grep -v ^_="
@@ -191,6 +191,11 @@ def test_an_unprivileged_user(tmp_path: Path, environment: dict[str, str]) -> No
         parent.chmod(parent.stat().st_mode | 0o011)
     trace = tmp_path / "trace.jsonl"
     nobody = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups"]
+    importable = subprocess.run(
+        [*nobody, sys.executable, "-c", "import vmalab, msgspec"], capture_output=True, env=environment, check=False
+    )
+    if importable.returncode:
+        pytest.skip("this checkout lies in a folder that other users cannot enter")
     command = [*nobody, *record_command(trace, ["sh", "-c", "id -u | cat"])]
     done = subprocess.run(command, capture_output=True, env=environment, check=False, timeout=60)
     got = Recorded(done, trace)

@@ -38,9 +38,11 @@ struct scan_pages {	// since Linux 6.7
 #define IS_SWAPPED 16
 #define IS_ZERO_PAGE 32
 #define IS_HUGE 64
+#define IS_GUARD 256	// since Linux 6.15; before it there is no such page
 
 bool use_ioctls = true;
 static bool query_works = true, scan_works = true;
+static u64 not_written = IS_FILE | IS_ZERO_PAGE | IS_GUARD;
 
 // ---- files of /proc ----
 
@@ -216,14 +218,14 @@ static u64 scan(int fd, u64 start, u64 end, u64 inverted, u64 all_of, u64 any_of
 static u64 scan_pagemap(int fd, u64 start, u64 end)
 {
 	static u64 words[4096];
-	const u64 present = 1ULL << 63, swapped = 1ULL << 62, of_file = 1ULL << 61;
+	const u64 present = 1ULL << 63, swapped = 1ULL << 62, of_file = 1ULL << 61, guard = 1ULL << 58;
 	while (start < end) {
 		size_t pages = (end - start) / PAGE < 4096 ? (end - start) / PAGE : 4096;
 		ssize_t length = pread(fd, words, pages * sizeof *words, (off_t)(start / PAGE * sizeof *words));
 		if (length <= 0)
 			return 0;
 		for (size_t i = 0; i < (size_t)length / sizeof *words; i++)
-			if ((words[i] & (present | swapped)) && !(words[i] & of_file))
+			if ((words[i] & (present | swapped)) && !(words[i] & (of_file | guard)))
 				return start + i * PAGE;
 		start += (u64)length / sizeof *words * PAGE;
 	}
@@ -234,7 +236,12 @@ static u64 scan_pagemap(int fd, u64 start, u64 end)
 static u64 anonymous_page(int fd, u64 start, u64 end)
 {
 	if (use_ioctls && scan_works) {
-		u64 page = scan(fd, start, end, IS_FILE | IS_ZERO_PAGE, IS_FILE | IS_ZERO_PAGE, IS_PRESENT | IS_SWAPPED);
+		errno = 0;
+		u64 page = scan(fd, start, end, not_written, not_written, IS_PRESENT | IS_SWAPPED);
+		if (errno == EINVAL && not_written & IS_GUARD) {
+			not_written &= ~(u64)IS_GUARD;
+			page = scan(fd, start, end, not_written, not_written, IS_PRESENT | IS_SWAPPED);
+		}
 		// A huge zero page counts although nothing was written: the fault prepares the VMA before it chooses it.
 		if (!page && scan_works && start / HUGE_PAGE != end / HUGE_PAGE)
 			page = scan(fd, start, end, 0, IS_ZERO_PAGE | IS_HUGE, 0);
