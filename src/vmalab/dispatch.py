@@ -29,11 +29,11 @@ from vmalab.flags import (
     RLIMIT_DATA,
     RLIMIT_MEMLOCK,
     RLIMIT_STACK,
-    VM_MAYBE_GUARD,
     VM_MERGEABLE,
 )
 from vmalab.reason import BAD_DESCRIPTOR, NOT_MODELLED, SHM_NO_SEGMENT, errno_of
 from vmalab.syscalls import lock, madvise, map, mremap, policy, protect, shm, uffd
+from vmalab.syscalls.populate import pages_uncertain
 from vmalab.vma.area import Userfaultfd
 from vmalab.vma.map import ksm_compatible
 from vmalab.vma.modify import set_flags
@@ -168,7 +168,7 @@ def _populating(process: ProcessState, call: Call, outcome: Outcome) -> Outcome:
     """Whether pages can be populated depends on the sizes of files and on guard markers, which a VMA does not show."""
     start, length = call.args[0], call.args[1]
     for vma in process.mm.tree.walk(start, min(start + length + 1, ULONG_END)):
-        if vma.flags & VM_MAYBE_GUARD or (vma.file is not None and vma.file.size < 0):
+        if pages_uncertain(vma):
             outcome.known = False
     return outcome
 

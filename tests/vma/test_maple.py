@@ -430,6 +430,21 @@ class TestDuplicate:
         tree.validate()
         twin.validate()
 
+    def test_a_lowered_bound_stays_with_its_tree(self) -> None:
+        """The gap in front of a branch is not the same in two trees that share the branch."""
+        tree = row(MANY)
+        start = to_address(tree._mins[1])
+        for first in range(start - 50, start, 10):
+            tree.erase(first, first + 6)
+        for first in range(start - 50, start, 10):
+            tree.insert(first, first + 6, -1)
+        twin = tree.duplicate()
+        tree.erase(start - 10, start - 4)
+        assert twin.highest_gap(14, 0, MANY * 10 - 10) == twin.lowest_gap(14, 0, MANY * 10 - 10) == -1
+        tree.validate()
+        assert tree.highest_gap(14, 0, MANY * 10 - 10) == start - 14
+        assert tree.lowest_gap(14, 0, MANY * 10 - 10) == start - 14
+
 
 class TestPreallocate:
     def test_room_in_the_leaf(self) -> None:
@@ -439,6 +454,20 @@ class TestPreallocate:
     def test_full_leaf(self) -> None:
         tree = row(LEAF_SIZE)
         assert tree.preallocate(7, 8) == 1
+
+    def test_full_leaf_below_what_goes(self) -> None:
+        """When all up to the end goes, the new entry lands in the leaf below."""
+        tree = row(3 * LEAF_SIZE)
+        leaf = tree._branches[0].leaves[-2]
+        at = to_address(leaf.starts[0]) + 6
+        while len(leaf.starts) < LEAF_SIZE:
+            tree.insert(at, at + 1, -1)
+            at += 10
+        start = to_address(tree._branches[0].leaves[-1].starts[0])
+        made = tree.nodes_allocated
+        assert tree.preallocate(start, END) == 1
+        tree.store(start, END, -1)
+        assert tree.nodes_allocated == made + 1
 
     def test_full_branch(self) -> None:
         tree: MapleTree[int] = MapleTree()

@@ -8,6 +8,7 @@ from vmalab.flags import (
     VM_EXEC,
     VM_IO,
     VM_LOCKONFAULT,
+    VM_MAYBE_GUARD,
     VM_MAYSHARE,
     VM_PFNMAP,
     VM_READ,
@@ -43,6 +44,8 @@ def mm_populate(mm: Mm, start: int, end: int) -> int:
         if not vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
             if not vma.flags & VM_ACCESS:
                 return POPULATE_FAULT
+            if mm.faults_observed and pages_uncertain(vma):
+                return YES
             first = max(start, vma.start)
             last = min(end, vma.end) - 1
             if _breaks_cow(vma) and not _beyond_file(vma, first):
@@ -53,6 +56,11 @@ def mm_populate(mm: Mm, start: int, end: int) -> int:
                 return POPULATE_FAULT
         vma = mm.find_vma(vma.end)
     return YES
+
+
+def pages_uncertain(vma: Vma) -> bool:
+    """Whether a page of a VMA may not be there to populate: beyond the end of a file, or a guard marker."""
+    return vma.flags & VM_MAYBE_GUARD != 0 or (vma.file is not None and vma.file.size < 0)
 
 
 def _beyond_file(vma: Vma, addr: int) -> bool:
@@ -70,6 +78,8 @@ def madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
             return NOT_MAPPED
         if vma.flags & (VM_IO | VM_PFNMAP) or not vma.flags & (VM_WRITE if write else VM_READ | VM_EXEC):
             return POPULATE_NO_PERMISSION
+        if mm.faults_observed and pages_uncertain(vma):
+            return YES
         if write and not vma.flags & VM_SHARED and not _beyond_file(vma, at):
             refusal = anon_vma_prepare(vma)
             if refusal != YES:

@@ -176,6 +176,7 @@ class Replay:
         self._program(record.n, record.pid, record.exe)
         self._inodes[record.pid] = Inodes()
         load_exec(process, record)
+        process.mm.faults_observed = self.header.faults != "none"
         if self.observer is not None:
             process.mm.observer = self.observer
             if self._writer is not None:

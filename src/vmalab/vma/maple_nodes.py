@@ -399,7 +399,7 @@ class Nodes(Generic[T]):
     def _drop_leaf(self) -> bool:
         """Drop the leaf at the position, which is not the branch's only one, and go to the next.
 
-        False, and at the end of the tree, if there is no next one.
+        Where the next one is now the branch's first, the caller notes its first key in the level above.  False, and at the end of the tree, if there is no next one.
         """
         c = self._c
         branch = self._own_branch(self._b)
@@ -407,8 +407,6 @@ class Nodes(Generic[T]):
         branch.mins = delete_keys(branch.mins, c, c + 1)
         branch.bounds = delete_keys(branch.bounds, c, c + 1)
         branch.leaves.pop(c)
-        if c == 0:
-            self._mins[self._b] = branch.mins[0]
         self._i = 0
         if c < len(branch.leaves):
             self._leaf = branch.leaves[c]

@@ -170,6 +170,8 @@ class Mm:
         """Memory-deny-write-execute is on (PR_SET_MDWE)."""
         self.pkeys: int = 1
         """The allocated protection keys, as bits; key 0 always is."""
+        self.faults_observed: bool = False
+        """Somebody tells which pages are there: populating then assumes nothing behind pages that may be missing."""
         self.map_count: int = 0
         self.total_vm: int = 0
         self.data_vm: int = 0
@@ -196,6 +198,7 @@ class Mm:
         self.mdwe = parent.mdwe
         self.pkeys = parent.pkeys
         self.observer = parent.observer
+        self.faults_observed = parent.faults_observed
 
     # -- looking ----------------------------------------------------------------------------------
 
