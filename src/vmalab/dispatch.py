@@ -15,6 +15,7 @@ from vmalab.flags import (
     MAP_32BIT,
     MAP_ANONYMOUS,
     MAP_FIXED,
+    MAP_HUGETLB,
     PR_SET_MDWE,
     PR_SET_MEMORY_MERGE,
     PR_SET_MM,
@@ -105,6 +106,9 @@ def _mmap(process: ProcessState, call: Call) -> Outcome:
     outcome = _outcome(map.mmap(process.mm, addr, length, prot, flags, call.file, offset))
     # The kernel starts the low search at a random page, so the place is not known.
     outcome.known = not (flags & MAP_32BIT and not flags & MAP_FIXED and addr == 0)
+    if process.mm.settings.hugepages and (flags & MAP_HUGETLB or (call.file is not None and call.file.huge_size)):
+        # Whether the pool holds enough pages is not modelled.
+        outcome.known = False
     return outcome
 
 

@@ -286,7 +286,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         "do_mmap",
     ),
     Explanation("FILE_NOEXEC", errno.EPERM, "the filesystem is mounted noexec", "do_mmap"),
-    Explanation("FILE_SEALED", errno.EPERM, "the memfd is sealed against writing", "mapping_map_writable"),
+    Explanation("FILE_SEALED", errno.EPERM, "the memfd is sealed against writing", "memfd_check_seals_mmap"),
     Explanation("NOT_MAPPABLE", errno.ENODEV, "the file cannot be mapped", "do_mmap"),
     Explanation("HUGETLB_LENGTH", errno.EINVAL, "the length is not a multiple of the huge page size", "hugetlb"),
     Explanation("HUGETLB_NOT_HUGE", errno.EINVAL, "MAP_HUGETLB on a file that has no huge pages", "ksys_mmap_pgoff"),

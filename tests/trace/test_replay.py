@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import tracemalloc
 from pathlib import Path
 
 import msgspec
@@ -86,6 +87,12 @@ def test_random_calls(seed: int, tmp_path: Path) -> None:
     assert_equal(trace)
 
 
+def test_corners(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    record(trace, [compile_program(RANDOM.with_name("corners.c"), tmp_path)])
+    assert_equal(trace)
+
+
 # -- a trace made by hand -----------------------------------------------------------------------------
 
 ANON = 0x22
@@ -156,6 +163,29 @@ def test_a_call_that_is_not_modelled_is_counted() -> None:
     program = run(header, records).programs[0]
     assert program.not_modelled == {"map_shadow_stack": 1}
     assert program.mismatches == 0
+
+
+def test_a_long_trace_needs_no_more_memory_than_a_short_one() -> None:
+    header, records = small_trace()
+    replay = Replay(header)
+    replay.step(records[0])
+    top = BASE - 0x2000
+    pair = [
+        Call(n=0, pid=5, tid=5, call="mmap", args=[0, 0x2000, 3, ANON, 0xFFFFFFFF, 0], ret=top),
+        Call(n=0, pid=5, tid=5, call="munmap", args=[top, 0x2000], ret=0),
+    ]
+
+    def run_pairs(count: int) -> int:
+        for _ in range(count):
+            for each in pair:
+                assert replay.step(each) is None
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        assert run_pairs(10_000) - run_pairs(1_000) < 20_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_at_and_exit_status(tmp_path: Path) -> None:

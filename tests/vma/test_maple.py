@@ -438,6 +438,7 @@ class TestDuplicate:
             tree.erase(first, first + 6)
         for first in range(start - 50, start, 10):
             tree.insert(first, first + 6, -1)
+        start = to_address(tree._mins[1])
         twin = tree.duplicate()
         tree.erase(start - 10, start - 4)
         assert twin.highest_gap(14, 0, MANY * 10 - 10) == twin.lowest_gap(14, 0, MANY * 10 - 10) == -1

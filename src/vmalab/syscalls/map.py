@@ -9,6 +9,8 @@ from vmalab.flags import (
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
     MAP_GROWSDOWN,
+    MAP_HUGE_MASK,
+    MAP_HUGE_SHIFT,
     MAP_HUGETLB,
     MAP_LOCKED,
     MAP_NONBLOCK,
@@ -50,8 +52,10 @@ from vmalab.reason import (
     FILE_NOEXEC,
     FILE_NOT_READABLE,
     FILE_NOT_WRITABLE,
+    FILE_SEALED,
     FLAGS_NOT_SUPPORTED,
     GROWSDOWN_NOT_PRIVATE,
+    HUGETLB_NO_SIZE,
     HUGETLB_NOT_HUGE,
     LENGTH_OVERFLOW,
     LENGTH_WRAPS,
@@ -69,7 +73,7 @@ from vmalab.reason import (
     YES,
 )
 from vmalab.syscalls.populate import mm_populate
-from vmalab.vma.area import HUGETLB_OPS, File
+from vmalab.vma.area import HUGETLB_1G_OPS, HUGETLB_OPS, File
 from vmalab.vma.map import Mapping, do_brk_flags, mmap_region
 from vmalab.vma.place import check_fixed, get_unmapped_area, round_hint_to_min
 from vmalab.vma.space import OVERCOMMIT_NEVER, Mm
@@ -105,15 +109,18 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
     if flags & MAP_ANONYMOUS:
         file = None
         if flags & MAP_HUGETLB:
-            huge_size = 0x200000
+            shift = flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK
+            if shift not in (0, 21, 30):
+                return -HUGETLB_NO_SIZE
+            huge_size = 1 << (shift or 21)
             length = (length + huge_size - 1) & ~(huge_size - 1)
             file = File(
                 "/anon_hugepage (deleted)",
                 "00:10",
                 kind="hugetlb",
                 fs="hugetlbfs",
-                ops=HUGETLB_OPS,
-                private_ops=HUGETLB_OPS,
+                ops=HUGETLB_OPS if huge_size == 0x200000 else HUGETLB_1G_OPS,
+                private_ops=HUGETLB_OPS if huge_size == 0x200000 else HUGETLB_1G_OPS,
                 huge_size=huge_size,
                 driver_flags=VM_DONTEXPAND,
             )
@@ -201,6 +208,11 @@ def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_f
         return 0, NOT_MAPPABLE
     if vm_flags & VM_GROWSDOWN:
         return 0, GROWSDOWN_NOT_PRIVATE
+    if file.sealed_write and vm_flags & VM_SHARED:
+        if vm_flags & VM_WRITE:
+            return 0, FILE_SEALED
+        # A sealed memfd can be shared for reading, for good.
+        vm_flags &= ~VM_MAYWRITE
     if file.huge_size:
         vm_flags |= VM_HUGETLB
     return vm_flags, YES

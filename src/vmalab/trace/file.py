@@ -352,6 +352,7 @@ class _Source:
         self._file = file
         self._unpack: Any = None
         self._packed = b""
+        self._at = 0
         self._known = False
 
     def read(self) -> bytes:
@@ -363,17 +364,18 @@ class _Source:
             self._packed = b""
             return data
         while True:
-            if not self._packed:
+            if self._at == len(self._packed):
                 self._packed = self._more()
+                self._at = 0
                 if not self._packed:
                     return b""
-            piece = self._packed[:_COMPRESSED_CHUNK]
-            self._packed = self._packed[_COMPRESSED_CHUNK:]
+            piece = self._packed[self._at : self._at + _COMPRESSED_CHUNK]
             if self._unpack.eof:
                 self._unpack = self._frame()
             data = self._unpack.decompress(piece)
+            self._at += len(piece)
             if self._unpack.eof:
-                self._packed = self._unpack.unused_data + self._packed
+                self._at -= len(self._unpack.unused_data)
             if data:
                 return bytes(data)
 

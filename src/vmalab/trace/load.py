@@ -84,7 +84,7 @@ def load_file(record: records.File) -> File:
     kind = record.kind
     if record.path.startswith(("/secretmem", "secretmem")):
         ops = private = SECRET_OPS
-    elif kind == "device" and record.path == "/dev/zero":
+    elif record.path == "/dev/zero":
         # A private mapping of /dev/zero is anonymous memory that holds a file.
         ops, private, kind = SHMEM_OPS, None, "zero"
     elif kind == "hugetlb":
@@ -111,7 +111,7 @@ def load_file(record: records.File) -> File:
         ops=ops,
         private_ops=private,
         driver_flags=driver,
-        thp_aligned=record.fs in HUGE_ALIGNED_FS,
+        thp_aligned=record.fs in HUGE_ALIGNED_FS or kind == "zero",
         huge_size=0x200000 if kind == "hugetlb" else 0,
     )
 

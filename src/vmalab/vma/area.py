@@ -104,6 +104,7 @@ SPECIAL_OPS: Final = VmaOps("special", has_close=True, never_split=True)
 """vvar and vdso."""
 DEVICE_OPS: Final = VmaOps("device")
 HUGETLB_OPS: Final = VmaOps("hugetlb", has_close=True, split_size=0x200000)
+HUGETLB_1G_OPS: Final = VmaOps("hugetlb", has_close=True, split_size=0x40000000)
 
 
 @final

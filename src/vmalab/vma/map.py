@@ -17,13 +17,14 @@ from vmalab.flags import (
     VM_MAYSHARE,
     VM_MAYWRITE,
     VM_MERGEABLE,
+    VM_NORESERVE,
     VM_READ,
     VM_SHARED,
     VM_SPECIAL,
     VM_WRITE,
 )
 from vmalab.reason import (
-    FILE_SEALED,
+    HUGETLB_NO_PAGES,
     MAP_COUNT_BRK,
     MDWE,
     NO_MEMORY_TREE,
@@ -83,10 +84,7 @@ def mmap_region(mapping: Mapping) -> int:
     refusal = map_deny_write_exec(mm, mapping.flags, mapping.flags)
     if refusal != YES:
         return refusal
-    file = mapping.file
     flags = mapping.flags
-    if file is not None and file.sealed_write and flags & VM_SHARED and flags & VM_MAYWRITE:
-        return FILE_SEALED
     gathered = Gathered(mm, mapping.start, mapping.start + mapping.length)
     refusal = gather(gathered)
     if refusal != YES:
@@ -150,8 +148,8 @@ def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
     if mm.port.may_fail(ALLOC_TREE):
         return vma, NO_MEMORY_TREE
     file = mapping.file
-    if file is None and mapping.flags & VM_SHARED:
-        # Shared anonymous memory is a file of its own that nobody else can open.
+    if (file is None or file.kind == "zero") and mapping.flags & VM_SHARED:
+        # Shared anonymous memory is a file of its own that nobody else can open; so is a shared /dev/zero.
         file = File("/dev/zero (deleted)", "00:01", 0, kind="shm", fs="tmpfs", ops=SHMEM_OPS)
         file.size = mapping.length
     if file is not None:
@@ -161,6 +159,9 @@ def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
         vma.flags = vma.flags | file.driver_flags
         file.refs += 1
         refusal = mm.port.mapped(vma)
+        if file.huge_size and not mapping.flags & VM_NORESERVE and not mm.settings.hugepages:
+            # Huge pages are reserved as they are mapped, and the pool is empty.
+            refusal = HUGETLB_NO_PAGES
         if refusal != YES:
             mm.free(vma, "mmap_region")
             return vma, refusal

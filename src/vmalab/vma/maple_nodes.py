@@ -274,7 +274,8 @@ class Nodes(Generic[T]):
     def _set_min(self, start: i64) -> None:
         """Note where the first entry of the leaf at the position starts."""
         c = self._c
-        self._own_branch(self._b).mins[c] = start
+        if self._branch.mins[c] != start:
+            self._own_branch(self._b).mins[c] = start
         if c == 0:
             self._mins[self._b] = start
 
@@ -399,7 +400,8 @@ class Nodes(Generic[T]):
     def _drop_leaf(self) -> bool:
         """Drop the leaf at the position, which is not the branch's only one, and go to the next.
 
-        Where the next one is now the branch's first, the caller notes its first key in the level above.  False, and at the end of the tree, if there is no next one.
+        False, and at the end of the tree, if there is no next one.  Where the next one is now the branch's first, the
+        level above learns its first key from _set_min().
         """
         c = self._c
         branch = self._own_branch(self._b)

@@ -143,7 +143,9 @@ def get_unmapped_area(mm: Mm, file: File | None, addr: int, length: int, pgoff: 
         return -BEYOND_TASK_SIZE_MAP
     if file is not None and file.huge_size:
         found = hugetlb_get_unmapped_area(mm, addr, length, flags, file.huge_size)
-    elif (file is None and flags & MAP_SHARED) or (file is not None and file.kind in ("memfd", "shm")):
+    elif (file is None and flags & MAP_SHARED) or (
+        file is not None and (file.kind in ("memfd", "shm") or (file.kind == "zero" and flags & MAP_SHARED))
+    ):
         found = shmem_get_unmapped_area(mm, addr, length, pgoff, flags)
     elif file is not None and file.thp_aligned and mm.settings.thp:
         found = thp_get_unmapped_area(mm, addr, length, pgoff, flags)
