@@ -110,10 +110,12 @@ def explain_trace(file: str, pid: int | None, at: int | None, *, quiet: bool = F
                 break
     if at is not None and replay.n < at:
         raise InputError(f"{reader.name}: there is no record {at}: the last one is {replay.n}")
-    if chosen is None or replay.process(chosen) is None:
+    if chosen is None:
+        raise InputError(f"{reader.name}: no program has started by record {replay.n}, so there is nothing to explain")
+    if replay.process(chosen) is None:
         listed = ", ".join(map(str, sorted(seen)[:20])) or "none"
         when = f"at record {replay.n}" if at is not None else "in this trace"
-        raise InputError(f"{reader.name}: there is no process {chosen or ''} {when}; seen so far: {listed}")
+        raise InputError(f"{reader.name}: there is no process {chosen} {when}; seen so far: {listed}")
     return _explain_process(reader.name, replay, chosen, edges, reader.header)
 
 

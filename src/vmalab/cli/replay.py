@@ -144,7 +144,8 @@ def _print_totals(reader: TraceReader, replayed: Replay) -> None:
     out.print(f"{calls:,} calls: {calls - wrong:,} as recorded, {wrong:,} not")
     out.print(f"final VMAs: {equal:,} of {len(compared):,} lists equal in bounds, flags, offset and file")
     if only_forks:
-        out.print(f"{only_forks:,} forks that at once ran another program are not listed")
+        forks = "1 fork" if only_forks == 1 else f"{only_forks:,} forks"
+        out.print(f"not listed: {forks} that ran another program at once")
     if unknown:
         how = "nobody observed the faults" if reader.header.faults == "none" else "the kernel chose at random"
         out.print(f"{unknown:,} results or VMAs are unknown: {how}")
