@@ -1,0 +1,234 @@
+"""The core on its own: moves of the stack, stack growth, and every allocation failed in turn."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from vmalab import reason
+from vmalab.addr import PAGE_SIZE
+from vmalab.calls import Call
+from vmalab.flags import (
+    MADV_DONTFORK,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_GROWSDOWN,
+    MAP_PRIVATE,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+    PROT_READ,
+    PROT_WRITE,
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+)
+from vmalab.machine import KernelError, Machine, Process
+from vmalab.reason import YES
+from vmalab.vma.area import Vma
+from vmalab.vma.port import Port
+from vmalab.vma.relocate import expand_stack, relocate_vma_down
+from vmalab.vma.space import Mm
+
+AT = 0x10000000
+RW = PROT_READ | PROT_WRITE
+FIXED = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
+
+
+class FailNth(Port):
+    """Fails the N-th allocation (0: none) and counts them all."""
+
+    def __init__(self) -> None:
+        self.fail_at = 0
+        self.count = 0
+
+    def arm(self, number: int) -> None:
+        """Fail the allocation with this number from now on counted from 1."""
+        self.fail_at = number
+        self.count = 0
+
+    def may_fail(self, site: int) -> bool:
+        self.count += 1
+        return self.count == self.fail_at
+
+
+def consistent(mm: Mm) -> None:
+    """The tree is in order, and every counter is what a recount gives."""
+    vmas = mm.vmas()
+    assert [(vma.start, vma.end) for vma in vmas] == [(start, end) for start, end, _ in mm.tree.ranges()]
+    assert all(one.end <= two.start for one, two in pairwise(vmas))
+    assert mm.map_count == len(vmas)
+    assert mm.total_vm == sum(vma.pages() for vma in vmas)
+    for vma in vmas:
+        assert (vma.anon_vma is None) == (not vma.chain)
+        assert vma.anon_vma is None or vma.anon_vma in vma.chain
+    chained = {id(anon_vma): anon_vma for vma in vmas for anon_vma in vma.chain}
+    for anon_vma in chained.values():
+        assert anon_vma.links == sum(vma.chain.count(anon_vma) for vma in vmas)
+        assert anon_vma.active == sum(vma.anon_vma is anon_vma for vma in vmas)
+
+
+def start(port: Port | None = None) -> Process:
+    return Machine(port=port).process()
+
+
+def shape(mm: Mm) -> list[tuple[int, int, int]]:
+    return [((vma.start - AT) // PAGE_SIZE, (vma.end - AT) // PAGE_SIZE, vma.flags & 7) for vma in mm.vmas()]
+
+
+def three(process: Process) -> None:
+    """Read-write, read-only, read-write: two pages each, all but the last written to."""
+    process.mmap(AT, 6 * PAGE_SIZE, RW, FIXED)
+    process.touch(AT)
+    process.mprotect(AT + 2 * PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ)
+
+
+OPERATIONS: dict[str, Callable[[Process], object]] = {
+    "join three": lambda process: process.mprotect(AT + 2 * PAGE_SIZE, 2 * PAGE_SIZE, RW),
+    "join left": lambda process: process.mprotect(AT + 2 * PAGE_SIZE, PAGE_SIZE, RW),
+    "join right": lambda process: process.mprotect(AT + 3 * PAGE_SIZE, PAGE_SIZE, RW),
+    "split twice": lambda process: process.madvise(AT, PAGE_SIZE, MADV_DONTFORK),
+    "cut a hole": lambda process: process.munmap(AT + PAGE_SIZE, 4 * PAGE_SIZE),
+    "map over": lambda process: process.mmap(AT + PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ, FIXED),
+    "move": lambda process: process.mremap(
+        AT, 2 * PAGE_SIZE, 2 * PAGE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, AT + 10 * PAGE_SIZE
+    ),
+    "grow": lambda process: process.mremap(AT + 4 * PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE),
+    "fork": lambda process: process.fork().exit(),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_allocation_fails_in_turn(name: str) -> None:
+    """A refusal leaves the space consistent: as it was, with completed splits, or with a hole where the old was."""
+    number = reached = 0
+    while True:
+        number += 1
+        port = FailNth()
+        process = start(port)
+        three(process)
+        before = shape(process.mm)
+        mapped = process.mm.total_vm
+        port.arm(number)
+        refused: KernelError | None = None
+        try:
+            OPERATIONS[name](process)
+        except KernelError as error:
+            refused = error
+        port.arm(0)
+        consistent(process.mm)
+        if refused is not None:
+            assert refused.errno in (12, 11)
+            reached += 1
+            if name not in ("map over", "move"):
+                assert process.mm.total_vm == mapped
+            if name.startswith("join") or name in ("fork", "grow"):
+                assert len(process.mm.vmas()) >= len(before)
+        elif port.count < number:
+            break
+        process.exit()
+        assert process.machine.commit.committed == 0
+    assert reached or name == "join three"
+
+
+def stack(process: Process, pages: int = 4) -> Vma:
+    """A stack of some pages at AT + 64 pages."""
+    at = AT + 64 * PAGE_SIZE
+    process.mmap(at, pages * PAGE_SIZE, RW, FIXED | MAP_GROWSDOWN)
+    vma = process.mm.vma_lookup(at)
+    assert vma is not None
+    assert vma.flags & VM_GROWSDOWN
+    return vma
+
+
+@pytest.mark.parametrize("shift", [1, 3, 4, 9])
+def test_relocate_down_slides_one_vma(shift: int) -> None:
+    process = start()
+    vma = stack(process)
+    began, pgoff = vma.start, vma.pgoff
+    assert relocate_vma_down(vma, shift * PAGE_SIZE) == YES
+    assert process.vmas() == [vma]
+    assert (vma.start, vma.end, vma.pgoff) == (
+        began - shift * PAGE_SIZE,
+        began - shift * PAGE_SIZE + 4 * PAGE_SIZE,
+        pgoff,
+    )
+    consistent(process.mm)
+
+
+@pytest.mark.parametrize("below", [1, 2, 3])
+def test_relocate_down_is_refused_when_something_is_in_the_way(below: int) -> None:
+    process = start()
+    vma = stack(process)
+    process.mmap(vma.start - below * PAGE_SIZE, PAGE_SIZE, PROT_READ, FIXED)
+    bounds = (vma.start, vma.end)
+    assert relocate_vma_down(vma, 3 * PAGE_SIZE) == reason.OVERLAPS_STACK_MOVE
+    assert (vma.start, vma.end) == bounds
+    consistent(process.mm)
+
+
+def test_relocate_down_without_memory() -> None:
+    port = FailNth()
+    process = start(port)
+    vma = stack(process)
+    bounds = (vma.start, vma.end)
+    port.arm(1)
+    assert relocate_vma_down(vma, PAGE_SIZE) == reason.NO_MEMORY_TREE
+    assert (vma.start, vma.end) == bounds
+    port.arm(2)
+    assert relocate_vma_down(vma, PAGE_SIZE) == reason.NO_MEMORY_TREE
+    assert (vma.start, vma.end) == (bounds[0] - PAGE_SIZE, bounds[1]), "grown at the bottom, not yet cut at the top"
+
+
+def test_a_stack_grows_to_its_limits() -> None:
+    process = start()
+    vma = stack(process)
+    assert expand_stack(vma, vma.start - 1) == YES
+    assert vma.pages() == 5
+    assert vma.anon_vma is not None, "growth gives a stack its anon_vma, even on a read"
+    process.limits.stack = 6 * PAGE_SIZE
+    process.mm.limits = process.limits
+    assert expand_stack(vma, vma.start - 2 * PAGE_SIZE) == reason.LIMIT_STACK
+    process.mmap(AT, PAGE_SIZE, RW, FIXED)
+    assert expand_stack(vma, vma.start - PAGE_SIZE) == reason.STACK_GUARD_GAP
+    process.mprotect(AT, PAGE_SIZE, 0)
+    assert expand_stack(vma, vma.start - PAGE_SIZE) == YES, "what cannot be accessed is guard enough"
+    consistent(process.mm)
+
+
+def test_memory_that_was_written_to_stays_committed() -> None:
+    process = start()
+    process.mmap(AT, 4 * PAGE_SIZE, RW, FIXED)
+    process.mprotect(AT, 2 * PAGE_SIZE, PROT_READ)
+    assert not process.vmas()[0].flags & VM_ACCOUNT, "never written to: given back"
+    process.touch(AT + 2 * PAGE_SIZE)
+    process.mprotect(AT + 2 * PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ)
+    assert process.vmas()[1].flags & VM_ACCOUNT
+    assert process.mm.map_count == 2
+
+
+def test_a_child_does_not_merge_what_it_shares() -> None:
+    process = start()
+    process.mmap(AT, 2 * PAGE_SIZE, RW, FIXED)
+    process.touch(AT)
+    child = process.fork()
+    for each, count in ((process, 1), (child, 2)):
+        each.mmap(AT + 2 * PAGE_SIZE, 2 * PAGE_SIZE, RW, FIXED)
+        assert each.mm.map_count == count
+    child.exit()
+    process.exit()
+    assert process.machine.commit.committed == 0
+
+
+def test_at_the_map_count_limit() -> None:
+    process = start()
+    three(process)
+    process.machine.settings.max_map_count = 3
+    process.mmap(AT + 8 * PAGE_SIZE, 4 * PAGE_SIZE, PROT_READ, FIXED)
+    middle = AT + 9 * PAGE_SIZE
+    for call, why in (
+        (Call("munmap", (middle, PAGE_SIZE)), reason.MAP_COUNT_UNMAP),
+        (Call("mprotect", (middle, PAGE_SIZE, RW)), reason.MAP_COUNT_SPLIT),
+        (Call("madvise", (middle, PAGE_SIZE, MADV_DONTFORK)), reason.MAP_COUNT_SPLIT_EAGAIN),
+    ):
+        assert process.do(call).reason == why
+    process.munmap(AT + 8 * PAGE_SIZE, PAGE_SIZE)
+    consistent(process.mm)
