@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vmalab import reason
 from vmalab.addr import PAGE_SIZE
 from vmalab.explain import obstacles
-from vmalab.explain.obstacles import find_obstacles, merge_refusal
+from vmalab.explain.obstacles import Boundary, Sight, boundaries, count_merges, find_obstacles, merge_refusal
 from vmalab.flags import (
     VM_DONTCOPY,
     VM_DONTEXPAND,
@@ -52,27 +52,68 @@ def neighbours(draw: st.DrawFn) -> tuple[Vma, Vma]:
     return made[0], made[1]
 
 
-def repaired(left: Vma, right: Vma, leave_out: int) -> int:
-    """What the merge says when all it names is repaired but one reason."""
+def repaired(left: Vma, right: Vma, reasons: list[int]) -> int:
+    """What the merge says once these reasons, and no others, are repaired."""
     one, two = obstacles._copy(left), obstacles._copy(right)
-    for _ in range(20):
-        refusal = merge_refusal(one, two)
-        if refusal in (reason.YES, leave_out):
-            return refusal
-        obstacles._REPAIRS[refusal](one, two)
-    raise AssertionError("the repairs do not come to an end")
+    for why in reasons:
+        obstacles._REPAIRS[why](one, two)
+    return merge_refusal(one, two)
 
 
 @given(neighbours())
 def test_sound_and_minimal(pair: tuple[Vma, Vma]) -> None:
     left, right = pair
-    before = (left.flags, right.flags, left.pgoff, right.pgoff, left.file, right.file, right.ops)
+    attributes = ("start", "end", "flags", "pgoff", "file", "ops", "policy", "uffd", "name", "anon_vma")
+    before = [[getattr(vma, name) for name in attributes] + list(vma.chain) for vma in pair]
     found = find_obstacles(left, right)
+    reasons = list(dict.fromkeys(obstacle.reason for obstacle in found))
     assert (merge_refusal(left, right) == reason.YES) == (not found)
-    assert repaired(left, right, -1) == reason.YES
-    for why in {obstacle.reason for obstacle in found}:
-        assert repaired(left, right, why) == why
-    assert before == (left.flags, right.flags, left.pgoff, right.pgoff, left.file, right.file, right.ops)
+    assert repaired(left, right, reasons) == reason.YES
+    for why in reasons:
+        assert repaired(left, right, [each for each in reasons if each != why]) == why
+    assert before == [[getattr(vma, name) for name in attributes] + list(vma.chain) for vma in pair]
+
+
+@given(neighbours())
+def test_each_flag_that_is_named_is_needed(pair: tuple[Vma, Vma]) -> None:
+    left, right = pair
+    found = find_obstacles(left, right)
+    flags = [obstacle.bits for obstacle in found if obstacle.reason == reason.FLAGS_DIFFER]
+    left.flags ^= sum(flags, start=0)
+    assert all(each.reason != reason.FLAGS_DIFFER for each in find_obstacles(left, right))
+    for bits in flags:
+        left.flags ^= bits
+        assert [each.bits for each in find_obstacles(left, right) if each.reason == reason.FLAGS_DIFFER] == [bits]
+        left.flags ^= bits
+
+
+@given(neighbours(), st.sampled_from([Sight.SNAPSHOT, Sight.NO_FAULTS]))
+def test_less_sight_never_names_more(pair: tuple[Vma, Vma], sight: Sight) -> None:
+    known = [(each.reason, each.detail) for each in find_obstacles(*pair)]
+    seen = find_obstacles(*pair, sight)
+    assert [(each.reason, each.detail) for each in seen if each.reason] == [
+        each
+        for each in known
+        if sight is Sight.NO_FAULTS
+        or each[0] not in (reason.ANON_VMA_DIFFERS, reason.ANON_VMA_OF_FORK, reason.UFFD_DIFFERS, reason.POLICY_DIFFERS)
+    ]
+    if sight is Sight.SNAPSHOT:
+        assert seen, "in a snapshot two VMAs that are there did not merge"
+
+
+def test_what_would_go_is_really_merged() -> None:
+    process = Machine().process()
+    addr = process.mmap(0, 3 * PAGE_SIZE)
+    process.mprotect(addr + PAGE_SIZE, PAGE_SIZE, 7)
+    assert [each.kind() for each in boundaries(process.mm)] == ["permissions", "permissions"]
+    assert count_merges(boundaries(process.mm)) == 2
+    first, _, third = process.vmas()
+    for vma in (first, third):
+        vma.anon_vma = AnonVma(None)
+        vma.chain = [vma.anon_vma]
+    found: list[Boundary] = list(boundaries(process.mm))
+    assert [each.kind() for each in found] == ["permissions", "permissions"]
+    assert count_merges(found) == 1, "each pair would merge, but not all three: the outer two were written to apart"
 
 
 def test_a_snapshot_does_not_guess() -> None:
@@ -87,4 +128,4 @@ def test_a_snapshot_does_not_guess() -> None:
     assert process.mm.map_count == 2, "two anon_vmas stay apart"
     below, above = process.vmas()
     assert [each.name for each in find_obstacles(below, above)] == ["ANON_VMA_DIFFERS"]
-    assert [each.name for each in find_obstacles(below, above, hidden=True)] == ["UNKNOWN"]
+    assert [each.name for each in find_obstacles(below, above, Sight.SNAPSHOT)] == ["UNKNOWN"]

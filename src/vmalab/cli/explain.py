@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
 from vmalab.cli.common import FILE, console, escape_text, json_option, print_json, progress
 from vmalab.errors import InputError
-from vmalab.explain.obstacles import Boundary, Obstacle, boundaries
+from vmalab.explain.obstacles import Boundary, Obstacle, Sight, boundaries, count_merges
 from vmalab.explain.story import Edges, Event, describe
-from vmalab.machine import Process
 from vmalab.trace import records
-from vmalab.trace.file import read_trace
+from vmalab.trace.file import TraceReader, read_trace
 from vmalab.trace.load import load_exec, load_machine
 from vmalab.trace.replay import Replay
 from vmalab.trace.show import call_text
 
+if TYPE_CHECKING:
+    from vmalab.machine import Machine, Process
+    from vmalab.vma.area import Vma
+
 SHOWN = 40
+EXAMPLES = 4
+"""How many boundaries of one kind are shown."""
+ORDINARY = 3
+"""How many kinds that every program has are shown."""
+SEGMENTS = 8
+"""A file that is mapped in more pieces than this was not only loaded by the dynamic linker."""
+PROMISES = 5
+"""How many kinds the sentences about what would go are for."""
+NOTES = {
+    Sight.FULL: [],
+    Sight.NO_FAULTS: [
+        "nobody observed the faults of this trace: what was written to apart (anon_vma) is not known, "
+        "and a reason with (?) depends on it"
+    ],
+    Sight.SNAPSHOT: [
+        "/proc shows no anon_vma, anonymous offset, memory policy, open file or userfaultfd: "
+        "they may be in the way as well, and nothing else is left where a reason is unknown"
+    ],
+}
 
 
 def _parse_at(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
@@ -31,16 +53,42 @@ def _parse_at(ctx: click.Context, param: click.Parameter, value: str) -> int | N
     return int(value)
 
 
+class Group:
+    """The boundaries of one kind: the same reasons."""
+
+    def __init__(self, kind: str, ordinary: bool) -> None:
+        self.kind = kind
+        self.ordinary = ordinary
+        """Whether every program has such: segments of a library, different files, memory of a driver."""
+        self.boundaries: list[Boundary] = []
+        self.would_go = 0
+        """How many VMAs would go without these reasons."""
+
+
 class Explained:
     """What there is to explain: a process, and for a trace the events at its edges."""
 
-    def __init__(self, process: Process, title: str, edges: Edges | None, *, hidden: bool) -> None:
+    def __init__(self, process: Process, title: str, edges: Edges | None, sight: Sight, notes: list[str]) -> None:
         self.process = process
         self.title = title
         self.edges = edges
-        self.hidden = hidden
-        """Whether the VMAs come from /proc, which does not show all that decides a merge."""
-        self.boundaries: list[Boundary] = list(boundaries(process.mm, hidden=hidden))
+        self.sight = sight
+        self.notes = NOTES[sight] + notes
+        """What limits the answer, a sentence each."""
+        self.boundaries: list[Boundary] = list(boundaries(process.mm, sight))
+        self.groups: list[Group] = self._group()
+
+    def _group(self) -> list[Group]:
+        """The kinds: first what a program can do something about, and then the most frequent."""
+        of_file = Counter(id(boundary.above.file) for boundary in self.boundaries if boundary.is_within_file())
+        found: dict[tuple[str, bool], Group] = {}
+        for boundary in self.boundaries:
+            segment = boundary.is_within_file() and of_file[id(boundary.above.file)] <= SEGMENTS
+            key = (boundary.kind(), segment or boundary.is_foreign())
+            found.setdefault(key, Group(*key)).boundaries.append(boundary)
+        for group in found.values():
+            group.would_go = count_merges(group.boundaries)
+        return sorted(found.values(), key=lambda group: (group.ordinary, -len(group.boundaries), group.kind))
 
     def event(self, boundary: Boundary, obstacle: Obstacle) -> Event | None:
         """The call that made the difference, where the trace shows it."""
@@ -51,25 +99,27 @@ class Explained:
 
 @click.command()
 @click.argument("file", metavar="[FILE]", required=False, type=FILE)
-@click.option("--live", type=click.IntRange(min=1), metavar="PID", help="Explain a running process instead of a trace.")
+@click.option("--live", type=click.IntRange(min=1), metavar="PID", help="Explain a running process instead of a file.")
 @click.option("--pid", type=click.IntRange(min=1), metavar="P", help="The process in the trace; else the first.")
 @click.option("--at", callback=_parse_at, default="end", metavar="N|end", help="After record N; else when it exits.")
-@click.option("--all", "everything", is_flag=True, help="Show all boundaries, also between segments of one file.")
+@click.option("--all", "everything", is_flag=True, help="Show all boundaries, in order of address.")
 @json_option
 def explain(
     file: str | None, live: int | None, pid: int | None, at: int | None, everything: bool, as_json: bool
 ) -> int:
     """Say for each pair of adjacent VMAs that touch why they did not merge.
 
-    FILE is a trace, or - for standard input.
+    FILE is a trace, or a copy of /proc/PID/smaps; - is standard input.
     """
     if (file is None) == (live is None):
-        raise click.UsageError("give either a trace FILE or --live PID")
+        raise click.UsageError("give either a FILE or --live PID")
     if live is not None:
+        if pid is not None or at is not None:
+            raise click.UsageError("--pid and --at choose within a trace: they do not go with --live")
         explained = _explain_live(live)
     else:
         assert file is not None
-        explained = explain_trace(file, pid, at, quiet=as_json)
+        explained = _explain_file(file, pid, at, quiet=as_json)
     if as_json:
         print_json(_as_json(explained))
     else:
@@ -77,15 +127,35 @@ def explain(
     return 0
 
 
+def _explain_file(file: str, pid: int | None, at: int | None, *, quiet: bool) -> Explained:
+    from vmalab.live.snapshot import read_snapshot
+
+    found = read_snapshot(file)
+    if found is None:
+        return explain_trace(file, pid, at, quiet=quiet)
+    name = "standard input" if file == "-" else escape_text(file)
+    if pid is not None or at is not None:
+        raise InputError(f"{name} is a snapshot of one process, not a trace: it has neither --pid nor --at")
+    return _explain_snapshot(load_machine(records.Machine()), found, name)
+
+
 def _explain_live(pid: int) -> Explained:
     from vmalab.live.facts import machine_facts
     from vmalab.live.procfs import read_process
 
     found = read_process(pid)
-    machine = load_machine(machine_facts())
-    process = machine.process(pid)
-    load_exec(process, found)
-    return Explained(process, f"process {pid}, {escape_text(found.exe)}, as it is now", None, hidden=True)
+    found.pid = pid
+    title = f"process {pid}, {escape_text(found.exe)}, as it is now"
+    return _explain_snapshot(load_machine(machine_facts()), found, title)
+
+
+def _explain_snapshot(machine: Machine, found: records.Exec, title: str) -> Explained:
+    try:
+        process = machine.process(found.pid)
+        load_exec(process, found)
+    except ValueError as error:
+        raise InputError(f"{title}: {escape_text(str(error))}") from None
+    return Explained(process, title, None, Sight.SNAPSHOT, [])
 
 
 def explain_trace(file: str, pid: int | None, at: int | None, *, quiet: bool = False) -> Explained:
@@ -102,51 +172,83 @@ def explain_trace(file: str, pid: int | None, at: int | None, *, quiet: bool = F
                 seen.add(record.pid)
                 chosen = record.pid if chosen is None else chosen
             if isinstance(record, records.Exit) and record.pid == chosen and at is None:
-                return _explain_process(reader.name, replay, chosen, edges, reader.header)
+                process = replay.process(chosen)
+                if process is not None:
+                    replay.n, replay.pid, replay.call = record.n, record.pid, None
+                    replay.observe(process, record.grown, record.written)
+                    return _explain_process(reader, replay, process, edges, f"at its exit, record {record.n}")
             replay.step(record)
             if record.n % 512 == 0:
                 update(reader.bytes_read)
-            if record.n == at:
+            if at is not None and record.n >= at:
                 break
     if at is not None and replay.n < at:
         raise InputError(f"{reader.name}: there is no record {at}: the last one is {replay.n}")
     if chosen is None:
         raise InputError(f"{reader.name}: no program has started by record {replay.n}, so there is nothing to explain")
-    if replay.process(chosen) is None:
-        listed = ", ".join(map(str, sorted(seen)[:20])) or "none"
-        when = f"at record {replay.n}" if at is not None else "in this trace"
-        raise InputError(f"{reader.name}: there is no process {chosen} {when}; seen so far: {listed}")
-    return _explain_process(reader.name, replay, chosen, edges, reader.header)
-
-
-def _explain_process(name: str, replay: Replay, pid: int, edges: Edges, header: records.Header) -> Explained:
-    process = replay.process(pid)
+    process = replay.process(chosen)
     if process is None:
-        raise InputError(f"{name}: process {pid} has no address space of its own at record {replay.n}")
-    exe = escape_text(replay.current[pid].exe)
-    return Explained(process, f"process {pid}, {exe}, after record {replay.n}", edges, hidden=header.faults == "none")
+        listed = ", ".join(map(str, sorted(replay.machine.processes if at is not None else seen)[:20])) or "none"
+        when = f"at record {replay.n}" if at is not None else "in this trace"
+        raise InputError(f"{reader.name}: there is no process {chosen} {when}; there is: {listed}")
+    return _explain_process(reader, replay, process, edges, f"after record {replay.n}")
+
+
+def _explain_process(reader: TraceReader, replay: Replay, process: Process, edges: Edges, when: str) -> Explained:
+    program = replay.current[process.pid]
+    notes = []
+    if reader.truncated:
+        notes.append(f"{reader.name} is not whole: {reader.truncated}")
+    if program.lost:
+        notes.append(f"the trace is incomplete: {escape_text(program.lost)}")
+    sight = Sight.NO_FAULTS if reader.header.faults == "none" else Sight.FULL
+    if program.first is not None and sight is Sight.FULL:
+        notes.append(
+            f"the model went another way than the kernel at record {program.first.n}: "
+            "what is said of memory touched since may be wrong; vmalab replay tells more"
+        )
+    title = f"process {process.pid}, {escape_text(program.exe)}, {when}"
+    return Explained(process, title, edges, sight, notes)
 
 
 # -- for people ---------------------------------------------------------------------------------------
 
 
 def show(explained: Explained, *, everything: bool, limit: int = SHOWN) -> None:
-    """Print the boundaries and a summary of them."""
+    """Print the boundaries and a summary of them; without everything, some of each kind, at most limit in all."""
     out = console()
     found = explained.boundaries
-    shown = found if everything else [boundary for boundary in found if not boundary.is_segment()]
     out.print(f"{explained.title}: {explained.process.mm.map_count:,} VMAs, {len(found):,} boundaries", style="bold")
-    for boundary in shown if everything else shown[:limit]:
-        _show_boundary(explained, boundary)
-    left = len(shown) - limit
-    if left > 0 and not everything:
-        out.print(f"\n... and {left:,} more: --all shows them", style="dim")
-    if len(shown) < len(found):
-        out.print(
-            f"\n{len(found) - len(shown):,} between the segments of one file are not listed: --all shows them",
-            style="dim",
-        )
+    for note in explained.notes:
+        out.print(f"note: {note}", style="yellow")
+    if everything:
+        for boundary in found:
+            _show_boundary(explained, boundary)
+    else:
+        _show_groups(explained, limit)
     _show_summary(explained)
+
+
+def _show_groups(explained: Explained, limit: int) -> None:
+    """Some boundaries of each kind; of the ordinary ones, which are the same in every program, few."""
+    out = console()
+    rest = 0
+    ordinary = ORDINARY
+    for group in explained.groups:
+        few = group.boundaries[: min(limit, EXAMPLES)]
+        if group.ordinary:
+            few = [each for each in few[:1] if ordinary and not each.is_within_file()]
+            ordinary -= len(few)
+        limit -= len(few)
+        for boundary in few:
+            _show_boundary(explained, boundary)
+        more = len(group.boundaries) - len(few)
+        if more and few:
+            out.print(f"\n  ... and {more:,} more of this kind", style="dim")
+        elif more:
+            rest += more
+    if rest:
+        out.print(f"\n{rest:,} of other kinds are not listed: --all shows them", style="dim")
 
 
 def _show_boundary(explained: Explained, boundary: Boundary) -> None:
@@ -155,21 +257,27 @@ def _show_boundary(explained: Explained, boundary: Boundary) -> None:
     out.print(f"\n  {_strip(boundary)}  {boundary.addr:#x}", style="bold")
     out.print(f"    A {escape_text(describe(below))}{_label(explained, below)}")
     out.print(f"    B {escape_text(describe(above))}{_label(explained, above)}")
-    for obstacle in boundary.obstacles:
+    events = [explained.event(boundary, obstacle) for obstacle in boundary.obstacles]
+    for i, obstacle in enumerate(boundary.obstacles):
         if not obstacle.reason:
             out.print(f"    {obstacle.detail}")
             continue
-        out.print(f"    {obstacle.detail}: A {escape_text(obstacle.below)}, B {escape_text(obstacle.above)}")
-        event = explained.event(boundary, obstacle)
-        if event is not None:
-            how = call_text(event.call) if event.call is not None else "execve or fork"
-            before = "found before " if event.kind == "anon_vma" else ""
-            out.print(f"      by record {event.n}: {before}{how}", style="dim")
-    if explained.hidden and boundary.obstacles[0].reason:
-        out.print("      unknown: whether anything that /proc does not show is in the way too", style="dim")
+        mark = "" if obstacle.certain else " (?)"
+        out.print(f"    {obstacle.detail}{mark}: A {escape_text(obstacle.below)}, B {escape_text(obstacle.above)}")
+        event = events[i]
+        # Several reasons in a row by one call are told once, after the last.
+        following = events[i + 1] if i + 1 < len(events) else None
+        if event is not None and (following is None or _how(following) != _how(event)):
+            out.print(f"      by record {event.n}: {_how(event)[1]}", style="dim")
 
 
-def _label(explained: Explained, vma: Any) -> str:
+def _how(event: Event) -> tuple[int, str]:
+    """The record of an event and what it was, for people."""
+    how = call_text(event.call) if event.call is not None else "execve, fork or exit"
+    return event.n, f"found before {how}" if event.kind == "anon_vma" else how
+
+
+def _label(explained: Explained, vma: Vma) -> str:
     name = explained.process.name_of(vma)
     return f" {name}" if name in ("[heap]", "[stack]") else ""
 
@@ -183,20 +291,28 @@ def _strip(boundary: Boundary) -> str:
 def _show_summary(explained: Explained) -> None:
     out = console()
     total: int = explained.process.mm.map_count
-    kinds = Counter(boundary.kind() for boundary in explained.boundaries)
-    if not kinds:
+    if not explained.groups:
         out.print("every VMA that touches another has merged with it")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
     table.add_column("boundaries", justify="right")
-    table.add_column("what differs")
-    for kind, count in kinds.most_common():
-        table.add_row(f"{count:,}", escape_text(kind))
+    table.add_column("would go", justify="right")
+    table.add_column("what differs", overflow="fold")
+    for group in explained.groups:
+        kind = escape_text(group.kind)
+        would_go = f"{group.would_go:,}" if _is_known(group) else "?"
+        table.add_row(f"{len(group.boundaries):,}", would_go, f"{kind} (ordinary)" if group.ordinary else kind)
     out.print()
     out.print(table)
-    for kind, count in kinds.most_common(3):
-        if not kind.startswith("unknown"):
-            out.print(f"{count:,} of {total:,} VMAs would go if there were no difference in: {escape_text(kind)}")
+    if any(group.ordinary for group in explained.groups):
+        out.print("ordinary: segments of a library, different files, memory of a driver; every program has them")
+    promising = [group for group in explained.groups if _is_known(group) and group.would_go and not group.ordinary]
+    for group in promising[:PROMISES]:
+        out.print(f"{group.would_go:,} of {total:,} VMAs would go if there were no difference in: {group.kind}")
+
+
+def _is_known(group: Group) -> bool:
+    return all(each.reason for each in group.boundaries[0].obstacles)
 
 
 def _as_json(explained: Explained) -> dict[str, Any]:
@@ -204,7 +320,8 @@ def _as_json(explained: Explained) -> dict[str, Any]:
         "what": explained.title,
         "pid": explained.process.pid,
         "vmas": explained.process.mm.map_count,
-        "hidden": explained.hidden,
+        "sight": explained.sight.value,
+        "notes": explained.notes,
         "boundaries": [
             {
                 "addr": boundary.addr,
@@ -214,7 +331,15 @@ def _as_json(explained: Explained) -> dict[str, Any]:
             }
             for boundary in explained.boundaries
         ],
-        "summary": dict(Counter(boundary.kind() for boundary in explained.boundaries).most_common()),
+        "summary": [
+            {
+                "what": group.kind,
+                "boundaries": len(group.boundaries),
+                "would_go": group.would_go,
+                "ordinary": group.ordinary,
+            }
+            for group in explained.groups
+        ],
     }
 
 
@@ -226,6 +351,7 @@ def _obstacle_json(explained: Explained, boundary: Boundary, obstacle: Obstacle)
         "sentence": known.sentence if obstacle.reason else obstacle.detail,
         "where": known.where if obstacle.reason else "",
         "what": obstacle.detail,
+        "certain": obstacle.certain,
         "below": obstacle.below,
         "above": obstacle.above,
         "record": event.n if event is not None else None,

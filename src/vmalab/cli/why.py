@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vmalab.calls import Call
 from vmalab.cli.common import console, escape_text, file_argument, json_option, print_json, progress
 from vmalab.errors import InputError
 from vmalab.explain.story import Line, Story, describe
@@ -13,16 +14,26 @@ from vmalab.trace import records
 from vmalab.trace.file import TraceReader, read_trace
 from vmalab.trace.replay import Replay
 from vmalab.trace.show import call_text
+from vmalab.vma.area import Vma
+
+TASK_END = 1 << 47
+SHOWN_PROCESSES = 8
 
 
 def _parse_address(ctx: click.Context, param: click.Parameter, value: str) -> int:
-    """An address in hexadecimal, with or without 0x."""
-    try:
-        addr = int(value, 16)
-    except ValueError:
-        addr = -1
-    if not 0 <= addr < 1 << 64:
-        raise click.BadParameter(f"{escape_text(value)} is no address: give it in hexadecimal, such as 7f12a0000000")
+    """An address as maps shows it, with or without 0x; decimal if it would lie beyond all memory in hexadecimal."""
+    addr = -1
+    if value.isascii() and value.isalnum():
+        try:
+            addr = int(value, 16)
+            if addr >= TASK_END and value.isdecimal():
+                addr = int(value)
+        except ValueError:
+            addr = -1
+    if not 0 <= addr < TASK_END:
+        raise click.BadParameter(
+            f"{escape_text(value, 40)} is no address: give it in hexadecimal, such as 7f12a0000000, or decimal"
+        )
     return addr
 
 
@@ -32,58 +43,87 @@ def _parse_address(ctx: click.Context, param: click.Parameter, value: str) -> in
 @click.option("--pid", type=click.IntRange(min=1), metavar="P", help="In this process only.")
 @json_option
 def why(file: str, address: int, pid: int | None, as_json: bool) -> int:
-    """Tell what happened to ADDRESS (hexadecimal) in a trace.
+    """Tell what happened to ADDRESS in a trace: mapped, split, changed, merged, moved, unmapped, and by which call.
 
-    FILE may be - for standard input.
+    ADDRESS is hexadecimal as in /proc/PID/maps, or decimal.  FILE may be - for standard input.
     """
     reader = read_trace(file)
-    lines = tell(reader, address, quiet=as_json)
-    pids = {line.pid for line in lines}
+    lines, seen = tell(reader, address, quiet=as_json)
+    had = sorted({each for line in lines for each in line.pids})
     if pid is not None:
-        lines = [line for line in lines if line.pid == pid]
-        if not lines and pids:
-            raise InputError(
-                f"{reader.name}: process {pid} never had {address:#x} mapped; "
-                f"these had: {', '.join(map(str, sorted(pids)))}"
-            )
+        if pid not in seen:
+            listed = ", ".join(map(str, sorted(seen)[:20])) or "none"
+            raise InputError(f"{reader.name}: there is no process {pid} in this trace; it has: {listed}")
+        lines = [line for line in lines if pid in line.pids]
     if as_json:
         print_json([_as_json(line) for line in lines])
-        return 0
-    out = console()
-    if not lines:
-        out.print(f"{address:#x} was never mapped")
-    for line in lines:
-        out.print(f"{line.n:>7}  process {line.pid}  {escape_text(line.what)}")
-        if line.call is not None:
-            out.print(f"         {call_text(line.call)}", style="dim")
+    else:
+        _show(address, lines, pid, had)
+        if reader.truncated:
+            click.echo(f"vmalab: warning: {reader.name} is not whole: {reader.truncated}", err=True)
     return 0
 
 
-def tell(reader: TraceReader, address: int, *, quiet: bool = False) -> list[Line]:
-    """Replay a trace and write down what happens to an address."""
+def _show(address: int, lines: list[Line], pid: int | None, had: list[int]) -> None:
+    out = console()
+    if not lines and pid is None:
+        out.print(f"{address:#x} was never mapped")
+    elif not lines:
+        others = f"; these had: {', '.join(map(str, had[:20]))}" if had else ""
+        out.print(f"{address:#x} was never mapped in process {pid}{others}")
+    last: tuple[int, Call | None] = (-1, None)
+    chosen = had if pid is not None else had[:SHOWN_PROCESSES]
+    for line in lines:
+        if not line.pids.intersection(chosen):
+            continue
+        head = f"{line.n:>7}  process {line.pid}  "
+        if line.call is None:
+            out.print(f"{head}{escape_text(line.what)}")
+            continue
+        if (line.n, line.call) != last:
+            out.print(f"{head}{call_text(line.call)}", style="dim")
+        out.print(f"         {escape_text(line.what)}")
+        last = (line.n, line.call)
+    if len(chosen) < len(had):
+        more = ", ".join(map(str, had[len(chosen) :][:20]))
+        out.print(f"... and {len(had) - len(chosen):,} more processes had it mapped: --pid shows one of them ({more})")
+
+
+def tell(reader: TraceReader, address: int, *, quiet: bool = False) -> tuple[list[Line], set[int]]:
+    """Replay a trace and write down what happens to an address; and all processes of the trace."""
     story = Story(address)
     replay = Replay(reader.header, observer=story)
     story.replay = replay
+    seen: set[int] = set()
     with progress("replay", reader.size, quiet=quiet) as update:
         for record in reader:
-            if isinstance(record, records.Exit):
-                process = replay.process(record.pid)
-                vma = process.mm.vma_lookup(address) if process is not None else None
-                replay.step(record)
-                if vma is not None:
-                    story.tell("the process exits")
-                continue
+            before = _lookup(replay, record.pid, address) if isinstance(record, records.Exec | records.Exit) else None
+            mm = before.mm if before is not None else None
             replay.step(record)
+            if any(process.mm is mm for process in replay.machine.processes.values()):
+                mm = None  # shared, as after vfork: nothing happens to it
             if isinstance(record, records.Exec):
-                process = replay.process(record.pid)
-                vma = process.mm.vma_lookup(address) if process is not None else None
-                if vma is not None:
-                    story.tell(f"mapped by execve as {describe(vma)}")
+                seen.add(record.pid)
+                if mm is not None:
+                    story.tell("gone: execve gives the process a new address space", mm)
+                after = _lookup(replay, record.pid, address)
+                if after is not None:
+                    story.tell(f"mapped by execve as {describe(after)}", after.mm)
+            elif isinstance(record, records.Fork):
+                seen.add(record.pid)
+            elif mm is not None:
+                story.tell("gone: the process exits", mm)
             if record.n % 512 == 0:
                 update(reader.bytes_read)
-    return story.lines
+    return story.lines, seen
+
+
+def _lookup(replay: Replay, pid: int, address: int) -> Vma | None:
+    """The VMA that holds an address in a process, if there is one."""
+    process = replay.process(pid)
+    return process.mm.vma_lookup(address) if process is not None else None
 
 
 def _as_json(line: Line) -> dict[str, Any]:
     call = call_text(line.call) if line.call is not None else None
-    return {"record": line.n, "pid": line.pid, "what": line.what, "call": call}
+    return {"record": line.n, "pid": line.pid, "pids": sorted(line.pids), "what": line.what, "call": call}

@@ -6,12 +6,23 @@ again, until it says yes.  So this module holds no rule about merging, and no co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from typing import Final, final
 
 from vmalab import reason
 from vmalab.addr import PAGE_SHIFT
-from vmalab.flags import MNEMONICS, VM_ACCESS, VM_PKEY_MASK, VM_PKEY_SHIFT, VM_SPECIAL, permissions
+from vmalab.flags import (
+    MNEMONICS,
+    VM_ACCESS,
+    VM_ACCOUNT,
+    VM_MAYSHARE,
+    VM_PKEY_MASK,
+    VM_PKEY_SHIFT,
+    VM_SPECIAL,
+    VM_UFFD,
+    permissions,
+)
 from vmalab.reason import Explanation, explain
 from vmalab.vma.area import Policy, Vma
 from vmalab.vma.merge import plan_existing_range, request_for_vma
@@ -59,17 +70,23 @@ FLAG_WORDS: Final[dict[str, str]] = {
 
 OPENED_TWICE: Final = "the same file, opened twice"
 
-HIDDEN: Final = (
-    "written to apart (anon_vma), a different anonymous offset, memory policy, open file or userfaultfd: "
-    "/proc shows none of them"
-)
+
+class Sight(Enum):
+    """How much of what a merge compares is known."""
+
+    FULL = "full"
+    """Everything: a trace in which faults were observed."""
+    NO_FAULTS = "no faults"
+    """A trace in which nobody observed faults: nothing counts as written to, but for what a list of VMAs shows."""
+    SNAPSHOT = "snapshot"
+    """What smaps shows, which is neither anon_vma, anonymous offset, policy, open file nor userfaultfd."""
 
 
 @final
 class Obstacle:
     """One reason why two neighbours did not merge, with both values as text."""
 
-    __slots__ = ("above", "below", "bits", "detail", "reason")
+    __slots__ = ("above", "below", "bits", "certain", "detail", "reason")
 
     def __init__(self, why: int, below: str, above: str, detail: str, bits: int = 0) -> None:
         self.reason: int = why
@@ -80,6 +97,8 @@ class Obstacle:
         self.above: str = above
         self.detail: str = detail
         """What differs, in words: groups boundaries of one kind."""
+        self.certain: bool = why != 0
+        """False where it depends on something that nobody saw."""
 
     def explanation(self) -> Explanation:
         """The reason's name, sentence and kernel function."""
@@ -107,13 +126,19 @@ class Boundary:
         """The obstacles in words: the same for boundaries of one kind."""
         return "; ".join([obstacle.detail for obstacle in self.obstacles])
 
-    def is_segment(self) -> bool:
-        """Two segments of one program or library: the same file, and nothing but permissions (or anonymous memory
-        after it).
-        """
+    def is_within_file(self) -> bool:
+        """The same open file on both sides, and nothing but flags and offsets between: segments of a library, say."""
         same = self.below.file is not None and self.below.file is self.above.file
         return same and all(
             each.reason in (reason.FLAGS_DIFFER, reason.OFFSET_NOT_CONTIGUOUS) for each in self.obstacles
+        )
+
+    def is_foreign(self) -> bool:
+        """Whether the two are of different things: different files, or memory of a driver."""
+        return any(
+            each.reason in (reason.SPECIAL_VMA, reason.CLOSE_HOOK)
+            or (each.reason == reason.FILE_DIFFERS and each.detail != OPENED_TWICE)
+            for each in self.obstacles
         )
 
 
@@ -132,11 +157,10 @@ def _copy(vma: Vma) -> Vma:
     return copy
 
 
-def find_obstacles(below: Vma, above: Vma, *, hidden: bool = False) -> list[Obstacle]:
+def find_obstacles(below: Vma, above: Vma, sight: Sight = Sight.FULL) -> list[Obstacle]:
     """Everything that keeps a VMA from merging with the one below it; nothing if they would merge.
 
-    With hidden, the VMAs come from /proc, which does not show all that a merge compares: where nothing that can be seen
-    is in the way, the one obstacle is UNKNOWN.
+    In a snapshot, where nothing that can be seen is in the way, the one obstacle is UNKNOWN and says what it may be.
     """
     left = _copy(below)
     right = _copy(above)
@@ -145,50 +169,82 @@ def find_obstacles(below: Vma, above: Vma, *, hidden: bool = False) -> list[Obst
         refusal = merge_refusal(left, right)
         if refusal == reason.YES:
             break
-        if not (hidden and refusal in _CANNOT_BE_SEEN):
+        if not (sight is Sight.SNAPSHOT and refusal in _CANNOT_BE_SEEN):
             found.extend(_describe(refusal, left, right))
         _REPAIRS[refusal](left, right)
-    if hidden and not found:
-        found.append(Obstacle(0, "unknown", "unknown", f"unknown: {HIDDEN}"))
+    if sight is Sight.SNAPSHOT and not found:
+        found.append(Obstacle(0, "unknown", "unknown", f"unknown: {_hidden_text(above)}"))
+    if sight is Sight.NO_FAULTS:
+        for obstacle in found:
+            obstacle.certain = not _depends_on_faults(obstacle, above)
     return found
 
 
-def boundaries(mm: Mm, *, hidden: bool = False) -> Iterator[Boundary]:
-    """All places of an address space where two VMAs touch, in the order of their addresses."""
+def boundaries(mm: Mm, sight: Sight = Sight.FULL) -> Iterator[Boundary]:
+    """All places of an address space where two VMAs touch that do not merge, in the order of their addresses."""
     below: Vma | None = None
     for vma in mm.vmas():
         if below is not None and below.end == vma.start:
-            found = find_obstacles(below, vma, hidden=hidden)
+            found = find_obstacles(below, vma, sight)
             if found:
                 yield Boundary(below, vma, found)
         below = vma
 
 
+def count_merges(found: Iterable[Boundary]) -> int:
+    """How many VMAs would go if nothing stood between the two sides of these boundaries, given in order of address.
+
+    Each is repaired on a copy and really merged.  It may be fewer than there are boundaries: two that were written to
+    apart do not merge across a third that was not.
+    """
+    count = 0
+    left: Vma | None = None
+    for boundary in found:
+        if left is None or left.end != boundary.below.end:
+            left = _copy(boundary.below)
+        right = _copy(boundary.above)
+        repairable = {obstacle.reason for obstacle in boundary.obstacles}
+        while (refusal := merge_refusal(left, right)) in repairable and refusal != reason.YES:
+            _REPAIRS[refusal](left, right)
+        if refusal != reason.YES:
+            left = right
+            continue
+        count += 1
+        left.end = right.end
+        if left.anon_vma is None:
+            left.anon_vma = right.anon_vma
+            left.chain = right.chain
+    return count
+
+
 # -- repairs: make the named attribute of the copies agree ------------------------------------------------
 
 
+# It is the range above that asks to be merged, so the one below is made as that one asks.
+
+
 def _repair_policy(left: Vma, right: Vma) -> None:
-    right.policy = left.policy
+    left.policy = right.policy
 
 
 def _repair_flags(left: Vma, right: Vma) -> None:
-    right.flags = left.flags
+    left.flags = right.flags
 
 
 def _repair_file(left: Vma, right: Vma) -> None:
     if _file_detail(left, right) != OPENED_TWICE:
         # An offset in one file says nothing about another: take the place in the same file that fits.
         _repair_offset(left, right)
-    right.file = left.file
-    right.ops = left.ops
+    left.file = right.file
+    left.ops = right.ops
 
 
 def _repair_uffd(left: Vma, right: Vma) -> None:
-    right.uffd = left.uffd
+    left.uffd = right.uffd
 
 
 def _repair_name(left: Vma, right: Vma) -> None:
-    right.name = left.name
+    left.name = right.name
 
 
 def _repair_anon_vma(left: Vma, right: Vma) -> None:
@@ -198,7 +254,7 @@ def _repair_anon_vma(left: Vma, right: Vma) -> None:
 
 
 def _repair_offset(left: Vma, right: Vma) -> None:
-    right.pgoff = left.pgoff + left.pages()
+    left.pgoff = right.pgoff - left.pages()
 
 
 def _repair_special(left: Vma, right: Vma) -> None:
@@ -228,7 +284,27 @@ _CANNOT_BE_SEEN: Final = frozenset(
 )
 
 
+def _depends_on_faults(obstacle: Obstacle, above: Vma) -> bool:
+    """Whether it would be otherwise if other pages had been written to."""
+    if obstacle.reason == reason.OFFSET_NOT_CONTIGUOUS:
+        return above.is_anonymous()
+    return obstacle.bits == VM_ACCOUNT or obstacle.reason in (reason.ANON_VMA_DIFFERS, reason.ANON_VMA_OF_FORK)
+
+
 # -- words ----------------------------------------------------------------------------------------------
+
+
+def _hidden_text(vma: Vma) -> str:
+    """What may keep a VMA from its neighbour below where all that /proc shows is equal."""
+    parts = [OPENED_TWICE] if vma.file is not None else []
+    if not vma.flags & VM_MAYSHARE:
+        parts.append("written to apart (separate anon_vmas, or shared through fork)")
+        if vma.is_anonymous():
+            parts.append("anonymous offset (moved)")
+    parts.append("memory policy")
+    if vma.flags & VM_UFFD:
+        parts.append("registered with different userfaultfds")
+    return f"one of: {', '.join(parts)}; /proc shows none of them"
 
 
 def _describe(refusal: int, left: Vma, right: Vma) -> list[Obstacle]:
@@ -244,14 +320,14 @@ def _describe(refusal: int, left: Vma, right: Vma) -> list[Obstacle]:
         reason.OFFSET_NOT_CONTIGUOUS: (
             f"ends at {_offset_text(left, left.pgoff + left.pages())}",
             f"starts at {_offset_text(right, right.pgoff)}",
-            "file offset" if right.file is not None else "anonymous offset (it was moved)",
+            _offset_detail(right),
         ),
         reason.SPECIAL_VMA: (
             _flag_letters(left.flags & VM_SPECIAL),
             _flag_letters(right.flags & VM_SPECIAL),
             "special VMA",
         ),
-        reason.CLOSE_HOOK: ("-", right.ops.name if right.ops is not None else "-", "close hook"),
+        reason.CLOSE_HOOK: (_driver_text(left), _driver_text(right), "close hook"),
     }
     below, above, detail = words[refusal]
     return [Obstacle(refusal, below, above, detail)]
@@ -263,19 +339,43 @@ def _flag_letters(flags: int) -> str:
 
 def _describe_flags(left: Vma, right: Vma) -> list[Obstacle]:
     """One obstacle for the permissions, and one for each other flag that differs."""
-    differing = (left.flags ^ right.flags) & ~left.mm.semantics.ignored_flags
+    bits = [bit for bit in single_bits(left.flags ^ right.flags) if _is_refused_for(bit, left, right)]
+    access = sum(bit for bit in bits if bit & VM_ACCESS)
     found: list[Obstacle] = []
-    if differing & VM_ACCESS:
+    if access:
         below, above = permissions(left.flags), permissions(right.flags)
-        found.append(Obstacle(reason.FLAGS_DIFFER, below, above, "permissions", differing & VM_ACCESS))
-    for letters, bit in MNEMONICS.items():
-        if differing & bit & ~VM_ACCESS:
+        found.append(Obstacle(reason.FLAGS_DIFFER, below, above, "permissions", access))
+    for bit in bits:
+        if not bit & (VM_ACCESS | VM_PKEY_MASK):
             below, above = ("yes", "no") if left.flags & bit else ("no", "yes")
-            found.append(Obstacle(reason.FLAGS_DIFFER, below, above, FLAG_WORDS[letters], bit))
-    if differing & VM_PKEY_MASK:
+            found.append(Obstacle(reason.FLAGS_DIFFER, below, above, flag_words(bit), bit))
+    if any(bit & VM_PKEY_MASK for bit in bits):
         keys = [str((vma.flags & VM_PKEY_MASK) >> VM_PKEY_SHIFT) for vma in (left, right)]
         found.append(Obstacle(reason.FLAGS_DIFFER, keys[0], keys[1], "protection key", VM_PKEY_MASK))
     return found
+
+
+def _is_refused_for(bit: int, left: Vma, right: Vma) -> bool:
+    """Whether the two would not merge for this flag, were all others the same: some flags are not compared."""
+    probe = _copy(left)
+    probe.flags = right.flags & ~bit | left.flags & bit
+    return merge_refusal(probe, right) == reason.FLAGS_DIFFER
+
+
+def single_bits(word: int) -> list[int]:
+    """The single bits of a word, the lowest first."""
+    return [1 << i for i in range(word.bit_length()) if word >> i & 1]
+
+
+_LETTERS: Final = {bit: letters for letters, bit in MNEMONICS.items()}
+
+
+def flag_words(bit: int) -> str:
+    """What one flag says of a VMA."""
+    if bit & VM_PKEY_MASK:
+        return "protection key"
+    letters = _LETTERS.get(bit)
+    return FLAG_WORDS[letters] if letters is not None else f"flag {bit:#x}"
 
 
 def _policy_text(policy: Policy | None) -> str:
@@ -288,14 +388,18 @@ def _policy_text(policy: Policy | None) -> str:
 
 
 def _file_text(vma: Vma) -> str:
-    return vma.file.path if vma.file is not None else (vma.label or "anonymous")
+    file = vma.file
+    if file is None:
+        return vma.label or "anonymous"
+    return f"{file.path} ({file.dev} {file.ino})" if file.ino else file.path
 
 
 def _file_detail(left: Vma, right: Vma) -> str:
     one, other = left.file, right.file
     if one is None or other is None:
-        return "file and anonymous memory"
-    if (one.dev, one.ino) == (other.dev, other.ino) and one.path == other.path and one.ino:
+        there = left if one is None else right
+        return "file and anonymous memory" if there.is_anonymous() else "file and other memory"
+    if one.ino and (one.dev, one.ino) == (other.dev, other.ino):
         return OPENED_TWICE
     return "different files"
 
@@ -308,6 +412,16 @@ def _anon_text(vma: Vma) -> str:
     if vma.anon_vma is None:
         return "never written to"
     return "shared with a process it was forked from" if len(vma.chain) > 1 else "written to"
+
+
+def _driver_text(vma: Vma) -> str:
+    return vma.ops.name if vma.ops is not None else "no driver"
+
+
+def _offset_detail(vma: Vma) -> str:
+    if vma.file is not None:
+        return "file offset"
+    return "anonymous offset (it was moved)" if vma.is_anonymous() else "offset"
 
 
 def _offset_text(vma: Vma, pgoff: int) -> str:

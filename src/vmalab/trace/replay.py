@@ -188,7 +188,7 @@ class Replay:
         parent = self.machine.processes.get(record.parent)
         if parent is None:
             return
-        self._observe(parent, record.grown, record.written)
+        self.observe(parent, record.grown, record.written)
         self.machine.fork(parent, record.flags, record.pid)
         program = self.current.get(record.parent)
         self._program(record.n, record.pid, program.exe if program is not None else "")
@@ -198,7 +198,7 @@ class Replay:
         process = self.machine.processes.get(record.pid)
         if process is None:
             return
-        self._observe(process, record.grown, record.written)
+        self.observe(process, record.grown, record.written)
         program = self.current.pop(record.pid, None)
         if program is not None:
             self._note_end(program, process)
@@ -220,7 +220,7 @@ class Replay:
         if self.keep_maps:
             program.maps = process.maps()
 
-    def _observe(self, process: Process, grown: list[tuple[int, int]], written: list[int]) -> None:
+    def observe(self, process: Process, grown: list[tuple[int, int]], written: list[int]) -> None:
         """Take over what the recorder saw of faults: stacks that grew, VMAs that were written to."""
         mm = process.mm
         mm.limits = process.limits
@@ -243,7 +243,7 @@ class Replay:
         file = self.files.get(record.file) if record.file is not None else None
         call = Call(record.call, tuple(record.args), file, record.data)
         self.call = call
-        self._observe(process, record.grown, record.written)
+        self.observe(process, record.grown, record.written)
         program.calls += 1
         chosen = _random_choice(record, file)
         outcome = perform(process, call if chosen is None else chosen)

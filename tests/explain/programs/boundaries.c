@@ -1,5 +1,6 @@
 /* Makes pairs of VMAs that touch and differ in one thing each, and prints a line for each pair: the address where they
- * touch, and what differs.  A pair that this kernel cannot make is printed as "skip".  With an argument it then waits. */
+ * touch, and what differs.  A pair that this kernel cannot make is printed as "skip", one that it has merged after all
+ * as "merged".  With an argument it then waits. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -8,10 +9,15 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
 #define PAGE 4096UL
 #define RW (PROT_READ | PROT_WRITE)
 #define ANON (MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
@@ -33,10 +39,31 @@ static char *fresh(void)
 	return slot;
 }
 
+/* Whether the kernel shows VMAs that end and begin at an address. */
+static int is_boundary(unsigned long at)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+	char line[8192];
+	unsigned long start, end;
+	int ends = 0, begins = 0;
+
+	while (smaps && fgets(line, sizeof(line), smaps)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) != 2)
+			continue;
+		ends |= end == at;
+		begins |= start == at;
+	}
+	if (smaps)
+		fclose(smaps);
+	return ends && begins;
+}
+
 static void tell(const char *what, char *at, int failed)
 {
 	if (failed)
 		printf("skip %s\n", what);
+	else if (!is_boundary((unsigned long)at))
+		printf("merged %s\n", what);
 	else
 		printf("%lx %s\n", (unsigned long)at, what);
 }
@@ -117,6 +144,12 @@ static void written(void)
 	mprotect(at, 2 * PAGE, PROT_READ);
 	mmap(at + 2 * PAGE, 2 * PAGE, PROT_READ, ANON, -1, 0);
 	tell("account", at + 2 * PAGE, 0);
+	/* The same for memory that was not written to while it could have been: nothing is committed on either side, so that
+	 * only a third difference is left. */
+	at = mmap(fresh(), 2 * PAGE, RW, ANON, -1, 0);
+	mprotect(at, 2 * PAGE, PROT_READ);
+	mmap(at + 2 * PAGE, 2 * PAGE, PROT_READ | PROT_EXEC, ANON, -1, 0);
+	tell("executable", at + 2 * PAGE, 0);
 	/* Written to elsewhere, then moved beside memory never written to: the offset remembers. */
 	at = pages(0);
 	munmap(at + 2 * PAGE, 2 * PAGE);
@@ -141,6 +174,7 @@ static void written(void)
 int main(int argc, char **argv)
 {
 	unsigned long node = 1;
+	long key;
 	char *at;
 
 	(void)argv;
@@ -154,7 +188,13 @@ int main(int argc, char **argv)
 	at = pages(0);
 	tell("policy", at + 2 * PAGE, syscall(SYS_mbind, at + 2 * PAGE, 2 * PAGE, 2, &node, 8UL, 0));
 	at = pages(0);
-	tell("locked", at + 2 * PAGE, mlock2(at + 2 * PAGE, 2 * PAGE, MLOCK_ONFAULT));
+	tell("policies", at + 2 * PAGE,
+	     syscall(SYS_mbind, at, 2 * PAGE, 1, &node, 8UL, 0) ||
+		     syscall(SYS_mbind, at + 2 * PAGE, 2 * PAGE, 2, &node, 8UL, 0));
+	at = pages(0);
+	tell("locked", at + 2 * PAGE, mlock(at + 2 * PAGE, 2 * PAGE));
+	at = pages(0);
+	tell("locked-on-fault", at + 2 * PAGE, mlock2(at + 2 * PAGE, 2 * PAGE, MLOCK_ONFAULT));
 	at = pages(0);
 	tell("sealed", at + 2 * PAGE, syscall(462, at + 2 * PAGE, 2 * PAGE, 0));
 	advice("dontfork", MADV_DONTFORK);
@@ -166,6 +206,14 @@ int main(int argc, char **argv)
 	advice("sequential", MADV_SEQUENTIAL);
 	advice("random", MADV_RANDOM);
 	userfaults();
+	at = pages(0);
+	tell("name", at + 2 * PAGE, prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, at + 2 * PAGE, 2 * PAGE, "a name"));
+	at = pages(0);
+	key = syscall(SYS_pkey_alloc, 0UL, 0UL);
+	tell("key", at + 2 * PAGE, key < 0 || syscall(SYS_pkey_mprotect, at + 2 * PAGE, 2 * PAGE, RW, key));
+	at = pages(0);
+	tell("two-things", at + 2 * PAGE,
+	     madvise(at, 2 * PAGE, MADV_DONTFORK) || madvise(at + 2 * PAGE, 2 * PAGE, MADV_DONTDUMP));
 	mapped("noreserve", MAP_PRIVATE | MAP_ANONYMOUS, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
 	mapped("shared-private", MAP_PRIVATE | MAP_ANONYMOUS, MAP_SHARED | MAP_ANONYMOUS);
 	mapped("shared-shared", MAP_SHARED | MAP_ANONYMOUS, MAP_SHARED | MAP_ANONYMOUS);
