@@ -1,13 +1,18 @@
 """For all tests: the form of the core that runs must be the one that was asked for, and built from these sources."""
 
 import os
+from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Before the first import of the core: its sanitisers are on, also in the commands that tests run.
+os.environ.setdefault("VMALAB_SANITISE", "1")
+
 import vmalab
+from vmalab.machine import MACHINES
 
 settings.register_profile("vmalab", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "vmalab"))
@@ -36,3 +41,23 @@ def _refuse_stale() -> None:
                 raise pytest.UsageError(
                     f"{name} is newer than its compiled form: make build, or VMALAB_INTERPRETED=1 to test the sources"
                 )
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """At the end of every test each machine that it made is whole, and without its processes it holds nothing."""
+    MACHINES.clear()
+    yield
+    for machine in list(MACHINES):
+        machine.validate()
+        held = [vma for process in machine.processes.values() for vma in process.vmas()]
+        files = [vma.file for vma in held if vma.file is not None]
+        policies = [vma.policy for vma in held if vma.policy is not None]
+        anon_vmas = [anon_vma for vma in held for anon_vma in vma.chain]
+        held.clear()
+        for process in list(machine.processes.values()):
+            machine.exit(process)
+        assert machine.commit.committed == machine.commit.lost, "memory stays committed"
+        assert not any(each.refs for each in files), "files leak"
+        assert not any(each.refs for each in policies), "policies leak"
+        assert not any(each.links or each.active for each in anon_vmas), "anon_vmas leak"

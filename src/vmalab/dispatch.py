@@ -212,12 +212,14 @@ def _prctl(process: ProcessState, call: Call) -> Outcome:
         text = name if isinstance(name, str) else None
         return _outcome(madvise.set_anon_name(mm, call.args[2], call.args[3], text))
     if option == PR_SET_MEMORY_MERGE:
+        mm.mmap_write_lock()
         mm.merge_any = call.args[1] != 0
         for vma in mm.vmas():
             if mm.merge_any and ksm_compatible(vma.flags):
                 set_flags(vma, vma.flags | VM_MERGEABLE)
             elif not mm.merge_any:
                 set_flags(vma, vma.flags & ~VM_MERGEABLE)
+        mm.mmap_write_unlock()
         return Outcome(0)
     if option == PR_SET_MDWE:
         mm.mdwe = bool(call.args[1] & 1)

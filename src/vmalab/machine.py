@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from typing import Final
+from weakref import WeakSet
+
 from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
 from vmalab.flags import CLONE_VM, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
@@ -12,7 +16,15 @@ from vmalab.vma.area import File, Vma
 from vmalab.vma.port import Port
 from vmalab.vma.relocate import dup_mmap, exit_mmap
 from vmalab.vma.space import Commit, Limits, Mm, Settings
+from vmalab.vma.validate import dump, violations_of_all
 from vmalab.world import ProcessState
+
+SANITISE: Final = os.environ.get("VMALAB_SANITISE", "0") not in ("", "0")
+"""Whether the sanitisers of the core are on (Settings.sanitise) without being asked for: on in the tests."""
+
+
+MACHINES: Final[WeakSet[Machine]] = WeakSet()
+"""The machines whose sanitisers are on, so that a test can look at all that it made."""
 
 
 class KernelError(OSError):
@@ -147,9 +159,12 @@ class Machine:
     ) -> None:
         self.semantics: Semantics = Semantics() if semantics is None else semantics
         self.settings: Settings = Settings() if settings is None else settings
+        self.settings.sanitise = self.settings.sanitise or SANITISE
         self.commit: Commit = Commit(ram_pages, swap_pages)
         self.port: Port = Port() if port is None else port
         self.processes: dict[int, Process] = {}
+        if self.settings.sanitise:
+            MACHINES.add(self)
         self._users: dict[int, int] = {}
 
     def _new_mm(self, limits: Limits) -> Mm:
@@ -192,6 +207,16 @@ class Machine:
         self._users[id(process.mm)] = 1
         return process.mm
 
+    def validate(self) -> None:
+        """Check all address spaces, what they share, and what is committed.
+
+        Raises AssertionError with all that is wrong, and the whole state.
+        """
+        mms = list({id(process.mm): process.mm for process in self.processes.values()}.values())
+        found = violations_of_all(self.commit, mms)
+        if found:
+            raise AssertionError("\n".join(["the machine is broken:", *found, *[dump(mm) for mm in mms]]))
+
     def exit(self, process: Process) -> None:
         """End a process."""
         self._release(process.mm)
@@ -203,4 +228,6 @@ class Machine:
             self._users[id(mm)] = users
         else:
             del self._users[id(mm)]
+            if self.settings.sanitise:
+                mm.validate()
             exit_mmap(mm)

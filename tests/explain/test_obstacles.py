@@ -20,7 +20,6 @@ from vmalab.flags import (
     VM_WRITE,
 )
 from vmalab.machine import Machine
-from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import FILE_OPS, SHM_OPS, AnonVma, File, Policy, Userfaultfd, Vma
 
 START = 0x10000000
@@ -111,6 +110,7 @@ def test_what_would_go_is_really_merged() -> None:
     for vma in (first, third):
         vma.anon_vma = AnonVma(None)
         vma.chain = [vma.anon_vma]
+        vma.anon_vma.links = vma.anon_vma.active = 1
     found: list[Boundary] = list(boundaries(process.mm))
     assert [each.kind() for each in found] == ["permissions", "permissions"]
     assert count_merges(found) == 1, "each pair would merge, but not all three: the outer two were written to apart"
@@ -123,7 +123,7 @@ def test_a_snapshot_does_not_guess() -> None:
     process.mprotect(addr, PAGE_SIZE, 3)
     vmas = process.vmas()
     for vma in (vmas[0], vmas[2]):
-        anon_vma_prepare(vma)
+        process.touch(vma.start)
     process.mprotect(addr + PAGE_SIZE, PAGE_SIZE, 3)
     assert process.mm.map_count == 2, "two anon_vmas stay apart"
     below, above = process.vmas()

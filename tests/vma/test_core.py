@@ -1,7 +1,6 @@
 """The core on its own: moves of the stack, stack growth, and every allocation failed in turn."""
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import pytest
 
@@ -50,20 +49,22 @@ class FailNth(Port):
         return self.count == self.fail_at
 
 
-def consistent(mm: Mm) -> None:
-    """The tree is in order, and every counter is what a recount gives."""
-    vmas = mm.vmas()
-    assert [(vma.start, vma.end) for vma in vmas] == [(start, end) for start, end, _ in mm.tree.ranges()]
-    assert all(one.end <= two.start for one, two in pairwise(vmas))
-    assert mm.map_count == len(vmas)
-    assert mm.total_vm == sum(vma.pages() for vma in vmas)
-    for vma in vmas:
-        assert (vma.anon_vma is None) == (not vma.chain)
-        assert vma.anon_vma is None or vma.anon_vma in vma.chain
-    chained = {id(anon_vma): anon_vma for vma in vmas for anon_vma in vma.chain}
-    for anon_vma in chained.values():
-        assert anon_vma.links == sum(vma.chain.count(anon_vma) for vma in vmas)
-        assert anon_vma.active == sum(vma.anon_vma is anon_vma for vma in vmas)
+def relocate(vma: Vma, shift: int) -> int:
+    """relocate_vma_down under the lock."""
+    mm = vma.mm
+    mm.mmap_write_lock()
+    refusal = relocate_vma_down(vma, shift)
+    mm.mmap_write_unlock()
+    return refusal
+
+
+def grow(vma: Vma, addr: int) -> int:
+    """expand_stack under the lock."""
+    mm = vma.mm
+    mm.mmap_write_lock()
+    refusal = expand_stack(vma, addr)
+    mm.mmap_write_unlock()
+    return refusal
 
 
 def start(port: Port | None = None) -> Process:
@@ -114,7 +115,7 @@ def test_every_allocation_fails_in_turn(name: str) -> None:
         except KernelError as error:
             refused = error
         port.arm(0)
-        consistent(process.mm)
+        process.machine.validate()
         if refused is not None:
             assert refused.errno in (12, 11)
             reached += 1
@@ -144,14 +145,14 @@ def test_relocate_down_slides_one_vma(shift: int) -> None:
     process = start()
     vma = stack(process)
     began, pgoff = vma.start, vma.pgoff
-    assert relocate_vma_down(vma, shift * PAGE_SIZE) == YES
+    assert relocate(vma, shift * PAGE_SIZE) == YES
     assert process.vmas() == [vma]
     assert (vma.start, vma.end, vma.pgoff) == (
         began - shift * PAGE_SIZE,
         began - shift * PAGE_SIZE + 4 * PAGE_SIZE,
         pgoff,
     )
-    consistent(process.mm)
+    process.machine.validate()
 
 
 @pytest.mark.parametrize("below", [1, 2, 3])
@@ -160,9 +161,9 @@ def test_relocate_down_is_refused_when_something_is_in_the_way(below: int) -> No
     vma = stack(process)
     process.mmap(vma.start - below * PAGE_SIZE, PAGE_SIZE, PROT_READ, FIXED)
     bounds = (vma.start, vma.end)
-    assert relocate_vma_down(vma, 3 * PAGE_SIZE) == reason.OVERLAPS_STACK_MOVE
+    assert relocate(vma, 3 * PAGE_SIZE) == reason.OVERLAPS_STACK_MOVE
     assert (vma.start, vma.end) == bounds
-    consistent(process.mm)
+    process.machine.validate()
 
 
 def test_relocate_down_without_memory() -> None:
@@ -171,27 +172,27 @@ def test_relocate_down_without_memory() -> None:
     vma = stack(process)
     bounds = (vma.start, vma.end)
     port.arm(1)
-    assert relocate_vma_down(vma, PAGE_SIZE) == reason.NO_MEMORY_TREE
+    assert relocate(vma, PAGE_SIZE) == reason.NO_MEMORY_TREE
     assert (vma.start, vma.end) == bounds
     port.arm(2)
-    assert relocate_vma_down(vma, PAGE_SIZE) == reason.NO_MEMORY_TREE
+    assert relocate(vma, PAGE_SIZE) == reason.NO_MEMORY_TREE
     assert (vma.start, vma.end) == (bounds[0] - PAGE_SIZE, bounds[1]), "grown at the bottom, not yet cut at the top"
 
 
 def test_a_stack_grows_to_its_limits() -> None:
     process = start()
     vma = stack(process)
-    assert expand_stack(vma, vma.start - 1) == YES
+    assert grow(vma, vma.start - 1) == YES
     assert vma.pages() == 5
     assert vma.anon_vma is not None, "growth gives a stack its anon_vma, even on a read"
     process.limits.stack = 6 * PAGE_SIZE
     process.mm.limits = process.limits
-    assert expand_stack(vma, vma.start - 2 * PAGE_SIZE) == reason.LIMIT_STACK
+    assert grow(vma, vma.start - 2 * PAGE_SIZE) == reason.LIMIT_STACK
     process.mmap(AT, PAGE_SIZE, RW, FIXED)
-    assert expand_stack(vma, vma.start - PAGE_SIZE) == reason.STACK_GUARD_GAP
+    assert grow(vma, vma.start - PAGE_SIZE) == reason.STACK_GUARD_GAP
     process.mprotect(AT, PAGE_SIZE, 0)
-    assert expand_stack(vma, vma.start - PAGE_SIZE) == YES, "what cannot be accessed is guard enough"
-    consistent(process.mm)
+    assert grow(vma, vma.start - PAGE_SIZE) == YES, "what cannot be accessed is guard enough"
+    process.machine.validate()
 
 
 def test_memory_that_was_written_to_stays_committed() -> None:
@@ -231,4 +232,4 @@ def test_at_the_map_count_limit() -> None:
     ):
         assert process.do(call).reason == why
     process.munmap(AT + 8 * PAGE_SIZE, PAGE_SIZE)
-    consistent(process.mm)
+    process.machine.validate()

@@ -41,20 +41,23 @@ def mlock(mm: Mm, start: int, length: int, flags: int = 0) -> int:
         return -LOCK_NOT_PERMITTED
     length = page_up(length + (start & PAGE_MASK)) % ULONG_END
     start = page_down(start)
+    mm.mmap_write_lock()
+    refusal = _do_mlock(mm, start, length, vm_flags)
+    mm.mmap_write_unlock()
+    if refusal == YES:
+        refusal = mm_populate(mm, start, start + length)
+    return -(POPULATE_FAULT_LOCK if refusal == POPULATE_FAULT else refusal)
+
+
+def _do_mlock(mm: Mm, start: int, length: int, vm_flags: int) -> int:
     locked = (length >> PAGE_SHIFT) + mm.locked_vm
     limit = mm.limits.memlock >> PAGE_SHIFT
     if locked > limit and not mm.limits.ipc_lock:
         # What is locked already is not counted twice.
         locked -= _locked_pages(mm, start, start + length)
         if locked > limit:
-            return -LIMIT_MEMLOCK
-    refusal = _apply_vma_lock_flags(mm, start, length, vm_flags)
-    if refusal != YES:
-        return -refusal
-    refusal = mm_populate(mm, start, start + length)
-    if refusal == POPULATE_FAULT:
-        return -POPULATE_FAULT_LOCK
-    return -refusal
+            return LIMIT_MEMLOCK
+    return _apply_vma_lock_flags(mm, start, length, vm_flags)
 
 
 def _locked_pages(mm: Mm, start: int, end: int) -> int:
@@ -68,7 +71,10 @@ def _locked_pages(mm: Mm, start: int, end: int) -> int:
 def munlock(mm: Mm, start: int, length: int) -> int:
     """munlock: 0 or minus a reason."""
     length = page_up(length + (start & PAGE_MASK)) % ULONG_END
-    return -_apply_vma_lock_flags(mm, page_down(start), length, 0)
+    mm.mmap_write_lock()
+    refusal = _apply_vma_lock_flags(mm, page_down(start), length, 0)
+    mm.mmap_write_unlock()
+    return -refusal
 
 
 def _apply_vma_lock_flags(mm: Mm, start: int, length: int, flags: int) -> int:
@@ -98,9 +104,9 @@ def _mlock_fixup(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int]:
         return modified, refusal
     pages = (end - start) >> PAGE_SHIFT
     if not flags & VM_LOCKED:
-        vma.mm.locked_vm -= pages
+        modified.mm.locked_vm -= pages
     elif not old & VM_LOCKED:
-        vma.mm.locked_vm += pages
+        modified.mm.locked_vm += pages
     return modified, YES
 
 
@@ -110,10 +116,14 @@ def mlockall(mm: Mm, flags: int) -> int:
         return -UNKNOWN_FLAGS
     if not can_do_mlock(mm):
         return -LOCK_NOT_PERMITTED
+    mm.mmap_write_lock()
     over = mm.total_vm > mm.limits.memlock >> PAGE_SHIFT
-    if flags & MCL_CURRENT and over and not mm.limits.ipc_lock:
+    refused = flags & MCL_CURRENT and over and not mm.limits.ipc_lock
+    if not refused:
+        _apply_mlockall_flags(mm, flags)
+    mm.mmap_write_unlock()
+    if refused:
         return -LIMIT_MEMLOCK
-    apply_mlockall_flags(mm, flags)
     if flags & MCL_CURRENT:
         # As __mm_populate with errors ignored: one VMA that cannot be populated does not stop the others.
         for vma in mm.vmas():
@@ -123,11 +133,13 @@ def mlockall(mm: Mm, flags: int) -> int:
 
 def munlockall(mm: Mm) -> int:
     """munlockall: 0."""
-    apply_mlockall_flags(mm, 0)
+    mm.mmap_write_lock()
+    _apply_mlockall_flags(mm, 0)
+    mm.mmap_write_unlock()
     return 0
 
 
-def apply_mlockall_flags(mm: Mm, flags: int) -> None:
+def _apply_mlockall_flags(mm: Mm, flags: int) -> None:
     """Set what new VMAs get and, for the present ones, their locks; errors of single VMAs are ignored."""
     locked = VM_LOCKED | VM_LOCKONFAULT if flags & MCL_ONFAULT else VM_LOCKED
     mm.def_flags &= ~VM_LOCKED_MASK

@@ -79,8 +79,24 @@ from vmalab.syscalls.populate import madvise_populate
 from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import Vma
 from vmalab.vma.map import ksm_compatible
-from vmalab.vma.modify import set_flags, vma_modify_flags, vma_modify_flags_name
+from vmalab.vma.modify import set_flag_atomic, vma_modify_flags, vma_modify_flags_name
 from vmalab.vma.space import Mm
+
+READS_ONLY: Final = frozenset(
+    {
+        MADV_REMOVE,
+        MADV_WILLNEED,
+        MADV_COLD,
+        MADV_PAGEOUT,
+        MADV_COLLAPSE,
+        MADV_DONTNEED,
+        MADV_DONTNEED_LOCKED,
+        MADV_FREE,
+        MADV_GUARD_INSTALL,
+        MADV_GUARD_REMOVE,
+    }
+)
+"""Advices that change no VMA, and so hold the lock for reading."""
 
 KEEP_NAME: Final = "\0"
 """Stands for "leave the name as it is": no name can hold it."""
@@ -96,7 +112,15 @@ def madvise(mm: Mm, start: int, length: int, advice: int) -> int:
         return -refusal
     if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
         return -madvise_populate(mm, start, end, advice == MADV_POPULATE_WRITE)
-    return -_walk(mm, start, end, advice, KEEP_NAME)
+    if advice in READS_ONLY:
+        mm.mmap_read_lock()
+        refusal = _walk(mm, start, end, advice, KEEP_NAME)
+        mm.mmap_read_unlock()
+    else:
+        mm.mmap_write_lock()
+        refusal = _walk(mm, start, end, advice, KEEP_NAME)
+        mm.mmap_write_unlock()
+    return -refusal
 
 
 def set_anon_name(mm: Mm, start: int, length: int, name: str | None) -> int:
@@ -108,7 +132,10 @@ def set_anon_name(mm: Mm, start: int, length: int, name: str | None) -> int:
     end, refusal = _range_end(start, length)
     if refusal != YES or end == start:
         return -refusal
-    return -_walk(mm, start, end, -1, name)
+    mm.mmap_write_lock()
+    refusal = _walk(mm, start, end, -1, name)
+    mm.mmap_write_unlock()
+    return -refusal
 
 
 def _range_end(start: int, length: int) -> tuple[int, int]:
@@ -240,7 +267,7 @@ def _guard(vma: Vma, advice: int) -> int:
     refusal = anon_vma_prepare(vma) if vma.is_anonymous() else YES
     if refusal == YES:
         # The whole VMA is marked, without a split; the mark stays when the guards go.
-        set_flags(vma, vma.flags | VM_MAYBE_GUARD)
+        set_flag_atomic(vma, VM_MAYBE_GUARD)
     return refusal
 
 

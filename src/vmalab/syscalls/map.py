@@ -129,12 +129,11 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
             length = (length + file.huge_size - 1) & ~(file.huge_size - 1)
         elif flags & MAP_HUGETLB:
             return -HUGETLB_NOT_HUGE
+    mm.mmap_write_lock()
     result = do_mmap(mm, file, addr, length, prot, flags, 0, offset >> PAGE_SHIFT)
-    if result < 0:
-        return result
-    vma = mm.vma_lookup(result)
-    assert vma is not None
-    if vma.flags & VM_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE:
+    vma = mm.vma_lookup(result) if result >= 0 else None
+    mm.mmap_write_unlock()
+    if vma is not None and (vma.flags & VM_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE):
         # Errors of populating are nobody's business: the mapping stands.
         mm_populate(mm, result, result + page_up(length))
     return result
@@ -241,12 +240,20 @@ def can_do_mlock(mm: Mm) -> bool:
 
 def munmap(mm: Mm, addr: int, length: int) -> int:
     """munmap: 0 or minus a reason."""
-    return -do_munmap(mm, addr, length)
+    mm.mmap_write_lock()
+    refusal = do_munmap(mm, addr, length)
+    mm.mmap_write_unlock()
+    return -refusal
 
 
 def brk(mm: Mm, addr: int) -> tuple[int, int]:
     """brk: the break that is now in force, and YES or the reason why it is not the one that was asked for."""
+    mm.mmap_write_lock()
+    old: int = mm.brk
     refusal = _do_brk(mm, addr)
+    mm.mmap_write_unlock()
+    if refusal == YES and mm.brk > old and mm.def_flags & VM_LOCKED:
+        mm_populate(mm, page_up(old), page_up(mm.brk))
     return mm.brk, refusal
 
 
@@ -281,8 +288,6 @@ def _do_brk(mm: Mm, addr: int) -> int:
     if refusal != YES:
         return refusal
     mm.brk = addr
-    if mm.def_flags & VM_LOCKED:
-        mm_populate(mm, old, new)
     return YES
 
 
@@ -296,6 +301,15 @@ def remap_file_pages(mm: Mm, start: int, size: int, prot: int, pgoff: int, flags
         return -LENGTH_WRAPS
     if pgoff + (size >> PAGE_SHIFT) >= ULONG_END >> PAGE_SHIFT:
         return -OFFSET_OVERFLOW
+    mm.mmap_write_lock()
+    result = _remap_file_pages(mm, start, size, pgoff, flags)
+    mm.mmap_write_unlock()
+    if result >= 0:
+        mm_populate(mm, start, start + size)
+    return min(result, 0)
+
+
+def _remap_file_pages(mm: Mm, start: int, size: int, pgoff: int, flags: int) -> int:
     vma = mm.vma_lookup(start)
     if vma is None or not vma.flags & VM_SHARED:
         return -REMAP_NOT_SHARED
@@ -310,8 +324,4 @@ def remap_file_pages(mm: Mm, start: int, size: int, prot: int, pgoff: int, flags
     if vma.flags & VM_LOCKED:
         map_flags |= MAP_LOCKED
     access = vma.flags & (VM_READ | VM_WRITE | VM_EXEC)
-    result = do_mmap(mm, vma.file, start, size, access, map_flags, 0, pgoff)
-    if result < 0:
-        return result
-    mm_populate(mm, start, end)
-    return 0
+    return do_mmap(mm, vma.file, start, size, access, map_flags, 0, pgoff)

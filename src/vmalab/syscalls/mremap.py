@@ -83,15 +83,22 @@ class Remap:
 def mremap(mm: Mm, addr: int, old_len: int, new_len: int, flags: int, new: int) -> int:
     """mremap: the new address, or minus a reason."""
     remap = Remap(mm, addr, old_len, new_len, flags, new)
-    refusal = _check_arguments(remap)
-    if refusal != YES:
-        return -refusal
-    if flags & MREMAP_FIXED and remap.old_len == remap.new_len and mm.semantics.mremap_moves_many:
-        return _remap_move(remap)
-    result = _remap_one(remap, mm.vma_lookup(addr))
+    mm.mmap_write_lock()
+    result = _do_mremap(remap)
+    mm.mmap_write_unlock()
     if result >= 0 and remap.populates:
         mm_populate(mm, result + remap.old_len, result + remap.new_len)
     return result
+
+
+def _do_mremap(remap: Remap) -> int:
+    refusal = _check_arguments(remap)
+    if refusal != YES:
+        return -refusal
+    same_length = remap.old_len == remap.new_len
+    if remap.flags & MREMAP_FIXED and same_length and remap.mm.semantics.mremap_moves_many:
+        return _remap_move(remap)
+    return _remap_one(remap, remap.mm.vma_lookup(remap.addr))
 
 
 def _check_arguments(remap: Remap) -> int:
@@ -341,6 +348,9 @@ def _move_vma(remap: Remap, vma: Vma) -> int:
         remap.old_len = remap.new_len
     else:
         _drop_userfaultfd(copy)
+    if remap.charged and not remap.flags & MREMAP_DONTUNMAP:
+        # A move that failed, or that shrank, keeps a charge that no VMA stands for.
+        mm.commit.lost += remap.charged - ((remap.new_len - remap.old_len) >> PAGE_SHIFT)
     _stat_account(vma, remap.new_len)
     if refusal == YES and remap.flags & MREMAP_DONTUNMAP:
         _dontunmap_complete(remap, vma, copy)
@@ -362,6 +372,8 @@ def _dontunmap_complete(remap: Remap, vma: Vma, copy: Vma) -> None:
 
     All of its VMA loses the lock, also where only a part was moved, and locked_vm keeps counting it.
     """
+    if vma.flags & VM_LOCKED:
+        vma.mm.lost_locked += vma.pages()
     set_flags(vma, vma.flags & ~VM_LOCKED_MASK)
     whole = vma.start == remap.addr and vma.end == remap.addr + remap.old_len
     if copy is not vma and whole and vma.anon_vma is not None:
@@ -379,8 +391,9 @@ def _unmap_source(remap: Remap, vma: Vma) -> None:
     if accountable:
         vma.flags = vma.flags & ~VM_ACCOUNT
     if do_munmap(mm, remap.addr, remap.old_len) != YES:
-        # The split found no memory: the source stays, uncounted, and only the sum is kept right.
+        # The split found no memory: the source stays without VM_ACCOUNT, so what it has committed never comes back.
         mm.commit.committed += remap.old_len >> PAGE_SHIFT
+        mm.commit.lost += (remap.old_len if not accountable else end - start) >> PAGE_SHIFT
         return
     if not accountable:
         return

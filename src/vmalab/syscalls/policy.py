@@ -65,8 +65,15 @@ def mbind(mm: Mm, start: int, length: int, mode: int, nodes: tuple[int, ...], fl
     policy, refusal = make_policy(mm, mode, nodes)
     if refusal != YES:
         return -refusal
+    mm.mmap_write_lock()
+    refusal = _mbind_range(mm, start, end, policy)
+    mm.mmap_write_unlock()
+    return -refusal
+
+
+def _mbind_range(mm: Mm, start: int, end: int, policy: Policy | None) -> int:
     if not mm.tree.walk(start, end) or (policy is not None and _has_hole(mm, start, end)):
-        return -NOT_MAPPED_EFAULT
+        return NOT_MAPPED_EFAULT
     at = start
     while at < end:
         vma = mm.find_vma_intersection(at, end)
@@ -77,9 +84,9 @@ def mbind(mm: Mm, start: int, length: int, mode: int, nodes: tuple[int, ...], fl
         if not mpol_equal(vma.policy, policy):
             vma, refusal = vma_modify_policy(vma, first, upto, policy)
             if refusal != YES:
-                return -refusal
+                return refusal
         at = max(upto, vma.end)
-    return 0
+    return YES
 
 
 def _has_hole(mm: Mm, start: int, end: int) -> bool:
@@ -103,6 +110,13 @@ def set_mempolicy_home_node(mm: Mm, start: int, length: int, home_node: int, fla
     end = start + page_up(length)
     if end >= ULONG_END:
         return -LENGTH_WRAPS
+    mm.mmap_write_lock()
+    refusal = _set_home_node(mm, start, end, home_node)
+    mm.mmap_write_unlock()
+    return -refusal
+
+
+def _set_home_node(mm: Mm, start: int, end: int, home_node: int) -> int:
     at = start
     while at < end:
         vma = mm.find_vma_intersection(at, end)
@@ -112,10 +126,10 @@ def set_mempolicy_home_node(mm: Mm, start: int, length: int, home_node: int, fla
         upto: int = min(vma.end, end)
         if old is not None:
             if old.mode not in (MPOL_BIND, MPOL_PREFERRED_MANY):
-                return -POLICY_BAD_MODE
+                return POLICY_BAD_MODE
             new = Policy(old.mode, old.flags, old.nodes, home_node)
             vma, refusal = vma_modify_policy(vma, max(at, vma.start), upto, new)
             if refusal != YES:
-                return -refusal
+                return refusal
         at = max(upto, vma.end)
-    return 0
+    return YES

@@ -35,7 +35,15 @@ def _breaks_cow(vma: Vma) -> bool:
 
 
 def mm_populate(mm: Mm, start: int, end: int) -> int:
-    """Touch the pages of [start, end) as __mm_populate does: YES, or POPULATE_FAULT at the first page that cannot be.
+    """Touch the pages of [start, end), under a lock of its own (__mm_populate).  As populate_range."""
+    mm.mmap_read_lock()
+    refusal = populate_range(mm, start, end)
+    mm.mmap_read_unlock()
+    return refusal
+
+
+def populate_range(mm: Mm, start: int, end: int) -> int:
+    """Touch the pages of [start, end) with the lock held: YES, or POPULATE_FAULT at the first page that cannot be.
 
     Holes end it, IO and PFNMAP VMAs are passed over, locked-on-fault ones are left alone.
     """
@@ -71,6 +79,13 @@ def _beyond_file(vma: Vma, addr: int) -> bool:
 
 def madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
     """MADV_POPULATE_READ and _WRITE: YES, NOT_MAPPED at a hole, POPULATE_NO_PERMISSION."""
+    mm.mmap_read_lock()
+    refusal = _madvise_populate(mm, start, end, write)
+    mm.mmap_read_unlock()
+    return refusal
+
+
+def _madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
     at = start
     while at < end:
         vma = mm.vma_lookup(at)
@@ -90,16 +105,34 @@ def madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
     return YES
 
 
+def grow_stack(vma: Vma, addr: int) -> int:
+    """Grow a stack with the lock held for reading, which is exchanged for the write lock meanwhile."""
+    mm = vma.mm
+    mm.mmap_read_unlock()
+    mm.mmap_write_lock()
+    refusal = expand_stack(vma, addr)
+    mm.mmap_write_unlock()
+    mm.mmap_read_lock()
+    return refusal
+
+
 def handle_fault(mm: Mm, addr: int, write: bool, execute: bool = False) -> int:
     """One access to addr: grow a stack, check permissions, and give memory that is written to an anon_vma.
 
     YES, or the reason for SIGSEGV: FAULT_NOT_MAPPED, FAULT_NO_PERMISSION, or why a stack may not grow.
     """
+    mm.mmap_read_lock()
+    refusal = _handle_fault(mm, addr, write, execute)
+    mm.mmap_read_unlock()
+    return refusal
+
+
+def _handle_fault(mm: Mm, addr: int, write: bool, execute: bool) -> int:
     vma = mm.find_vma(addr)
     if vma is None:
         return FAULT_NOT_MAPPED
     if addr < vma.start:
-        refusal = expand_stack(vma, addr)
+        refusal = grow_stack(vma, addr)
         if refusal != YES:
             return FAULT_NOT_MAPPED if mm.start_gap(vma) == vma.start else refusal
     needed = VM_WRITE if write else (VM_EXEC if execute else VM_ACCESS)

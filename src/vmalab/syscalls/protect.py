@@ -39,7 +39,7 @@ from vmalab.reason import (
     YES,
 )
 from vmalab.syscalls.map import calc_vm_prot_bits
-from vmalab.syscalls.populate import mm_populate
+from vmalab.syscalls.populate import populate_range
 from vmalab.vma.area import Vma
 from vmalab.vma.map import map_deny_write_exec
 from vmalab.vma.modify import vma_modify_flags
@@ -61,6 +61,13 @@ def mprotect(mm: Mm, start: int, length: int, prot: int, pkey: int = -1) -> int:
         return -RANGE_WRAPS
     if prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM):
         return -PROT_UNKNOWN
+    mm.mmap_write_lock()
+    result = _protect_range(mm, start, end, prot, grows, pkey)
+    mm.mmap_write_unlock()
+    return result
+
+
+def _protect_range(mm: Mm, start: int, end: int, prot: int, grows: int, pkey: int) -> int:
     if pkey != -1 and not (0 <= pkey < 16 and mm.pkeys >> pkey & 1):
         return -PKEY_NOT_ALLOCATED
     vma = mm.find_vma_intersection(start, end)
@@ -76,10 +83,10 @@ def mprotect(mm: Mm, start: int, length: int, prot: int, pkey: int = -1) -> int:
         return -NOT_MAPPED
     elif grows & PROT_GROWSUP:
         return -PROT_NOT_GROWING
-    return _protect_range(mm, vma, start, end, prot, pkey)
+    return _protect_vmas(mm, vma, start, end, prot, pkey)
 
 
-def _protect_range(mm: Mm, first: Vma, start: int, end: int, prot: int, pkey: int) -> int:
+def _protect_vmas(mm: Mm, first: Vma, start: int, end: int, prot: int, pkey: int) -> int:
     at = start
     vma: Vma | None = first
     while at < end:
@@ -135,7 +142,7 @@ def mprotect_fixup(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int
         mm.commit.uncharge(pages)
     if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:
         # A locked private mapping that becomes writable gets its own pages at once.
-        mm_populate(mm, start, end)
+        populate_range(mm, start, end)
     mm.vm_stat_account(old, -pages)
     mm.vm_stat_account(flags, pages)
     return modified, YES
@@ -173,11 +180,18 @@ def mseal(mm: Mm, start: int, length: int, flags: int) -> int:
         return -LENGTH_WRAPS
     if end == start:
         return 0
+    mm.mmap_write_lock()
+    refusal = _seal_range(mm, start, end)
+    mm.mmap_write_unlock()
+    return -refusal
+
+
+def _seal_range(mm: Mm, start: int, end: int) -> int:
     at = start
     while at < end:
         vma = mm.vma_lookup(at)
         if vma is None:
-            return -NOT_MAPPED
+            return NOT_MAPPED
         at = vma.end
     at = start
     while at < end:
@@ -187,6 +201,6 @@ def mseal(mm: Mm, start: int, length: int, flags: int) -> int:
         if not vma.flags & VM_SEALED:
             vma, refusal = vma_modify_flags(vma, at, upto, vma.flags | VM_SEALED)
             if refusal != YES:
-                return -refusal
+                return refusal
         at = max(upto, vma.end)
-    return 0
+    return YES

@@ -15,7 +15,7 @@ from vmalab.flags import (
     SHM_RND,
     VM_LOCKED,
 )
-from vmalab.reason import SHM_NOT_ATTACHED, SHM_OVERLAPS, SHM_REMAP_NEEDS_ADDRESS, UNALIGNED
+from vmalab.reason import SHM_NOT_ATTACHED, SHM_OVERLAPS, SHM_REMAP_NEEDS_ADDRESS, UNALIGNED, YES
 from vmalab.syscalls.map import do_mmap
 from vmalab.syscalls.populate import mm_populate
 from vmalab.vma.area import File
@@ -39,10 +39,13 @@ def shmat(mm: Mm, segment: File, size: int, addr: int, flags: int) -> int:
     prot = PROT_READ if flags & SHM_RDONLY else PROT_READ | PROT_WRITE
     if flags & SHM_EXEC:
         prot |= PROT_EXEC
+    mm.mmap_write_lock()
     if addr and not flags & SHM_REMAP and mm.find_vma_intersection(addr, addr + size) is not None:
-        return -SHM_OVERLAPS
-    segment.writable = not flags & SHM_RDONLY
-    result = do_mmap(mm, segment, addr, size, prot, map_flags, 0, 0)
+        result = -SHM_OVERLAPS
+    else:
+        segment.writable = not flags & SHM_RDONLY
+        result = do_mmap(mm, segment, addr, size, prot, map_flags, 0, 0)
+    mm.mmap_write_unlock()
     if result >= 0 and mm.def_flags & VM_LOCKED:
         mm_populate(mm, result, result + page_up(size))
     return result
@@ -52,6 +55,13 @@ def shmdt(mm: Mm, addr: int) -> int:
     """Detach the segment that is attached at addr: 0 or minus a reason.  Parts of it that were moved away stay."""
     if addr & PAGE_MASK:
         return -SHM_NOT_ATTACHED
+    mm.mmap_write_lock()
+    refusal = _detach(mm, addr)
+    mm.mmap_write_unlock()
+    return -refusal
+
+
+def _detach(mm: Mm, addr: int) -> int:
     first = mm.find_vma(addr)
     while first is not None and not (
         first.file is not None
@@ -61,7 +71,7 @@ def shmdt(mm: Mm, addr: int) -> int:
     ):
         first = mm.find_vma(first.end)
     if first is None:
-        return -SHM_NOT_ATTACHED
+        return SHM_NOT_ATTACHED
     file = first.file
     assert file is not None
     pieces = [
@@ -71,4 +81,4 @@ def shmdt(mm: Mm, addr: int) -> int:
     ]
     for start, end in pieces:
         munmap_range(mm, start, end)
-    return 0
+    return YES

@@ -71,19 +71,25 @@ def register(mm: Mm, uffd: Userfaultfd, start: int, length: int, mode: int) -> i
         | (VM_UFFD_WP if mode & REGISTER_MODE_WP else 0)
         | (VM_UFFD_MINOR if mode & REGISTER_MODE_MINOR else 0)
     )
-    end = start + length
+    mm.mmap_write_lock()
+    refusal = _register_range(mm, uffd, start, start + length, wanted)
+    mm.mmap_write_unlock()
+    return -refusal
+
+
+def _register_range(mm: Mm, uffd: Userfaultfd, start: int, end: int, wanted: int) -> int:
     vmas = mm.tree.walk(start, end)
     if not vmas:
-        return -UFFD_NOTHING_MAPPED
+        return UFFD_NOTHING_MAPPED
     for vma in vmas:
         if not vma_can_userfault(vma, wanted):
-            return -UFFD_NOT_ANONYMOUS
+            return UFFD_NOT_ANONYMOUS
         if not vma.flags & VM_MAYWRITE:
-            return -UFFD_NOT_WRITABLE
+            return UFFD_NOT_WRITABLE
         if vma.uffd is not None and vma.uffd is not uffd:
-            return -UFFD_BUSY
+            return UFFD_BUSY
         if vma.flags & VM_HUGETLB and end & 0x1FFFFF and vma.start < end < vma.end:
-            return -UNALIGNED
+            return UNALIGNED
     at = start
     while at < end:
         found = mm.find_vma_intersection(at, end)
@@ -94,9 +100,9 @@ def register(mm: Mm, uffd: Userfaultfd, start: int, length: int, mode: int) -> i
         if found.uffd is not uffd or found.flags != flags:
             found, refusal = vma_modify_uffd(found, max(at, found.start), upto, flags, uffd)
             if refusal != YES:
-                return -refusal
+                return refusal
         at = max(upto, found.end)
-    return 0
+    return YES
 
 
 def unregister(mm: Mm, start: int, length: int) -> int:
@@ -104,13 +110,19 @@ def unregister(mm: Mm, start: int, length: int) -> int:
     refusal = _check_range(mm, start, length)
     if refusal != YES:
         return -refusal
-    end = start + length
+    mm.mmap_write_lock()
+    refusal = _unregister_range(mm, start, start + length)
+    mm.mmap_write_unlock()
+    return -refusal
+
+
+def _unregister_range(mm: Mm, start: int, end: int) -> int:
     vmas = mm.tree.walk(start, end)
     if not vmas:
-        return -UFFD_NOTHING_MAPPED
+        return UFFD_NOTHING_MAPPED
     for vma in vmas:
         if not vma_can_userfault(vma, vma.flags & VM_SHARED):
-            return -UFFD_NOT_ANONYMOUS
+            return UFFD_NOT_ANONYMOUS
     at = start
     while at < end:
         found = mm.find_vma_intersection(at, end)
@@ -120,16 +132,18 @@ def unregister(mm: Mm, start: int, length: int) -> int:
         if found.uffd is not None:
             found, refusal = vma_modify_uffd(found, max(at, found.start), upto, found.flags & ~VM_UFFD, None)
             if refusal != YES:
-                return -refusal
+                return refusal
         at = max(upto, found.end)
-    return 0
+    return YES
 
 
 def release(mm: Mm, uffd: Userfaultfd) -> None:
     """Closing a userfaultfd: every VMA that is registered with it leaves it."""
+    mm.mmap_write_lock()
     vma = mm.find_vma(0)
     while vma is not None:
         end: int = vma.end
         if vma.uffd is uffd:
             vma, _ = vma_modify_uffd(vma, vma.start, vma.end, vma.flags & ~VM_UFFD, None)
         vma = mm.find_vma(max(end, vma.end))
+    mm.mmap_write_unlock()

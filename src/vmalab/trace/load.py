@@ -143,6 +143,12 @@ def load_vmas(mm: Mm, dump: list[records.Vma]) -> None:
     Where a dump shows anonymous pages there is an anon_vma.  What it cannot show is filled in as for a fresh program:
     the offset of anonymous memory follows from its address, and mappings of one inode are of one open file.
     """
+    mm.mmap_write_lock()
+    _link_vmas(mm, dump)
+    mm.mmap_write_unlock()
+
+
+def _link_vmas(mm: Mm, dump: list[records.Vma]) -> None:
     files: dict[tuple[str, int], File] = {}
     uffd: Userfaultfd | None = None
     for shown in dump:

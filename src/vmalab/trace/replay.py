@@ -16,13 +16,14 @@ from vmalab.dispatch import perform
 from vmalab.flags import CLONE_THREAD, MAP_32BIT, MAP_FIXED, VM_MAYSHARE, VM_SHARED, VM_WRITE
 from vmalab.machine import Process
 from vmalab.semantics import Semantics
+from vmalab.syscalls.populate import grow_stack
 from vmalab.trace import records
 from vmalab.trace.compare import Difference, Inodes, compare_maps
 from vmalab.trace.load import load_exec, load_file, load_machine
 from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import File, Vma
 from vmalab.vma.observer import Observer
-from vmalab.vma.relocate import expand_stack
+from vmalab.vma.space import Mm
 
 
 @final
@@ -76,25 +77,28 @@ class _WriteAtOnce(Observer):
     """Collects the VMAs that a program could write to, so that they are taken as written before the next call."""
 
     def __init__(self) -> None:
-        self.pending: list[Vma] = []
+        self.pending: list[tuple[Mm, int]] = []
 
     def added(self, vma: Vma) -> None:
-        self.pending.append(vma)
+        self.pending.append((vma.mm, vma.start))
 
     def split(self, below: Vma, above: Vma) -> None:
-        self.pending += [below, above]
+        self.pending += [(below.mm, below.start), (above.mm, above.start)]
 
     def merged(self, survivor: Vma, start: int, end: int) -> None:
-        self.pending.append(survivor)
+        self.pending.append((survivor.mm, survivor.start))
 
     def flags_changed(self, vma: Vma, old: int) -> None:
-        self.pending.append(vma)
+        self.pending.append((vma.mm, vma.start))
 
     def write(self) -> None:
         """Take all that was collected as written to."""
-        for vma in self.pending:
-            if not vma.freed and vma.flags & VM_WRITE and not vma.flags & (VM_SHARED | VM_MAYSHARE):
+        for mm, addr in self.pending:
+            mm.mmap_read_lock()
+            vma = mm.vma_lookup(addr)
+            if vma is not None and vma.flags & VM_WRITE and not vma.flags & (VM_SHARED | VM_MAYSHARE):
                 anon_vma_prepare(vma)
+            mm.mmap_read_unlock()
         self.pending.clear()
 
 
@@ -180,7 +184,7 @@ class Replay:
         if self.observer is not None:
             process.mm.observer = self.observer
             if self._writer is not None:
-                self._writer.pending += process.mm.vmas()
+                self._writer.pending += [(process.mm, vma.start) for vma in process.vmas()]
 
     def _fork(self, record: records.Fork) -> None:
         if record.flags & CLONE_THREAD:
@@ -224,14 +228,16 @@ class Replay:
         """Take over what the recorder saw of faults: stacks that grew, VMAs that were written to."""
         mm = process.mm
         mm.limits = process.limits
+        mm.mmap_read_lock()
         for start, end in grown:
             stack = mm.vma_lookup(end - 1)
             if stack is not None and stack.start > start:
-                expand_stack(stack, start)
+                grow_stack(stack, start)
         for addr in written:
             vma = mm.vma_lookup(addr)
             if vma is not None:
                 anon_vma_prepare(vma)
+        mm.mmap_read_unlock()
         if self._writer is not None:
             self._writer.write()
 

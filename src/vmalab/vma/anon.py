@@ -27,6 +27,7 @@ def anon_vma_prepare(vma: Vma) -> int:
     if vma.anon_vma is not None:
         return YES
     mm = vma.mm
+    mm.assert_locked()
     if mm.port.may_fail(ALLOC_ANON_VMA):
         return NO_MEMORY_ANON_VMA
     anon_vma = find_mergeable_anon_vma(vma)

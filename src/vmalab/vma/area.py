@@ -8,9 +8,14 @@ from mypy_extensions import i64
 
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import permissions
+from vmalab.vma.keys import COMPILED
 
 if TYPE_CHECKING:
     from vmalab.vma.space import Mm
+
+
+POISON: Final = 0x6B6B6B6B6B6B6B6B
+"""What the numbers of a freed VMA are overwritten with (POISON_FREE): no address, no flags that make sense."""
 
 
 @final
@@ -35,13 +40,15 @@ class AnonVma:
 class Policy:
     """A memory policy (mbind); two are equal if all of it is (mpol_equal)."""
 
-    __slots__ = ("flags", "home_node", "mode", "nodes")
+    __slots__ = ("flags", "home_node", "mode", "nodes", "refs")
 
     def __init__(self, mode: int, flags: int, nodes: tuple[int, ...], home_node: int = -1) -> None:
         self.mode: int = mode
         self.flags: int = flags
         self.nodes: tuple[int, ...] = nodes
         self.home_node: int = home_node
+        self.refs: int = 0
+        """How many VMAs hold it."""
 
 
 def mpol_equal(one: Policy | None, other: Policy | None) -> bool:
@@ -239,8 +246,23 @@ class Vma:
             return f"[anon:{self.name}]"
         return self.label
 
+    def set_policy(self, policy: Policy | None) -> None:
+        """Replace the memory policy, references included (vma_replace_policy)."""
+        if policy is not None:
+            policy.refs += 1
+        if self.policy is not None:
+            self.policy.refs -= 1
+        self.policy = policy
+
+    def take_references(self) -> None:
+        """Count what a duplicate holds, now that nothing can fail any more."""
+        if self.file is not None:
+            self.file.refs += 1
+        if self.policy is not None:
+            self.policy.refs += 1
+
     def duplicate(self) -> Vma:
-        """A copy that shares file, policy and the rest but has no anon_vma chain yet (vm_area_dup)."""
+        """A copy that shares file, policy and the rest, without references and without a chain yet (vm_area_dup)."""
         new = Vma(self.mm, self.start, self.end, self.flags, self.pgoff)
         new.file = self.file
         new.ops = self.ops
@@ -250,3 +272,40 @@ class Vma:
         new.label = self.label
         new.anon_vma = self.anon_vma
         return new
+
+    def poison(self, where: str) -> None:
+        """Make a freed VMA useless, so that a use after free shows.
+
+        Interpreted, any touch of it raises AssertionError, which says where it was freed.  Compiled, its numbers are
+        garbage and it holds nothing; Mm and validate() refuse it.
+        """
+        self.start = POISON
+        self.end = POISON
+        self.pgoff = POISON
+        self.flags = POISON
+        self.file = None
+        self.ops = None
+        self.policy = None
+        self.uffd = None
+        self.freed = where
+        if not COMPILED:
+            self.__class__ = FreedVma  # type: ignore[assignment]
+
+
+if not COMPILED:
+
+    class FreedVma:
+        """What a freed VMA has become: nothing of it can be read or set."""
+
+        __slots__ = Vma.__slots__
+
+        def __getattribute__(self, name: str) -> object:
+            if name == "__class__":
+                return FreedVma
+            raise AssertionError(f"use after free: {name} of a VMA that {object.__getattribute__(self, 'freed')} freed")
+
+        def __setattr__(self, name: str, value: object) -> None:
+            self.__getattribute__(name)
+
+        def __repr__(self) -> str:
+            return f"<Vma freed by {object.__getattribute__(self, 'freed')}>"

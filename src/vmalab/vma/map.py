@@ -32,10 +32,11 @@ from vmalab.reason import (
     OVERLAPS_INSERT,
     YES,
 )
+from vmalab.vma.account import accountable_mapping
 from vmalab.vma.area import SHMEM_OPS, File, Vma
 from vmalab.vma.merge import MergeRequest, vma_merge_new_range
 from vmalab.vma.port import ALLOC_TREE, ALLOC_VMA
-from vmalab.vma.space import Mm, accountable_mapping
+from vmalab.vma.space import Mm
 from vmalab.vma.unmap import Gathered, complete, gather, zap
 
 VM_DATA_FLAGS = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
@@ -94,17 +95,21 @@ def mmap_region(mapping: Mapping) -> int:
     if refusal != YES:
         return refusal
     charged = 0
+    replaced = 0
     if accountable_mapping(flags):
         charged = pages - gathered.accounted
         refusal = mm.charge(charged) if charged else YES
         if refusal != YES:
             return refusal
+        replaced = gathered.accounted
         gathered.accounted = 0
         mapping.flags = flags | VM_ACCOUNT
     zap(gathered)
     refusal = _place_mapping(mapping)
     complete(gathered)
     if refusal != YES:
+        # What the old mapping had committed is forgotten, though it is gone.
+        mm.commit.lost += replaced
         mm.commit.uncharge(charged)
     return refusal
 

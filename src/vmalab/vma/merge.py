@@ -286,11 +286,12 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
 
     Returns the survivor, or None if nothing merged; request.failure then tells whether memory ran out.
     """
+    mm = request.mm
+    mm.assert_write_locked()
     plan = plan_existing_range(request)
     kind = plan.kind()
     if kind == KIND_NONE:
         return None
-    mm = request.mm
     prev = request.prev
     middle = request.middle
     following = request.next
@@ -340,6 +341,7 @@ def vma_merge_new_range(request: MergeRequest) -> Vma | None:
 
     Returns the VMA that now holds it, or None if nothing merged; request.failure then tells whether memory ran out.
     """
+    request.mm.assert_write_locked()
     plan = plan_new_range(request)
     kind = plan.kind()
     if kind == KIND_NONE:

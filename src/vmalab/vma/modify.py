@@ -60,8 +60,7 @@ def split_vma_unchecked(vma: Vma, addr: int, new_below: bool) -> tuple[Vma, int]
     refusal = anon_vma_clone(new, vma)
     if refusal != YES:
         return vma, refusal
-    if new.file is not None:
-        new.file.refs += 1
+    new.take_references()
     if new.ops is not None:
         port.opened(new)
     if new_below:
@@ -112,22 +111,30 @@ def vma_modify_flags(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, i
     request.flags = flags
     modified, refusal = vma_modify(request)
     if refusal == YES:
-        _set_flags(modified, flags)
+        set_flags(modified, flags)
     return modified, refusal
 
 
-def _set_flags(vma: Vma, flags: int) -> None:
+def set_flags(vma: Vma, flags: int) -> None:
+    """Give a whole VMA new flags in place, without a merge (vm_flags_set, vm_flags_clear).
+
+    Sticky flags stay: a merge has put those of all parts together.
+    """
+    vma.mm.assert_write_locked()
+    _store_flags(vma, flags | vma.flags & vma.mm.semantics.sticky_flags)
+
+
+def set_flag_atomic(vma: Vma, flag: int) -> None:
+    """Set one of the flags that may be set with the lock held for reading (vma_flag_set_atomic)."""
+    vma.mm.assert_locked()
+    _store_flags(vma, vma.flags | flag)
+
+
+def _store_flags(vma: Vma, flags: int) -> None:
     old: int = vma.flags
-    # A merge has put the sticky flags of all parts together.
-    flags |= old & vma.mm.semantics.sticky_flags
     if old != flags:
         vma.flags = flags
         vma.mm.observer.flags_changed(vma, old)
-
-
-def set_flags(vma: Vma, flags: int) -> None:
-    """Give a whole VMA new flags in place, without a merge (vm_flags_set, vm_flags_clear).  Sticky flags stay."""
-    _set_flags(vma, flags)
 
 
 def vma_modify_flags_name(vma: Vma, start: int, end: int, flags: int, name: str | None) -> tuple[Vma, int]:
@@ -137,7 +144,7 @@ def vma_modify_flags_name(vma: Vma, start: int, end: int, flags: int, name: str 
     request.name = name
     modified, refusal = vma_modify(request)
     if refusal == YES:
-        _set_flags(modified, flags)
+        set_flags(modified, flags)
         if modified.name != name:
             modified.name = name
             modified.mm.observer.attribute_changed(modified, "name")
@@ -150,7 +157,7 @@ def vma_modify_policy(vma: Vma, start: int, end: int, policy: Policy | None) -> 
     request.policy = policy
     modified, refusal = vma_modify(request)
     if refusal == YES and modified.policy is not policy:
-        modified.policy = policy
+        modified.set_policy(policy)
         modified.mm.observer.attribute_changed(modified, "policy")
     return modified, refusal
 
@@ -162,7 +169,7 @@ def vma_modify_uffd(vma: Vma, start: int, end: int, flags: int, uffd: Userfaultf
     request.uffd = uffd
     modified, refusal = vma_modify(request)
     if refusal == YES:
-        _set_flags(modified, flags)
+        set_flags(modified, flags)
         if modified.uffd is not uffd:
             modified.uffd = uffd
             modified.mm.observer.attribute_changed(modified, "userfaultfd")

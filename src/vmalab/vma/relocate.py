@@ -74,8 +74,7 @@ def _new_copy(vma: Vma, start: int, end: int, pgoff: int) -> tuple[Vma | None, i
     refusal = anon_vma_clone(copy, vma)
     if refusal != YES:
         return None, refusal
-    if copy.file is not None:
-        copy.file.refs += 1
+    copy.take_references()
     if copy.ops is not None:
         port.opened(copy)
     if port.may_fail(ALLOC_TREE):
@@ -107,9 +106,15 @@ def relocate_vma_down(vma: Vma, shift: int) -> int:
     if not vma_expand(request, vma, new_start, old_end, pgoff, None):
         return request.failure
     length = old_end - old_start
-    if mm.port.move_pages(vma, vma, old_start, new_start, length) != length:
-        return NO_MEMORY_PAGE_TABLE
-    return vma_shrink(vma, new_start, new_end, pgoff)
+    refusal = NO_MEMORY_PAGE_TABLE
+    if mm.port.move_pages(vma, vma, old_start, new_start, length) == length:
+        refusal = vma_shrink(vma, new_start, new_end, pgoff)
+    if refusal != YES:
+        # It stays larger than it is counted; execve fails, and the process with it.
+        mm.doomed = True
+        if vma.flags & VM_ACCOUNT:
+            mm.commit.lost -= shift >> PAGE_SHIFT
+    return refusal
 
 
 def expand_stack(vma: Vma, addr: int) -> int:
@@ -143,6 +148,9 @@ def expand_stack(vma: Vma, addr: int) -> int:
     old_end: int = vma.end
     if vma.flags & VM_LOCKED:
         mm.locked_vm += grow
+    if not vma.flags & VM_ACCOUNT:
+        # Growth is always committed, and given back only where VM_ACCOUNT says so.
+        mm.commit.lost += grow
     mm.vm_stat_account(vma.flags, grow)
     mm.set_range(vma, addr, vma.end, vma.pgoff - grow)
     mm.observer.resized(vma, old_start, old_end)
@@ -168,6 +176,15 @@ def dup_mmap(child: Mm, parent: Mm) -> int:
     DONTFORK VMAs are left out, WIPEONFORK ones have no anon_vma, locks are not inherited, and a userfaultfd context
     only if it wants to hear of forks.
     """
+    parent.mmap_write_lock()
+    child.mmap_write_lock()
+    refusal = _dup_vmas(child, parent)
+    child.mmap_write_unlock()
+    parent.mmap_write_unlock()
+    return refusal
+
+
+def _dup_vmas(child: Mm, parent: Mm) -> int:
     child.total_vm = parent.total_vm
     child.data_vm = parent.data_vm
     child.exec_vm = parent.exec_vm
@@ -208,8 +225,7 @@ def _dup_vma(child: Mm, vma: Vma) -> int:
     if refusal != YES:
         child.commit.uncharge(charged)
         return refusal
-    if copy.file is not None:
-        copy.file.refs += 1
+    copy.take_references()
     child.link(copy)
     if copy.ops is not None:
         port.opened(copy)
@@ -218,6 +234,7 @@ def _dup_vma(child: Mm, vma: Vma) -> int:
 
 def exit_mmap(mm: Mm) -> None:
     """Take everything down that an address space holds."""
+    mm.mmap_write_lock()
     accounted = 0
     for vma in mm.vmas():
         mm.port.unmap_pages(vma, vma.start, vma.end)
@@ -234,3 +251,5 @@ def exit_mmap(mm: Mm) -> None:
     mm.exec_vm = 0
     mm.stack_vm = 0
     mm.locked_vm = 0
+    mm.lost_locked = 0
+    mm.mmap_write_unlock()

@@ -7,26 +7,26 @@ from typing import Final, final
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
 from vmalab.flags import (
     RLIM_INFINITY,
-    VM_ACCOUNT,
-    VM_EXEC,
     VM_GROWSDOWN,
-    VM_HUGETLB,
     VM_LOCKED,
-    VM_NORESERVE,
-    VM_SHARED,
-    VM_WRITE,
 )
 from vmalab.reason import LIMIT_AS, LIMIT_DATA, LIMIT_MEMLOCK_EAGAIN, OVERCOMMIT, YES
 from vmalab.semantics import Semantics
+from vmalab.vma.account import is_data_mapping, is_exec_mapping, is_stack_mapping
 from vmalab.vma.anon import unlink_anon_vmas
 from vmalab.vma.area import Vma
 from vmalab.vma.maple import MapleTree
 from vmalab.vma.observer import Observer
 from vmalab.vma.port import Port
+from vmalab.vma.validate import dump, violations
 
 OVERCOMMIT_GUESS: Final = 0
 OVERCOMMIT_ALWAYS: Final = 1
 OVERCOMMIT_NEVER: Final = 2
+
+UNLOCKED: Final = 0
+READ_LOCKED: Final = 1
+WRITE_LOCKED: Final = 2
 
 UNMAPPED_BASE: Final = 0x2AAAAAAAB000
 """A third of the address space: where a search upwards starts (TASK_UNMAPPED_BASE)."""
@@ -36,7 +36,7 @@ UNMAPPED_BASE: Final = 0x2AAAAAAAB000
 class Commit:
     """How much memory the machine has promised; sizes in pages (mm/util.c).  Shared by all address spaces."""
 
-    __slots__ = ("admin_reserve", "committed", "kbytes", "mode", "ram", "ratio", "swap", "user_reserve")
+    __slots__ = ("admin_reserve", "committed", "kbytes", "lost", "mode", "ram", "ratio", "swap", "user_reserve")
 
     def __init__(self, ram: int, swap: int = 0, mode: int = OVERCOMMIT_GUESS) -> None:
         self.ram: int = ram
@@ -47,6 +47,8 @@ class Commit:
         self.admin_reserve: int = 2048
         self.user_reserve: int = 32768
         self.committed: int = 0
+        self.lost: int = 0
+        """Committed pages that no VMA stands for, because the kernel loses count; negative: given back twice."""
 
     def limit(self) -> int:
         """The most that may be committed in mode 2 (vm_commit_limit)."""
@@ -113,6 +115,7 @@ class Settings:
         "min_addr",
         "numa_nodes",
         "pkeys",
+        "sanitise",
         "soft_dirty",
         "stack_guard_gap",
         "thp",
@@ -137,6 +140,8 @@ class Settings:
         self.anon_names: bool = False
         self.pkeys: bool = False
         self.ksm: bool = True
+        self.sanitise: bool = False
+        """Freed VMAs are poisoned, and the core asserts the locks that the kernel asserts."""
 
 
 @final
@@ -178,8 +183,13 @@ class Mm:
         self.exec_vm: int = 0
         self.stack_vm: int = 0
         self.locked_vm: int = 0
+        self.lost_locked: int = 0
+        """Pages that locked_vm counts though their VMA is not locked any more: the kernel loses count of them."""
         self.pinned_vm: int = 0
         self.hiwater_map_count: int = 0
+        self.doomed: bool = False
+        """An execve has failed half-way: the counters are off, and the process can only exit."""
+        self.mmap_lock: int = UNLOCKED
 
     def inherit(self, parent: Mm) -> None:
         """Take the layout and the lasting settings of the address space that this one is forked from."""
@@ -199,6 +209,44 @@ class Mm:
         self.pkeys = parent.pkeys
         self.observer = parent.observer
         self.faults_observed = parent.faults_observed
+
+    # -- the lock ---------------------------------------------------------------------------------
+
+    def mmap_write_lock(self) -> None:
+        """Take the lock of the address space for a change.  Raises AssertionError if it is held: a deadlock."""
+        assert self.mmap_lock == UNLOCKED, "mmap_lock is held already"
+        self.mmap_lock = WRITE_LOCKED
+
+    def mmap_write_unlock(self) -> None:
+        """Let go of the lock after a change."""
+        assert self.mmap_lock == WRITE_LOCKED, "mmap_lock is not held for writing"
+        self.mmap_lock = UNLOCKED
+
+    def mmap_read_lock(self) -> None:
+        """Take the lock for faults and lookups.  Raises AssertionError if it is held: a deadlock."""
+        assert self.mmap_lock == UNLOCKED, "mmap_lock is held already"
+        self.mmap_lock = READ_LOCKED
+
+    def mmap_read_unlock(self) -> None:
+        """Let go of the lock after a lookup."""
+        assert self.mmap_lock == READ_LOCKED, "mmap_lock is not held for reading"
+        self.mmap_lock = UNLOCKED
+
+    def assert_write_locked(self) -> None:
+        """Raise AssertionError unless the lock is held for writing (mmap_assert_write_locked); if sanitisers are on."""
+        if self.settings.sanitise:
+            assert self.mmap_lock == WRITE_LOCKED, "mmap_lock is not held for writing"
+
+    def assert_locked(self) -> None:
+        """Raise AssertionError unless the lock is held (mmap_assert_locked); if sanitisers are on."""
+        if self.settings.sanitise:
+            assert self.mmap_lock != UNLOCKED, "mmap_lock is not held"
+
+    def validate(self) -> None:
+        """Check tree, order, counters and chains.  Raises AssertionError with all that is wrong and the whole state."""
+        found = violations(self)
+        if found:
+            raise AssertionError("\n".join(["the address space is broken:", *found, dump(self)]))
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -235,6 +283,8 @@ class Mm:
 
     def link(self, vma: Vma) -> None:
         """Put a new VMA into the tree and count it (vma_link)."""
+        self.assert_write_locked()
+        assert not vma.freed, f"a VMA that {vma.freed} freed is linked"
         inserted = self.tree.insert(vma.start, vma.end, vma)
         assert inserted, f"{vma!r} overlaps what is mapped"
         self.count_maps(1)
@@ -247,6 +297,8 @@ class Mm:
 
     def set_range(self, vma: Vma, start: int, end: int, pgoff: int) -> None:
         """Give a VMA of the tree new bounds (vma_set_range); what they newly cover must be empty."""
+        self.assert_write_locked()
+        assert not vma.freed, f"a VMA that {vma.freed} freed is resized"
         old_start = vma.start
         old_end = vma.end
         self.tree.set_range(old_start, start, end)
@@ -257,12 +309,18 @@ class Mm:
 
     def free(self, vma: Vma, where: str) -> None:
         """Give back what a VMA holds that is no longer in the tree (remove_vma)."""
+        assert not vma.freed, f"{where} frees a VMA that {vma.freed} freed"
         if vma.anon_vma is not None or vma.chain:
             unlink_anon_vmas(vma)
         file = vma.file
         if file is not None:
             file.refs -= 1
+        policy = vma.policy
+        if policy is not None:
+            policy.refs -= 1
         vma.freed = where
+        if self.settings.sanitise:
+            vma.poison(where)
 
     # -- accounting ---------------------------------------------------------------------------------
 
@@ -295,28 +353,3 @@ class Mm:
         if self.locked_vm + (length >> PAGE_SHIFT) > self.limits.memlock >> PAGE_SHIFT:
             return LIMIT_MEMLOCK_EAGAIN
         return YES
-
-
-def is_exec_mapping(flags: int) -> bool:
-    """Executable, not writable, no stack: counted as code."""
-    return flags & (VM_EXEC | VM_WRITE | VM_GROWSDOWN) == VM_EXEC
-
-
-def is_stack_mapping(flags: int) -> bool:
-    """A stack."""
-    return flags & VM_GROWSDOWN != 0
-
-
-def is_data_mapping(flags: int) -> bool:
-    """Private, writable, no stack: counted against RLIMIT_DATA."""
-    return flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) == VM_WRITE
-
-
-def accountable_mapping(flags: int) -> bool:
-    """Whether a new mapping commits memory: private and writable, unless NORESERVE or hugetlb (accountable_mapping)."""
-    return flags & (VM_NORESERVE | VM_SHARED | VM_WRITE | VM_HUGETLB) == VM_WRITE
-
-
-def is_accounted(flags: int) -> bool:
-    """Whether the pages of a VMA are committed."""
-    return flags & VM_ACCOUNT != 0

@@ -44,6 +44,7 @@ class Gathered:
 def gather(gathered: Gathered) -> int:
     """Split at both ends and collect the VMAs inside (vms_gather_munmap_vmas).  YES or a reason."""
     mm = gathered.mm
+    mm.assert_write_locked()
     start = gathered.start
     end = gathered.end
     vma = mm.find_vma_intersection(start, end)
