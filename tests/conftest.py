@@ -6,7 +6,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Before the first import of the core: its sanitisers are on, also in the commands that tests run.
 os.environ.setdefault("VMALAB_SANITISE", "1")
@@ -15,6 +15,8 @@ import vmalab
 from vmalab.machine import MACHINES
 
 settings.register_profile("vmalab", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("campaign", deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("planted", deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "vmalab"))
 
 

@@ -17,6 +17,8 @@ class Bug(NamedTuple):
     """Below vmalab."""
     changes: tuple[tuple[str, str], ...]
     """Source text, and what stands there instead."""
+    found_by: str
+    """The check that finds it: a scene, or a test."""
 
 
 BUGS = (
@@ -30,12 +32,14 @@ BUGS = (
                 "    if source is not None and False:\n        duplicated",
             ),
         ),
+        "merge_existing: the middle was written to: the left takes its anon_vma",
     ),
     Bug(
         "merge_keeps_duplicated_anon_vma",
         "merge error paths that left a duplicated anon_vma behind",
         "vma.merge",
         (("        if duplicated:\n            unlink_anon_vmas(target)\n", ""),),
+        "merge_new: written to above: the survivor below takes its anon_vma",
     ),
     Bug(
         "merge_both_into_next",
@@ -50,30 +54,35 @@ BUGS = (
                 "        mm.set_range(following, began, following.end, offset)\n        return following\n",
             ),
         ),
+        "merge_existing: left, middle and right become one: the left survives",
     ),
     Bug(
         "merge_ignores_userfaultfd",
         "VMAs of different userfaultfds merged",
         "vma.merge",
         (("    if vma.uffd is not request.uffd:\n        return UFFD_DIFFERS\n", ""),),
+        "merge_new: then the userfaultfd",
     ),
     Bug(
         "merge_ignores_fork",
         "a merge into pages that fork shares (the rule behind is_fork_child)",
         "vma.anon",
         (("return vma.anon_vma is not None and len(vma.chain) > 1", "return False"),),
+        "merge_existing: a middle inherited from a parent joins no unwritten neighbour",
     ),
     Bug(
         "merge_removes_close_hook",
         "a driver that never hears of the end of its VMA",
         "vma.merge",
         (("return vma.ops is None or not vma.ops.has_close", "return True"),),
+        "merge_existing: the middle has a close hook: it cannot be removed, so nothing merges",
     ),
     Bug(
         "merge_loses_sticky_flag",
         "a guard mark lost in a merge",
         "vma.merge",
         (("    target.flags = target.flags | flags & target.mm.semantics.sticky_flags", "    return"),),
+        "expand_shrink: growing over a guarded VMA takes its mark",
     ),
     Bug(
         "merge_right_keeps_offset",
@@ -85,24 +94,28 @@ BUGS = (
                 "        mm.set_range(following, start, following.end, following.pgoff)",
             ),
         ),
+        "merge_existing: the tail of the middle joins the right",
     ),
     Bug(
         "brk_merges_above",
         "a heap that swallows the mapping above it",
         "vma.merge",
         (("right = EXPAND_ONLY if request.expand_only else", "right ="),),
+        "merge_new: in expand-only mode the right neighbour is not asked",
     ),
     Bug(
         "split_one_page_off",
         "an off-by-one page at a split",
         "vma.modify",
         (("        new.pgoff = vma.pgoff_at(addr)", "        new.pgoff = vma.pgoff_at(addr) - 1"),),
+        "split: the upper half's offset is continued",
     ),
     Bug(
         "split_forgets_file",
         "a file that is freed while a VMA still holds it",
         "vma.modify",
         (("    new.take_references()\n", ""),),
+        "split: both halves hold file, policy, userfaultfd, name and anon_vma",
     ),
     Bug(
         "modify_undoes_first_split",
@@ -122,6 +135,7 @@ BUGS = (
                 "            return vma, refusal\n",
             ),
         ),
+        "modify: one below the limit: the first split is done, the second is not, and nothing is undone",
     ),
     Bug(
         "uffd_release_use_after_free",
@@ -133,6 +147,7 @@ BUGS = (
                 "            vma_modify_uffd(vma, vma.start, vma.end, vma.flags & ~VM_UFFD, None)",
             ),
         ),
+        "tests/vma/test_properties.py::test_the_core_and_the_naive_model_agree",
     ),
     Bug(
         "uffd_range_cuts_wrongly",
@@ -144,6 +159,7 @@ BUGS = (
                 "vma_modify_uffd(found, found.start, upto, flags, uffd)",
             ),
         ),
+        "tests/vma/test_properties.py::test_the_core_and_the_naive_model_agree",
     ),
     Bug(
         "unmap_head_split_above",
@@ -155,30 +171,35 @@ BUGS = (
                 "        vma, refusal = split_vma_unchecked(vma, start, False)\n",
             ),
         ),
+        "unmap: the end of a VMA: the old VMA becomes the new one's lower part",
     ),
     Bug(
         "unmap_loses_accounting",
         "committed memory that munmap does not give back",
         "vma.unmap",
         (("    mm.commit.uncharge(gathered.accounted)\n", ""),),
+        "unmap: a whole VMA",
     ),
     Bug(
         "unmap_keeps_locked",
         "locked_vm that munmap does not take back",
         "vma.unmap",
         (("            mm.locked_vm -= npages\n", "            pass\n"),),
+        "unmap: locked memory is given back",
     ),
     Bug(
         "unmap_one_too_many",
         "a map count that goes over its limit by cutting a hole",
         "vma.unmap",
         (("mm.map_count >= mm.settings.max_map_count", "mm.map_count > mm.settings.max_map_count"),),
+        "unmap: at the map count limit a hole cannot be cut",
     ),
     Bug(
         "mmap_error_leaves_file",
         "the error path of mmap (CVE-2024-53096): what the driver refused is not cleaned up",
         "vma.map",
         (('            mm.free(vma, "mmap_region")\n', ""),),
+        "map: the driver refuses a new mapping: a hole is left, and what was committed there is lost",
     ),
     Bug(
         "fork_links_early",
@@ -191,18 +212,21 @@ BUGS = (
             ),
             ("    child.link(copy)\n    if copy.ops", "    if copy.ops"),
         ),
+        "fork: written to: the child has an anon_vma of its own below its parent's",
     ),
     Bug(
         "anon_vma_reused",
         "an anon_vma reused while others have pages in it (CVE-2022-42703)",
         "vma.anon",
         (("anon_vma.children < 2 and anon_vma.active == 0", "anon_vma.active >= 0"),),
+        "fork: written to: the child has an anon_vma of its own below its parent's",
     ),
     Bug(
         "stack_guard_gap_lost",
         "a stack that grows onto its neighbour (Stack Clash, CVE-2017-1000364)",
         "vma.relocate",
         (("        and addr - below.end < mm.settings.stack_guard_gap\n", "        and addr < below.end\n"),),
+        "stack: accessible memory within the guard gap",
     ),
     Bug(
         "stack_grows_read_locked",
@@ -212,24 +236,28 @@ BUGS = (
             ("    mm.mmap_read_unlock()\n    mm.mmap_write_lock()\n    refusal = expand", "    refusal = expand"),
             ("    mm.mmap_write_unlock()\n    mm.mmap_read_lock()\n    return refusal\n", "    return refusal\n"),
         ),
+        "tests/vma/test_core.py::test_a_fault_grows_a_stack",
     ),
     Bug(
         "relocate_over_neighbour",
         "an exec stack moved over what lies below it",
         "vma.relocate",
         (("    if mm.find_vma(new_start) is not vma:\n        return OVERLAPS_STACK_MOVE\n", ""),),
+        "relocate: something is in the way (by: 4)",
     ),
     Bug(
         "move_keeps_offset",
         "unfaulted memory that keeps its old offset when it moves, and merges with nothing",
         "vma.relocate",
         (("        pgoff = new >> PAGE_SHIFT\n", "        pass\n"),),
+        "copy: into empty space, unwritten: the offset follows from the new address",
     ),
     Bug(
         "copy_error_leaves_anon_vma",
         "the error path of copy_vma: the copy stays in the anon_vma of its source",
         "vma.relocate",
         (('        mm.free(copy, "copy_vma")\n', ""),),
+        "copy: into empty space, written: the offset stays",
     ),
     Bug(
         "tree_forgets_spanned_entry",
@@ -241,5 +269,6 @@ BUGS = (
                 "        mm.tree.erase(gathered.vmas[0].start, gathered.vmas[0].end)\n",
             ),
         ),
+        "unmap: several VMAs and the holes between them",
     ),
 )

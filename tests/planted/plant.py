@@ -42,7 +42,15 @@ class _Finder:
 
 
 def plant(bug: Bug) -> None:
-    """Change what importing the bug's module gives.  To be called before that import."""
-    assert not any(name.startswith("vmalab.vma") for name in sys.modules), "the core is imported already"
+    """Change what importing the bug's module gives.  To be called before vmalab is imported."""
+    assert "vmalab" not in sys.modules, "the core is imported already"
     finder: Any = _Finder(bug)
-    sys.meta_path.insert(0, finder)
+    # The package's own finder puts itself first as well, when the package is imported: this one has to be before it.
+    sys.meta_path = _First([finder, *sys.meta_path])
+
+
+class _First(list[Any]):
+    """A list whose first element stays there."""
+
+    def insert(self, index: Any, value: Any) -> None:
+        super().insert(max(int(index), 1), value)

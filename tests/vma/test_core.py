@@ -195,6 +195,16 @@ def test_a_stack_grows_to_its_limits() -> None:
     process.machine.validate()
 
 
+@pytest.mark.parametrize("write", [True, False])
+def test_a_fault_grows_a_stack(write: bool) -> None:
+    process = start()
+    vma = stack(process)
+    process.touch(vma.start - 3 * PAGE_SIZE, write)
+    assert vma.pages() == 7
+    with pytest.raises(KernelError):
+        process.touch(vma.start - (8 << 20), write)
+
+
 def test_memory_that_was_written_to_stays_committed() -> None:
     process = start()
     process.mmap(AT, 4 * PAGE_SIZE, RW, FIXED)

@@ -52,8 +52,11 @@ def run_scene(scene: Scene, *, sanitise: bool = True, failures: bool = True) -> 
         _run_plain(scene, result, sanitise)
         if failures and not result.problems:
             _run_failures(scene, result, sanitise)
-    except AssertionError as error:
-        result.problems.append(f"AssertionError: {error}")
+    except InputError:
+        raise
+    except Exception as error:
+        # Whatever the core does to itself is what a scene is there to find.
+        result.problems.append(f"{type(error).__name__}: {error}")
     return result
 
 

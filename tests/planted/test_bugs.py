@@ -1,0 +1,27 @@
+"""Every planted bug is found, by the check that it names."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.planted.bugs import BUGS, Bug
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "VMALAB_INTERPRETED": "1", "VMALAB_EXPECT_FORM": "interpreted", "VMALAB_SANITISE": "1"}
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=[bug.name for bug in BUGS])
+def test_planted_bug(bug: Bug) -> None:
+    command = [sys.executable, "-m", "tests.planted.find", bug.name]
+    done = subprocess.run(command, check=False, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, f"{bug.history}: not found by {bug.found_by}\n{done.stdout}\n{done.stderr}"
+    assert done.stdout.strip(), done.stderr
+    print(f"found by {bug.found_by}:\n{done.stdout}")
+
+
+def test_there_are_enough_bugs() -> None:
+    assert len(BUGS) >= 20
+    assert len({bug.name for bug in BUGS}) == len(BUGS)
