@@ -22,7 +22,7 @@ NATIVE := $(wildcard src/vmalab/live/build_native.py src/vmalab/live/native/*)
 
 PYTEST_FLAGS ?= -q
 
-.PHONY: help demo test test-compiled test-interpreted lint format types contracts build clean
+.PHONY: help demo test test-compiled test-interpreted coverage mutation lint format types contracts build clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -43,6 +43,14 @@ test-compiled: .venv/built ## the tests with the compiled core
 test-interpreted: .venv/built ## the tests with the interpreted core
 	@echo "== tests, interpreted core"
 	@VMALAB_INTERPRETED=1 VMALAB_EXPECT_FORM=interpreted $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+coverage: .venv/built ## that scenes, properties and the tests of the tree reach every branch of the core
+	@mkdir -p build
+	@VMALAB_INTERPRETED=1 $(BIN)/python -m coverage run --data-file=build/coverage --source=vmalab.vma -m pytest -q tests/vma
+	@$(BIN)/python -m coverage report --data-file=build/coverage --show-missing --fail-under=100
+
+mutation: .venv/built ## small changes of merge, modify and unmap, each to be found by a test (half an hour; goes on where it was)
+	@$(BIN)/python -m tests.planted.mutation
 
 lint: .venv/installed ## style
 	@$(BIN)/ruff check .

@@ -10,12 +10,27 @@ from tests.programs import vmalab
 from vmalab.live.record import why_not
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+SCENES = README.parent / "docs" / "scenes.md"
 
 
 def test_python_examples() -> None:
     failed, tried = doctest.testfile(str(README), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert tried > 10
     assert failed == 0
+
+
+def test_the_port_of_ones_own() -> None:
+    failed, tried = doctest.testfile(str(SCENES), module_relative=False)
+    assert (failed, tried) == (0, 7)
+
+
+def test_the_scenes_of_the_documentation(tmp_path: Path) -> None:
+    for page in (README, SCENES):
+        found = re.search(r"```\n(scene: .*?)```", page.read_text(), re.DOTALL)
+        assert found is not None
+        (tmp_path / f"{page.stem}.scene").write_text(found.group(1))
+    done = vmalab("test", "vma", "--scenes", str(tmp_path))
+    assert "# Totals: pass:2 fail:0" in done.stdout, done.stdout
 
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,7 +318,8 @@ def grow(twins: Twins, process: Process, space: Space, first: int, end: int, cho
         last = space.at(stop - 1)
         assert last is not None
         added = Page(0, last.flags, last.offset + 1, last.file, last.close, last.policy, last.uffd, last.name)
-        added.anon, added.chain = last.anon, last.chain
+        # What is added has never been shared through fork, so it may join an unwritten run above even in a child.
+        added.anon, added.chain = last.anon, last.chain[-1:] and (last.anon,)
         space.map(stop, stop + more, added)
         if last.flags & f.VM_LOCKED and last.private_data():
             space.write(stop)

@@ -37,10 +37,11 @@ SETTINGS: Final = {
     "refuses": "what the driver refuses: split, map, move",
     "start": "the page where the strip starts",
 }
-"""What a `with:` line can set, to what; besides the words mdwe, ksm, never (strict overcommit)."""
+"""What a `with:` line can set, to what; besides the words mdwe, ksm, never (strict
+overcommit) and lockall (mlockall for what is yet to come)."""
 WORDS: Final = ("ignored", "sticky", "refuses")
 """Those that are set to words, separated by commas."""
-SWITCHES: Final = ("mdwe", "ksm", "never")
+SWITCHES: Final = ("mdwe", "ksm", "never", "lockall")
 
 
 @dataclass

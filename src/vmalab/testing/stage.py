@@ -155,6 +155,7 @@ class Stage:
         self.mm = Mm(settings, self.commit, limits, semantics, self.port)
         self.mm.mdwe = "mdwe" in given
         self.mm.merge_any = "ksm" in given
+        self.mm.def_flags = VM_LOCKED if "lockall" in given else 0
         self.mm.brk = self.mm.start_brk = self.base
         self.keeper = _Keeper()
         self.mm.observer = self.keeper

@@ -305,7 +305,7 @@ if not COMPILED:
             raise AssertionError(f"use after free: {name} of a VMA that {object.__getattribute__(self, 'freed')} freed")
 
         def __setattr__(self, name: str, value: object) -> None:
-            self.__getattribute__(name)
+            FreedVma.__getattribute__(self, name)
 
         def __repr__(self) -> str:
             return f"<Vma freed by {object.__getattribute__(self, 'freed')}>"

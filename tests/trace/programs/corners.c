@@ -6,6 +6,7 @@
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE 4096UL
@@ -84,8 +85,26 @@ static void switches(void)
 	remap_file_pages(AT, PAGE, 0, 0, 0);
 }
 
+/* A child extends what it has inherited up to memory that nobody has written to: the two merge. */
+static void inherited(void)
+{
+	char *at = map(10 * PAGE, RW, ANON);
+	pid_t child;
+
+	munmap(at + PAGE, PAGE);
+	at[0] = 1;
+	child = fork();
+	if (child == 0) {
+		mremap(at, PAGE, 2 * PAGE, 0);
+		_exit(0);
+	}
+	waitpid(child, NULL, 0);
+	mremap(at, PAGE, 2 * PAGE, 0);
+}
+
 int main(void)
 {
+	inherited();
 	mmap(AT, 8 * PAGE, RW, ANON | MAP_FIXED, -1, 0);
 	huge_pages();
 	zero();
