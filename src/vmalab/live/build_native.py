@@ -1,6 +1,7 @@
-"""Builds the recorder's helper from C: run as a script, or call `build`.  Needs nothing but Python and a C compiler.
+"""Builds the recorder's helper and the agent from C: run as a script, or call `build`.
 
-The helper runs on Linux on x86-64 only; elsewhere there is nothing to build, and that is no failure.
+Needs nothing but Python and a C compiler.  Both run on Linux on x86-64 only; elsewhere there is nothing to build, and
+that is no failure.
 """
 
 import os
@@ -14,7 +15,14 @@ from typing import Final
 
 SOURCES: Final = Path(__file__).resolve().parent / "native"
 PROGRAM: Final = Path(__file__).resolve().parent / "_native" / "ptrace-recorder"
+AGENT: Final = PROGRAM.with_name("agent")
 FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
+FREESTANDING: Final = (
+    *("-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"),
+    *("-fcf-protection=none", "-fno-asynchronous-unwind-tables", "-mgeneral-regs-only"),
+    *("-Wl,-z,noexecstack", "-Wl,-z,norelro", "-Wl,--build-id=none"),
+)
+"""The agent has no libc: nothing is mapped in it that it did not ask for."""
 
 
 def unsupported() -> str | None:
@@ -36,37 +44,41 @@ def find_compiler() -> list[str] | None:
 def is_current() -> bool:
     """Whether the helper has been built since its sources changed."""
     try:
-        built = PROGRAM.stat().st_mtime
+        built = min(PROGRAM.stat().st_mtime, AGENT.stat().st_mtime)
     except OSError:
         return False
-    return all(path.stat().st_mtime <= built for path in SOURCES.iterdir())
+    return all(path.stat().st_mtime <= built for path in SOURCES.rglob("*"))
 
 
 def build() -> str | None:
-    """Build the helper.  Returns None if it is there afterwards, else one line that says why it is not."""
+    """Build both.  Returns None if they are there afterwards, else one line that says why they are not."""
     reason = unsupported()
     if reason is not None:
         return reason
     compiler = find_compiler()
     if compiler is None:
-        return "the recorder needs a C compiler: install gcc, or set CC"
+        return "recording and lockstep need a C compiler: install gcc, or set CC"
     PROGRAM.parent.mkdir(exist_ok=True)
-    made = PROGRAM.with_name(f".{PROGRAM.name}.{os.getpid()}")
-    sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
+    recorder = sorted(SOURCES.glob("*.c"))
+    agent = sorted((SOURCES / "agent").glob("*.c"))
+    return _compile(compiler, PROGRAM, recorder, ()) or _compile(compiler, AGENT, agent, FREESTANDING)
+
+
+def _compile(compiler: list[str], program: Path, sources: list[Path], flags: tuple[str, ...]) -> str | None:
+    made = program.with_name(f".{program.name}.{os.getpid()}")
+    command = [*compiler, *FLAGS, *flags, "-o", str(made), *[str(path) for path in sources]]
     try:
-        done = subprocess.run(
-            [*compiler, *FLAGS, "-o", str(made), *sources], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
-            made.replace(PROGRAM)
+            made.replace(program)
             return None
     except OSError as error:
-        return f"the recorder could not be built: {compiler[0]}: {error.strerror}"
+        return f"the {program.name} could not be built: {compiler[0]}: {error.strerror}"
     finally:
         made.unlink(missing_ok=True)
     lines = done.stderr.strip().splitlines()
     first = next((line for line in lines if "error" in line), lines[0] if lines else f"status {done.returncode}")
-    return f"the recorder could not be built: {compiler[0]}: {first}"
+    return f"the {program.name} could not be built: {compiler[0]}: {first}"
 
 
 def main() -> int:

@@ -1,0 +1,305 @@
+"""A live kernel as the judge: drives the agent, a small program that runs calls and reports its VMAs after each.
+
+docs/agent-protocol.md describes what goes over the pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import select
+import signal
+import struct
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from vmalab.errors import VmalabError
+from vmalab.live import build_native
+from vmalab.live.bpf import BpfError, VmaIterator
+
+FIRST_CHANNEL: Final = 10
+CHANNELS: Final = 8
+"""How many processes an agent can have: itself and its descendants."""
+MAX_STEPS: Final = 400
+"""Steps of one batch: they fit into the pipe, so that neither side waits for the other."""
+READ, WRITE, FORK, WAIT, SET_READER = -1, -2, -3, -4, -5
+"""Steps that are no system calls."""
+SAME: Final = 0xFFFFFFFF
+READERS: Final = ("bpf", "query", "none")
+_READER_NUMBERS: Final = {"none": 0, "query": 1, "bpf": 2}
+_BATCH: Final = struct.Struct("<II")
+_STEP: Final = struct.Struct("<q6Q6BBB64s")
+_REPLY: Final = struct.Struct("<qQII")
+_RECORD_NUMBERS: Final = 8
+_ADDR_NO_RANDOMIZE: Final = 0x40000
+_CLONE_NEWNET: Final = 0x40000000
+_CPU_SECONDS: Final = 3600
+_NO_ARGUMENTS: Final = (0, 0, 0, 0, 0, 0)
+
+Vmas = tuple[int, ...]
+"""Eight numbers for each VMA: start, end, flags, page offset, inode, anon_vma, chain length, extra.
+
+The anon_vma is the place (from 1) of the first VMA that has the same; the query reader leaves it and what follows 0,
+and its flags are 1 readable, 2 writable, 4 executable, 8 shared.
+"""
+
+
+class AgentDied(VmalabError):
+    """The agent, or one of its processes, is gone; `status` is what waiting for it told."""
+
+    def __init__(self, message: str, done: int) -> None:
+        super().__init__(message)
+        self.done = done
+        """How many steps of the batch were answered."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: a system call by its number, or READ, WRITE, FORK, WAIT; data goes to the scratch page first."""
+
+    number: int
+    args: tuple[int, ...] = ()
+    data: bytes = b""
+    to: int = 0
+    """1 + the slot that takes the result."""
+    slots: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+    """For each argument, 1 + the slot that it comes from, or 0."""
+
+    def pack(self) -> bytes:
+        """The step as the agent takes it."""
+        args = (self.args + _NO_ARGUMENTS)[:6]
+        words = [arg & 0xFFFFFFFFFFFFFFFF for arg in args]
+        return _STEP.pack(self.number, *words, *self.slots, self.to, len(self.data), self.data)
+
+
+@dataclass
+class Reply:
+    """What came of a step: its result (minus an errno where it failed), the signal that ended a touch, the VMAs."""
+
+    result: int
+    signal: int
+    """Number << 56 | si_code << 48 | address; 0 for none."""
+    vmas: Vmas | None
+    """None where they are as they were, or were not asked for."""
+
+
+def why_not() -> str | None:
+    """Why no agent can run here; None if one can."""
+    if not build_native.AGENT.exists():
+        return build_native.unsupported() or "the agent is not built: reinstall where there is a C compiler"
+    return None
+
+
+class _Channel:
+    """One process of the agent: its two pipes, and what has been read of the second."""
+
+    def __init__(self, to: int, back: int) -> None:
+        self.to = to
+        self.back = back
+        self.pid = 0
+        self.iterator: VmaIterator | None = None
+        self._buffer = b""
+        self._at = 0
+
+    def read(self, length: int, deadline: float) -> bytes:
+        """The next bytes.  Raises EOFError where there are no more, TimeoutError where they do not come."""
+        while len(self._buffer) - self._at < length:
+            poll = select.poll()
+            poll.register(self.back, select.POLLIN)
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError
+            part = os.read(self.back, 1 << 20)
+            if not part:
+                raise EOFError
+            self._buffer = self._buffer[self._at :] + part
+            self._at = 0
+        found = self._buffer[self._at : self._at + length]
+        self._at += length
+        return found
+
+
+class Agent:
+    """A running agent.  A context manager: leaving it ends the agent and all its processes."""
+
+    def __init__(self, reader: str = "", *, seconds: float = 20.0, stack: int = 8 << 20) -> None:
+        """Start an agent with a reader (`bpf`, `query`, `none`), or the best that works here.
+
+        A batch that takes more than some seconds ends the agent.  Raises VmalabError where none can run.
+        """
+        reason = why_not()
+        if reason is not None:
+            raise VmalabError(reason)
+        if reader not in ("", *READERS):
+            raise VmalabError(f"there is no reader {reader!r}: choose among {', '.join(READERS)}")
+        self._seconds = seconds
+        self._channels: list[_Channel] = []
+        self.pid = self._spawn(stack)
+        self._channels[0].pid = self.pid
+        self.why_not_bpf = ""
+        """Why the BPF reader was not chosen."""
+        try:
+            self.reader = self._choose(reader)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self.close()
+
+    def _spawn(self, stack: int) -> int:
+        """Start the program with its pipes, alone, contained, and with a layout that is always the same."""
+        theirs: list[tuple[int, int]] = []
+        for _ in range(CHANNELS):
+            step_read, step_write = os.pipe()
+            reply_read, reply_write = os.pipe()
+            self._channels.append(_Channel(step_write, reply_read))
+            theirs.append((step_read, reply_write))
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _become_agent(theirs, stack)
+            finally:
+                os._exit(127)
+        for pair in theirs:
+            os.close(pair[0])
+            os.close(pair[1])
+        return pid
+
+    def _choose(self, wanted: str) -> str:
+        if wanted in ("", "bpf"):
+            try:
+                self._set_reader(0, "bpf")
+                return "bpf"
+            except BpfError as error:
+                if wanted:
+                    raise VmalabError(str(error)) from None
+                self.why_not_bpf = str(error)
+        wanted = wanted or "query"
+        if not self._set_reader(0, wanted) and wanted == "query":
+            raise VmalabError("this kernel does not have PROCMAP_QUERY (Linux 6.11), and no BPF iterator can be had")
+        return wanted
+
+    def _set_reader(self, who: int, reader: str) -> bool:
+        """Choose a reader for a process; whether it shows any VMAs."""
+        channel = self._channels[who]
+        number = 0
+        if reader == "bpf":
+            channel.iterator = VmaIterator(channel.pid)
+            number = channel.iterator.number
+        (reply,) = self.run([Step(SET_READER, (_READER_NUMBERS[reader], number))], who)
+        if reply.result:
+            raise BpfError(f"the agent cannot use the BPF iterator: {os.strerror(-reply.result)}")
+        return bool(reply.vmas)
+
+    # -- running ------------------------------------------------------------------------------------------
+
+    def run(self, steps: list[Step], who: int = 0, *, report: int = 1) -> list[Reply]:
+        """Run steps in a process of the agent (0 is the first): the reply of each.
+
+        report: the VMAs after each step (1), after the last (2), never (0).  Raises AgentDied.
+        """
+        replies: list[Reply] = []
+        channel = self._channels[who]
+        for first in range(0, len(steps), MAX_STEPS):
+            part = steps[first : first + MAX_STEPS]
+            message = _BATCH.pack(len(part), report) + b"".join([step.pack() for step in part])
+            deadline = time.monotonic() + self._seconds
+            try:
+                os.write(channel.to, message)
+                for _ in part:
+                    replies.append(self._reply(channel, deadline))
+            except (EOFError, BrokenPipeError):
+                raise AgentDied(self._death(channel), len(replies)) from None
+            except TimeoutError:
+                os.kill(channel.pid, signal.SIGKILL)
+                raise AgentDied(f"the agent was killed: no answer for {self._seconds:g} s", len(replies)) from None
+        return replies
+
+    def _reply(self, channel: _Channel, deadline: float) -> Reply:
+        result, signalled, count, failed = _REPLY.unpack(channel.read(_REPLY.size, deadline))
+        if failed:
+            raise VmalabError(f"the agent cannot read its VMAs: {os.strerror(failed)}")
+        if count == SAME:
+            return Reply(result, signalled, None)
+        numbers = count * _RECORD_NUMBERS
+        return Reply(result, signalled, struct.unpack(f"<{numbers}Q", channel.read(8 * numbers, deadline)))
+
+    def fork(self, who: int, channel: int) -> int:
+        """Fork a process of the agent; the child answers on a free channel from then on.  Its pid, or -errno."""
+        (reply,) = self.run([Step(FORK, (channel,))], who)
+        if reply.result > 0:
+            self._channels[channel].pid = reply.result
+            self._set_reader(channel, self.reader)
+        return reply.result
+
+    def exit(self, who: int, parent: int) -> None:
+        """End a child, and let its parent wait for it."""
+        channel = self._channels[who]
+        message = _BATCH.pack(1, 0) + Step(231).pack()
+        with contextlib.suppress(BrokenPipeError):
+            os.write(channel.to, message)
+        self.run([Step(WAIT, (channel.pid,))], parent)
+        if channel.iterator is not None:
+            channel.iterator.close()
+            channel.iterator = None
+
+    def _death(self, channel: _Channel) -> str:
+        if channel.pid != self.pid:
+            return f"process {channel.pid} of the agent is gone"
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            return f"the agent was ended by {signal.Signals(-code).name}"
+        if code > 128:
+            return f"the agent stumbled over {signal.Signals(code - 128).name}"
+        return f"the agent exited with status {code}"
+
+    def close(self) -> None:
+        """End the agent, its children with it (they die with their parent)."""
+        for channel in self._channels:
+            os.close(channel.to)
+            os.close(channel.back)
+            if channel.iterator is not None:
+                channel.iterator.close()
+        self._channels = []
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+
+
+def _become_agent(theirs: list[tuple[int, int]], stack: int) -> None:
+    """What the child of the fork does before it is the agent."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)
+    os.setpgid(0, 0)
+    libc.personality(_ADDR_NO_RANDOMIZE)
+    libc.unshare(_CLONE_NEWNET)
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    high = [os.dup(each) for pair in theirs for each in pair]
+    low = FIRST_CHANNEL + len(high)
+    moved: list[int] = []
+    for each in high:
+        copy = each
+        while copy < low:
+            copy = os.dup(copy)
+        moved.append(copy)
+    for number, each in enumerate(moved):
+        os.dup2(each, FIRST_CHANNEL + number)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    os.closerange(3, FIRST_CHANNEL)
+    os.closerange(low, 4096)
+    os.execve(build_native.AGENT, ["agent"], {})
