@@ -163,7 +163,7 @@ def _madvise(process: ProcessState, call: Call) -> Outcome:
 
 
 def _mlock(process: ProcessState, call: Call) -> Outcome:
-    flags = call.args[2] if call.name == "mlock2" else 0
+    flags = call.args[2] & 0xFFFFFFFF if call.name == "mlock2" else 0
     outcome = _outcome(lock.mlock(process.mm, call.args[0], call.args[1], flags))
     return _populating(process, call, outcome)
 
@@ -196,7 +196,7 @@ def _nodes(call: Call) -> tuple[int, ...]:
 
 def _mbind(process: ProcessState, call: Call) -> Outcome:
     start, length, mode, _, _, flags = call.args
-    return _outcome(policy.mbind(process.mm, start, length, mode, _nodes(call), flags))
+    return _outcome(policy.mbind(process.mm, start, length, mode & 0xFFFFFFFF, _nodes(call), flags & 0xFFFFFFFF))
 
 
 def _set_mempolicy_home_node(process: ProcessState, call: Call) -> Outcome:

@@ -138,6 +138,8 @@ SEAL_FLAGS: Final = 126
 REMAP_NOT_SHARED: Final = 127
 LIMIT_BAD: Final = 128
 NOT_MODELLED: Final = 129
+FAULT_PKEY: Final = 130
+FAULT_BEYOND_FILE: Final = 131
 
 
 class Explanation:
@@ -428,6 +430,13 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     ),
     Explanation("LIMIT_BAD", errno.EINVAL, "the soft limit is above the hard limit", "prlimit64"),
     Explanation("NOT_MODELLED", errno.ENOSYS, "the model does not know this call", ""),
+    Explanation(
+        "FAULT_PKEY",
+        errno.EFAULT,
+        "the protection key of the VMA does not permit the access (SIGSEGV)",
+        "arch_vma_access_permitted",
+    ),
+    Explanation("FAULT_BEYOND_FILE", errno.EFAULT, "the page lies beyond the end of the file (SIGBUS)", "__do_fault"),
 ]
 
 

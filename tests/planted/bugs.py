@@ -123,8 +123,7 @@ BUGS = (
         "vma.modify",
         (
             (
-                "        _, refusal = split_vma(vma, request.end, False)\n        if refusal != YES:\n"
-                "            return vma, refusal\n",
+                "        _, refusal = split_vma(vma, request.end, False)\n    return vma, refusal\n",
                 "        _, refusal = split_vma(vma, request.end, False)\n        if refusal != YES:\n"
                 "            below = vma.mm.find_vma_prev(vma.start)\n"
                 "            if below is not None and below.end == vma.start:\n"
@@ -132,7 +131,7 @@ BUGS = (
                 "                vma.mm.tree.erase(below.start, below.end)\n                vma.mm.count_maps(-1)\n"
                 "                vma.mm.free(below, 'undo')\n"
                 "                vma.mm.set_range(vma, start, vma.end, offset)\n"
-                "            return vma, refusal\n",
+                "    return vma, refusal\n",
             ),
         ),
         "modify: one below the limit: the first split is done, the second is not, and nothing is undone",

@@ -16,7 +16,26 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 WORK: Final = ROOT / "build" / "mutation"
 MODULES: Final = ("merge", "modify", "unmap")
-SAME_FOR_ZERO: Final = ("_Eq_LtE", "_Eq_Is", "_NotEq_Gt", "_NotEq_IsNot")
+SAME_ALWAYS: Final = ("RemoveDecorator", "_Is_Eq", "_IsNot_NotEq")
+"""A decorator says only that a class is final; and what is compared by identity has no equality of its own."""
+SAME_FOR_CONSTANTS: Final = ("_Eq_Is", "_NotEq_IsNot")
+"""Small numbers are equal where they are the same object."""
+SAME_FOR_ZERO: Final = ("_Eq_LtE", "_NotEq_Gt")
+"""Reasons and kinds are never negative."""
+SAME_HERE: Final = (
+    ("_NotEq_Lt", "if prev.end != request.start:", "a neighbour below never reaches into the range"),
+    ("_NotEq_Lt", "if request.end != following.start:", "nor one above"),
+    ("_BitOr_Add", "(KIND_LEFT if", "two different bits"),
+    ("_BitOr_BitXor", "(KIND_LEFT if", "two different bits"),
+    ("_Eq_LtE", "at_start = request.start == middle.start", "the range lies in the middle"),
+    ("_Eq_GtE", "at_end = request.end == middle.end", "the range lies in the middle"),
+    ("_Eq_GtE", "kind == KIND_BOTH", "there is no larger kind"),
+    ("_Lt_NotEq", "if vma.start < request.start:", "the range lies in the VMA"),
+    ("_Gt_NotEq", "if vma.end > request.end:", "the range lies in the VMA"),
+    ("_BitAnd_FloorDiv", "& VM_SEALED", "it is the highest flag"),
+    ("_Eq_LtE", "if end == start:", "a length is never negative"),
+)
+"""Mutants that change nothing where they stand: operator, text of the line, and why."""
 CONFIG: Final = """\
 [cosmic-ray]
 module-path = [{modules}]
@@ -50,7 +69,7 @@ def run(*arguments: str) -> None:
 
 
 def leave_out_equivalents() -> None:
-    """Mutants that change nothing go: of annotations, and of comparisons of what is never negative with 0."""
+    """Mutants that change nothing go."""
     database = sqlite3.connect(WORK / "session.sqlite")
     with database:
         for module in MODULES:
@@ -64,16 +83,23 @@ def leave_out_equivalents() -> None:
             ).fetchall()
             for job, operator, row, column in rows:
                 in_annotation = any(start <= (row, column) < end for start, end in spans)
-                if in_annotation or (str(operator).endswith(SAME_FOR_ZERO) and compares_with_zero(lines[row - 1])):
+                if in_annotation or is_equivalent(str(operator), lines[row - 1]):
                     for table in ("mutation_specs", "work_items"):
                         database.execute(f"DELETE FROM {table} WHERE job_id = ?", (job,))
     database.close()
 
 
-def compares_with_zero(line: str) -> bool:
-    """Whether all comparisons of a line are of a Reason or a kind of merge with the one that is 0."""
-    compared = re.findall(r"(?:==|!=) ([A-Z_]+)", line)
-    return bool(compared) and set(compared) <= {"YES", "KIND_NONE"}
+def is_equivalent(operator: str, line: str) -> bool:
+    """Whether a mutant of a line is the same program."""
+    compared = re.findall(r"(?:==|!=) ([\w.]+)", line)
+    constants = bool(compared) and all(each.isupper() for each in compared)
+    zero = bool(compared) and set(compared) <= {"YES", "KIND_NONE"}
+    return (
+        operator.endswith(SAME_ALWAYS)
+        or (constants and operator.endswith(SAME_FOR_CONSTANTS))
+        or (zero and operator.endswith(SAME_FOR_ZERO))
+        or any(operator.endswith(name) and text in line for name, text, _ in SAME_HERE)
+    )
 
 
 def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:

@@ -23,6 +23,9 @@ from vmalab.flags import (
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.reason import YES
 from vmalab.vma.area import Vma
+from vmalab.vma.merge import is_mergeable_vma, request_for_modify
+from vmalab.vma.modify import vma_modify_flags, vma_modify_flags_name
+from vmalab.vma.observer import Observer
 from vmalab.vma.port import Port
 from vmalab.vma.relocate import expand_stack, relocate_vma_down
 from vmalab.vma.space import Mm
@@ -214,6 +217,52 @@ def test_memory_that_was_written_to_stays_committed() -> None:
     process.mprotect(AT + 2 * PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ)
     assert process.vmas()[1].flags & VM_ACCOUNT
     assert process.mm.map_count == 2
+
+
+class Told(Observer):
+    """Remembers what it is told of splits and changes."""
+
+    def __init__(self) -> None:
+        self.splits: list[tuple[int, int]] = []
+        self.changes = 0
+
+    def split(self, below: Vma, above: Vma) -> None:
+        self.splits.append((below.start, above.start))
+
+    def flags_changed(self, vma: Vma, old: int) -> None:
+        self.changes += 1
+
+    def attribute_changed(self, vma: Vma, what: str) -> None:
+        self.changes += 1
+
+
+def test_observers_are_told_of_splits_from_low_to_high() -> None:
+    process = start()
+    process.mm.observer = told = Told()
+    process.mmap(AT, 6 * PAGE_SIZE, RW, FIXED)
+    process.madvise(AT + 2 * PAGE_SIZE, 2 * PAGE_SIZE, MADV_DONTFORK)
+    assert told.splits == [(AT, AT + 2 * PAGE_SIZE), (AT + 2 * PAGE_SIZE, AT + 4 * PAGE_SIZE)]
+    assert told.changes == 1
+
+
+def test_what_does_not_change_is_not_told() -> None:
+    process = start()
+    process.mmap(AT, 2 * PAGE_SIZE, RW, FIXED)
+    mm = process.mm
+    mm.observer = told = Told()
+    for _ in range(2):
+        mm.mmap_write_lock()
+        (vma,) = process.vmas()
+        # Equal, and yet another object.
+        vma_modify_flags(vma, vma.start, vma.end, int(str(int(vma.flags))))
+        vma_modify_flags_name(vma, vma.start, vma.end, int(str(int(vma.flags))), "".join(["a", " name"]))
+        mm.mmap_write_unlock()
+    assert told.changes == 1
+    mm.mmap_write_lock()
+    request = request_for_modify(vma, vma.start, vma.end)
+    request.name = "".join(["a", " name"])
+    assert is_mergeable_vma(vma, request) == YES
+    mm.mmap_write_unlock()
 
 
 def test_a_child_does_not_merge_what_it_shares() -> None:

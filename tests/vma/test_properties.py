@@ -403,7 +403,7 @@ def heap(twins: Twins, process: Process, space: Space, first: int, end: int, cho
     """brk: the heap grows at its end."""
     mm = process.mm
     if has_hole(space, first, end) and all(space.at(place) is None for place in range(first, end)):
-        mm.start_brk = mm.brk = addr_of(first)
+        mm.start_brk, mm.brk = BASE, addr_of(first)
         grown = process.brk(addr_of(end))
         if end < PAGES and space.at(end) is not None and grown == addr_of(first):
             return

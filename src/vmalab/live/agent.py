@@ -135,6 +135,10 @@ class Agent:
         if reader not in ("", *READERS):
             raise VmalabError(f"there is no reader {reader!r}: choose among {', '.join(READERS)}")
         self._seconds = seconds
+        self.first: Vmas | None = None
+        """The VMAs of the process whose reader was chosen last, as it found them."""
+        self.scratch: int = _scratch_address()
+        """Where the data of a step goes."""
         self._channels: list[_Channel] = []
         self.pid = self._spawn(stack)
         self._channels[0].pid = self.pid
@@ -195,6 +199,7 @@ class Agent:
         (reply,) = self.run([Step(SET_READER, (_READER_NUMBERS[reader], number))], who)
         if reply.result:
             raise BpfError(f"the agent cannot use the BPF iterator: {os.strerror(-reply.result)}")
+        self.first = reply.vmas
         return bool(reply.vmas)
 
     # -- running ------------------------------------------------------------------------------------------
@@ -303,3 +308,18 @@ def _become_agent(theirs: list[tuple[int, int]], stack: int) -> None:
     os.closerange(3, FIRST_CHANNEL)
     os.closerange(low, 4096)
     os.execve(build_native.AGENT, ["agent"], {})
+
+
+def _scratch_address() -> int:
+    """The address of the scratch page: a symbol of the program."""
+    data = build_native.AGENT.read_bytes()
+    (sections_at,) = struct.unpack_from("<Q", data, 40)
+    size, count = struct.unpack_from("<HH", data, 58)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", data, sections_at + size * i) for i in range(count)]
+    symbols = next(section for section in sections if section[1] == 2)
+    names = sections[symbols[6]][4]
+    for at in range(symbols[4], symbols[4] + symbols[5], 24):
+        name, _, _, _, value, _ = struct.unpack_from("<IBBHQQ", data, at)
+        if data[names + name : names + name + 8] == b"scratch\0":
+            return int(value)
+    raise VmalabError("the agent has no scratch page")

@@ -217,8 +217,8 @@ def _madvise_vma(vma: Vma, start: int, end: int, advice: int) -> tuple[Vma, int]
 
 
 def _may_discard(vma: Vma, advice: int) -> bool:
-    """Sealed private memory that cannot be written to cannot be discarded either."""
-    if not vma.flags & VM_SEALED or vma.flags & (VM_WRITE | VM_SHARED):
+    """Sealed anonymous memory that cannot be written to cannot be discarded either (can_madvise_modify)."""
+    if not vma.flags & VM_SEALED or vma.flags & VM_WRITE or not vma.is_anonymous():
         return True
     return advice not in (
         MADV_FREE,

@@ -88,6 +88,27 @@ def calc_vm_prot_bits(prot: int, pkey: int = 0) -> int:
     return prot & (PROT_READ | PROT_WRITE | PROT_EXEC) | pkey << 32
 
 
+def execute_only_pkey(mm: Mm) -> int:
+    """The protection key that makes memory executable and nothing else, or -1 where there is none.
+
+    The first that asks takes the first free key for it; it stays (execute_only_pkey).
+    """
+    if not mm.settings.pkeys:
+        return -1
+    if mm.execute_only_pkey < 0:
+        mm.execute_only_pkey = take_pkey(mm)
+    return mm.execute_only_pkey
+
+
+def take_pkey(mm: Mm) -> int:
+    """Allocate the first free protection key: its number, or -1 (mm_pkey_alloc)."""
+    for key in range(1, 16):
+        if not mm.pkeys >> key & 1:
+            mm.pkeys |= 1 << key
+            return key
+    return -1
+
+
 def _calc_vm_flag_bits(mm: Mm, flags: int) -> int:
     """Those MAP_ flags that are VM_ flags too."""
     bits = 0
@@ -154,7 +175,8 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
         return -OFFSET_OVERFLOW
     if mm.map_count > mm.settings.max_map_count:
         return -MAP_COUNT_MAP
-    vm_flags |= calc_vm_prot_bits(prot) | _calc_vm_flag_bits(mm, flags)
+    pkey = max(execute_only_pkey(mm), 0) if prot == PROT_EXEC else 0
+    vm_flags |= calc_vm_prot_bits(prot, pkey) | _calc_vm_flag_bits(mm, flags)
     vm_flags |= mm.def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
     addr = get_unmapped_area(mm, file, addr, length, pgoff, flags)
     if addr < 0:
@@ -181,7 +203,7 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
 
 def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_flags: int) -> tuple[int, int]:
     """The VM_ flags for a mapping of a file, and YES or a reason."""
-    if file.kind == "regular" and pgoff + (length >> PAGE_SHIFT) > (1 << 63) >> PAGE_SHIFT:
+    if file.kind in ("regular", "memfd") and pgoff + (length >> PAGE_SHIFT) > (1 << 63) >> PAGE_SHIFT:
         return 0, OFFSET_OVERFLOW
     kind = flags & MAP_TYPE
     if kind == MAP_SHARED:
@@ -284,7 +306,11 @@ def _do_brk(mm: Mm, addr: int) -> int:
     above = mm.find_vma(old)
     if above is not None and new + PAGE_MASK + 1 > mm.start_gap(above):
         return BRK_IN_THE_WAY
-    refusal = do_brk_flags(mm, old, new - old, 0)
+    heap = mm.find_vma_prev(old)
+    if heap is not None and heap.end <= mm.start_brk:
+        # What ends where the heap starts is the program's own data, and is not extended.
+        heap = None
+    refusal = do_brk_flags(mm, heap, old, new - old, 0)
     if refusal != YES:
         return refusal
     mm.brk = addr

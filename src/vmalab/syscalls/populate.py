@@ -11,13 +11,17 @@ from vmalab.flags import (
     VM_MAYBE_GUARD,
     VM_MAYSHARE,
     VM_PFNMAP,
+    VM_PKEY_MASK,
+    VM_PKEY_SHIFT,
     VM_READ,
     VM_SHARED,
     VM_WRITE,
 )
 from vmalab.reason import (
+    FAULT_BEYOND_FILE,
     FAULT_NO_PERMISSION,
     FAULT_NOT_MAPPED,
+    FAULT_PKEY,
     NOT_MAPPED,
     POPULATE_FAULT,
     POPULATE_NO_PERMISSION,
@@ -32,6 +36,15 @@ from vmalab.vma.space import Mm
 def _breaks_cow(vma: Vma) -> bool:
     """Whether populating writes: private writable memory gets pages of its own at once."""
     return vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
+
+
+def _pkey_denies(vma: Vma) -> bool:
+    """Whether the protection key of memory that can be executed only is in the way of reading and writing it.
+
+    The rights of other keys are a register of each thread, which the model does not have.
+    """
+    key = (vma.flags & VM_PKEY_MASK) >> VM_PKEY_SHIFT
+    return key != 0 and key == vma.mm.execute_only_pkey
 
 
 def mm_populate(mm: Mm, start: int, end: int) -> int:
@@ -50,13 +63,12 @@ def populate_range(mm: Mm, start: int, end: int) -> int:
     vma = mm.find_vma(start) if start < end else None
     while vma is not None and vma.start < end:
         if not vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
-            if not vma.flags & VM_ACCESS:
+            if not vma.flags & VM_ACCESS or _pkey_denies(vma):
                 return POPULATE_FAULT
             if mm.faults_observed and pages_uncertain(vma):
                 return YES
-            first = max(start, vma.start)
             last = min(end, vma.end) - 1
-            if _breaks_cow(vma) and not _beyond_file(vma, first):
+            if _breaks_cow(vma):
                 refusal = anon_vma_prepare(vma)
                 if refusal != YES:
                     return refusal
@@ -91,11 +103,15 @@ def _madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
         vma = mm.vma_lookup(at)
         if vma is None:
             return NOT_MAPPED
-        if vma.flags & (VM_IO | VM_PFNMAP) or not vma.flags & (VM_WRITE if write else VM_READ | VM_EXEC):
+        if (
+            vma.flags & (VM_IO | VM_PFNMAP)
+            or _pkey_denies(vma)
+            or not vma.flags & (VM_WRITE if write else VM_READ | VM_EXEC)
+        ):
             return POPULATE_NO_PERMISSION
         if mm.faults_observed and pages_uncertain(vma):
             return YES
-        if write and not vma.flags & VM_SHARED and not _beyond_file(vma, at):
+        if write and not vma.flags & VM_SHARED:
             refusal = anon_vma_prepare(vma)
             if refusal != YES:
                 return refusal
@@ -119,7 +135,7 @@ def grow_stack(vma: Vma, addr: int) -> int:
 def handle_fault(mm: Mm, addr: int, write: bool, execute: bool = False) -> int:
     """One access to addr: grow a stack, check permissions, and give memory that is written to an anon_vma.
 
-    YES, or the reason for SIGSEGV: FAULT_NOT_MAPPED, FAULT_NO_PERMISSION, or why a stack may not grow.
+    YES, or the reason for SIGSEGV or SIGBUS: FAULT_NOT_MAPPED, FAULT_NO_PERMISSION, or why a stack may not grow.
     """
     mm.mmap_read_lock()
     refusal = _handle_fault(mm, addr, write, execute)
@@ -138,6 +154,11 @@ def _handle_fault(mm: Mm, addr: int, write: bool, execute: bool) -> int:
     needed = VM_WRITE if write else (VM_EXEC if execute else VM_ACCESS)
     if not vma.flags & needed:
         return FAULT_NO_PERMISSION
+    if not execute and _pkey_denies(vma):
+        return FAULT_PKEY
     if write and not vma.flags & (VM_SHARED | VM_MAYSHARE):
-        return anon_vma_prepare(vma)
-    return YES
+        # Before the file is asked for the page.
+        refusal = anon_vma_prepare(vma)
+        if refusal != YES:
+            return refusal
+    return FAULT_BEYOND_FILE if _beyond_file(vma, addr) else YES

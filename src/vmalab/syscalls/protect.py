@@ -12,6 +12,7 @@ from vmalab.flags import (
     PROT_WRITE,
     VM_ACCESS,
     VM_ACCOUNT,
+    VM_EXEC,
     VM_GROWSDOWN,
     VM_HUGETLB,
     VM_LOCKED,
@@ -38,7 +39,7 @@ from vmalab.reason import (
     UNKNOWN_FLAGS,
     YES,
 )
-from vmalab.syscalls.map import calc_vm_prot_bits
+from vmalab.syscalls.map import calc_vm_prot_bits, execute_only_pkey, take_pkey
 from vmalab.syscalls.populate import populate_range
 from vmalab.vma.area import Vma
 from vmalab.vma.map import map_deny_write_exec
@@ -93,7 +94,7 @@ def _protect_vmas(mm: Mm, first: Vma, start: int, end: int, prot: int, pkey: int
         if vma is None or vma.start > at:
             return -NOT_MAPPED
         upto = min(vma.end, end)
-        key = (vma.flags & VM_PKEY_MASK) >> VM_PKEY_SHIFT if pkey == -1 else pkey
+        key = _pkey_for(vma, prot) if pkey == -1 else pkey
         flags = calc_vm_prot_bits(prot, key) | vma.flags & ~(VM_ACCESS | VM_PKEY_MASK)
         # Each access bit has its MAY bit four places up.
         if flags & ~(flags >> 4) & VM_ACCESS:
@@ -106,6 +107,22 @@ def _protect_vmas(mm: Mm, first: Vma, start: int, end: int, prot: int, pkey: int
         at = max(upto, vma.end) if vma.start <= at else upto
         vma = mm.find_vma(at)
     return 0
+
+
+def _pkey_for(vma: Vma, prot: int) -> int:
+    """The protection key that a VMA gets with new permissions, if none was asked for (arch_override_mprotect_pkey).
+
+    Memory that can be executed only has a key of its own, and loses it with that.
+    """
+    mm = vma.mm
+    if prot == PROT_EXEC:
+        only = execute_only_pkey(mm)
+        if only > 0:
+            return only
+    key = (vma.flags & VM_PKEY_MASK) >> VM_PKEY_SHIFT
+    if vma.flags & VM_ACCESS == VM_EXEC and key == mm.execute_only_pkey:
+        return 0
+    return key
 
 
 def mprotect_fixup(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int]:
@@ -154,11 +171,8 @@ def pkey_alloc(mm: Mm, flags: int, rights: int) -> int:
         return -UNKNOWN_FLAGS
     if not mm.settings.pkeys:
         return -PKEY_NONE
-    for key in range(1, 16):
-        if not mm.pkeys >> key & 1:
-            mm.pkeys |= 1 << key
-            return key
-    return -PKEY_NONE
+    key = take_pkey(mm)
+    return key if key >= 0 else -PKEY_NONE
 
 
 def pkey_free(mm: Mm, pkey: int) -> int:

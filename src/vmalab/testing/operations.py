@@ -263,7 +263,7 @@ def _mmap_region(doing: Doing) -> int:
 
 
 def _brk(doing: Doing) -> int:
-    return do_brk_flags(doing.mm, doing.start, doing.end - doing.start, 0)
+    return do_brk_flags(doing.mm, doing.mm.find_vma_prev(doing.start), doing.start, doing.end - doing.start, 0)
 
 
 def _insert(doing: Doing) -> int:

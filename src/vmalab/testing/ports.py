@@ -60,6 +60,8 @@ class FailingPort(RecordingPort):
         super().__init__()
         self.count = 0
         """Allocations since arm()."""
+        self.sites: list[str] = []
+        """The sites of the allocations since arm()."""
         self.failed = ""
         """The site that failed, empty if none has."""
         self.refuses: frozenset[str] = frozenset()
@@ -70,10 +72,12 @@ class FailingPort(RecordingPort):
         """Fail the allocation with this number, counted from 1 and from now on; 0 fails none."""
         self._fail_at = number
         self.count = 0
+        self.sites = []
         self.failed = ""
 
     def _fails(self, site: str) -> bool:
         self.count += 1
+        self.sites.append(site)
         if self.count != self._fail_at:
             return False
         self.failed = site

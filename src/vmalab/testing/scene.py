@@ -65,6 +65,8 @@ class Step:
     left: str = ""
     right: str = ""
     hooks: str | None = None
+    sites: str | None = None
+    """What is allocated, in order."""
     counters: dict[str, int] = field(default_factory=dict)
 
 
@@ -210,8 +212,8 @@ class _Builder:
             if text not in REASONS:
                 return f"{text} is no Reason"
             setattr(step, keyword, text)
-        elif keyword == "hooks":
-            step.hooks = text
+        elif keyword in ("hooks", "sites"):
+            setattr(step, keyword, text)
         elif keyword in ("count", "locked", "committed", "total"):
             if not text.isdigit():
                 return f"`{keyword}:` takes a number"

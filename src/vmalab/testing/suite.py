@@ -114,6 +114,9 @@ def _compare(before: _Before, doing: Doing, step: Step) -> list[str]:
         found += _compare_child(before, step)
     if step.hooks is not None and (hooks := _hooks(stage)) != step.hooks:
         found.append(f"hooks: {hooks or 'none'}, not {step.hooks or 'none'}")
+    sites = " ".join([site.replace(" ", "-") for site in stage.port.sites])
+    if step.sites is not None and sites != step.sites:
+        found.append(f"sites: {sites or 'none'}, not {step.sites or 'none'}")
     mm = stage.mm
     counted = {
         "count": mm.map_count,

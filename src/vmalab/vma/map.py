@@ -175,10 +175,10 @@ def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
     return vma, YES
 
 
-def do_brk_flags(mm: Mm, addr: int, length: int, flags: int) -> int:
+def do_brk_flags(mm: Mm, below: Vma | None, addr: int, length: int, flags: int) -> int:
     """Map length bytes of heap at addr, which must be empty: YES or a reason (do_brk_flags).
 
-    Only the VMA below may be extended; the heap does not merge with what lies above it.
+    Only the VMA below, which the caller names, may be extended; the heap does not merge with what lies above it.
     """
     flags = ksm_vma_flags(mm, flags | VM_DATA_FLAGS | VM_ACCOUNT | mm.def_flags)
     pages = length >> PAGE_SHIFT
@@ -190,7 +190,6 @@ def do_brk_flags(mm: Mm, addr: int, length: int, flags: int) -> int:
     refusal = mm.charge(pages)
     if refusal != YES:
         return refusal
-    below = mm.find_vma_prev(addr)
     vma: Vma | None = None
     if below is not None and below.end == addr:
         request = MergeRequest(mm, addr, addr + length, flags, addr >> PAGE_SHIFT)

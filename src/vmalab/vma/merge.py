@@ -101,7 +101,7 @@ def request_for_modify(vma: Vma, start: int, end: int) -> MergeRequest:
     request = request_for_vma(vma, start, end)
     request.middle = vma
     tree = vma.mm.tree
-    request.prev = tree.find_before(vma.start) if start == vma.start else vma
+    request.prev = tree.find_before(vma.start)
     request.next = tree.find(vma.end)
     return request
 
@@ -202,11 +202,12 @@ class MergePlan:
 
     __slots__ = ("left", "removes_middle", "right")
 
-    def __init__(self, left: int, right: int, removes_middle: bool) -> None:
+    def __init__(self, left: int, right: int) -> None:
         self.left: int = left
         """YES if prev takes the range, else the reason."""
         self.right: int = right
-        self.removes_middle: bool = removes_middle
+        self.removes_middle: bool = False
+        """Whether the range is all of its VMA, which then goes."""
 
     def kind(self) -> int:
         """KIND_LEFT, KIND_RIGHT, KIND_BOTH or KIND_NONE."""
@@ -220,24 +221,26 @@ def plan_existing_range(request: MergeRequest) -> MergePlan:
     at_start = request.start == middle.start
     at_end = request.end == middle.end
     if request.flags & VM_SPECIAL:
-        return MergePlan(SPECIAL_VMA, SPECIAL_VMA, False)
+        return MergePlan(SPECIAL_VMA, SPECIAL_VMA)
     left = can_vma_merge_left(request) if at_start else NO_EDGE
     right = can_vma_merge_right(request, left == YES) if at_end else NO_EDGE
-    removes_middle = at_start and at_end and (left == YES or right == YES)
+    removes_middle = at_start and at_end
     if removes_middle and not can_merge_remove_vma(middle):
-        return MergePlan(CLOSE_HOOK if left == YES else left, CLOSE_HOOK if right == YES else right, False)
+        return MergePlan(CLOSE_HOOK if left == YES else left, CLOSE_HOOK if right == YES else right)
     if left == YES and right == YES:
         following = request.next
         assert following is not None
         if not can_merge_remove_vma(following):
             right = CLOSE_HOOK
-    return MergePlan(left, right, removes_middle)
+    plan = MergePlan(left, right)
+    plan.removes_middle = removes_middle
+    return plan
 
 
 def plan_new_range(request: MergeRequest) -> MergePlan:
     """How memory that is not mapped yet would merge with its neighbours."""
     if request.flags & VM_SPECIAL:
-        return MergePlan(SPECIAL_VMA, SPECIAL_VMA, False)
+        return MergePlan(SPECIAL_VMA, SPECIAL_VMA)
     left = can_vma_merge_left(request)
     right = EXPAND_ONLY if request.expand_only else can_vma_merge_right(request, left == YES)
     if left == YES and right == YES:
@@ -245,7 +248,7 @@ def plan_new_range(request: MergeRequest) -> MergePlan:
         assert following is not None
         if not can_merge_remove_vma(following):
             right = CLOSE_HOOK
-    return MergePlan(left, right, False)
+    return MergePlan(left, right)
 
 
 # -- commit -------------------------------------------------------------------------------------------
@@ -270,11 +273,14 @@ def _dup_and_preallocate(request: MergeRequest, target: Vma, source: Vma | None)
     if source is not None:
         duplicated = target.anon_vma is None and source.anon_vma is not None
         request.failure = dup_anon_vma(target, source)
-    if request.failure == YES and port.may_fail(ALLOC_TREE):
+        if request.failure != YES:
+            return False
+    if port.may_fail(ALLOC_TREE):
         request.failure = NO_MEMORY_TREE
         if duplicated:
             unlink_anon_vmas(target)
-    return request.failure == YES
+        return False
+    return True
 
 
 def vma_merge_existing_range(request: MergeRequest) -> Vma | None:

@@ -96,11 +96,10 @@ def vma_modify(request: MergeRequest) -> tuple[Vma, int]:
         _, refusal = split_vma(vma, request.start, True)
         if refusal != YES:
             return vma, refusal
+    refusal = YES
     if vma.end > request.end:
         _, refusal = split_vma(vma, request.end, False)
-        if refusal != YES:
-            return vma, refusal
-    return vma, YES
+    return vma, refusal
 
 
 def vma_modify_flags(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int]:

@@ -175,6 +175,8 @@ class Mm:
         """Memory-deny-write-execute is on (PR_SET_MDWE)."""
         self.pkeys: int = 1
         """The allocated protection keys, as bits; key 0 always is."""
+        self.execute_only_pkey: int = -1
+        """The protection key of memory that can be executed only; -1 until such memory is asked for."""
         self.faults_observed: bool = False
         """Somebody tells which pages are there: populating then assumes nothing behind pages that may be missing."""
         self.map_count: int = 0
@@ -207,6 +209,7 @@ class Mm:
         self.merge_any = parent.merge_any
         self.mdwe = parent.mdwe
         self.pkeys = parent.pkeys
+        self.execute_only_pkey = parent.execute_only_pkey
         self.observer = parent.observer
         self.faults_observed = parent.faults_observed
 

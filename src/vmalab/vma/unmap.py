@@ -59,10 +59,7 @@ def gather(gathered: Gathered) -> int:
         _, refusal = split_vma_unchecked(vma, start, True)
         if refusal != YES:
             return refusal
-    refusal = _collect(gathered, vma)
-    if refusal != YES:
-        gathered.vmas.clear()
-    return refusal
+    return _collect(gathered, vma)
 
 
 def _collect(gathered: Gathered, first: Vma) -> int:
@@ -128,7 +125,7 @@ def do_munmap(mm: Mm, start: int, length: int) -> int:
     """Unmap length bytes, rounded up to pages, from start (do_vmi_munmap).  YES or a reason; holes are fine."""
     if start & PAGE_MASK:
         return UNALIGNED
-    if start > mm.task_size or length > mm.task_size - start:
+    if start + length > mm.task_size:
         return BEYOND_TASK_SIZE
     end = start + page_up(length)
     if end == start:
