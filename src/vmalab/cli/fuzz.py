@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from vmalab.cli.common import console, json_option, print_json, progress
+
+if TYPE_CHECKING:
+    from vmalab.fuzz.campaign import Campaign
 
 
 @click.group()
@@ -30,3 +35,64 @@ def tree(steps: int, seed: int, as_json: bool) -> int:
     else:
         console().print(str(difference))
     return 0 if difference is None else 1
+
+
+@fuzz.command()
+@click.option("--steps", type=click.IntRange(min=1), default=100_000, show_default=True, help="How many calls.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first run.")
+@click.option("--reader", type=click.Choice(["bpf", "query", "none"]), help="How VMAs are read.")
+@click.option("--swarm/--no-swarm", default=True, show_default=True, help="Each run has some kinds of call, or all.")
+@click.option("--shrink/--no-shrink", default=True, show_default=True, help="Make a sequence that diverges short.")
+@json_option
+def live(steps: int, seed: int, reader: str | None, swarm: bool, shrink: bool, as_json: bool) -> int:
+    """The model against this kernel: random calls on both, everything compared after each.  Exits with 1 at a
+    difference.
+
+    Ctrl-C ends it, and tells the seed to go on with.
+    """
+    from vmalab.fuzz.campaign import Campaign, run
+
+    campaign = Campaign(seed)
+    interrupted = False
+    try:
+        with progress("fuzz live", steps, quiet=as_json) as update:
+            run(campaign, steps, update, reader=reader or "", swarm=swarm, shorten=shrink)
+    except KeyboardInterrupt:
+        interrupted = True
+    if as_json:
+        print_json(_live_json(campaign, interrupted))
+    else:
+        _show_live(campaign, seed, interrupted)
+    return 1 if campaign.divergence is not None else 130 if interrupted else 0
+
+
+def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
+    found = campaign.divergence
+    return {
+        "steps": campaign.steps,
+        "runs": campaign.runs,
+        "next_seed": campaign.seed,
+        "reader": campaign.reader,
+        "interrupted": interrupted,
+        "calls": dict(sorted(campaign.kinds.items())),
+        "divergence": str(found) if found is not None else None,
+        "sequence": [str(op) for op in campaign.ops],
+    }
+
+
+def _show_live(campaign: Campaign, seed: int, interrupted: bool) -> None:
+    from vmalab.fuzz.shrink import as_c, as_python
+
+    out = console()
+    better = f" (no BPF iterator: {campaign.why_not_bpf})" if campaign.why_not_bpf else ""
+    done = f"{campaign.steps:,} steps in {campaign.runs:,} runs from seed {seed}, read by {campaign.reader}{better}"
+    if campaign.divergence is None:
+        more = f"; interrupted, go on with --seed {campaign.seed}" if interrupted else ""
+        out.print(f"{done}: no difference{more}")
+        return
+    out.print(f"{done}: seed {campaign.seed} diverges")
+    out.print(f"  {campaign.divergence}")
+    out.print("\nthe sequence, as Python:\n")
+    out.print(as_python(campaign.ops))
+    out.print("and as C:\n")
+    out.print(as_c(campaign.ops))

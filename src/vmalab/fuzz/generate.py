@@ -109,8 +109,11 @@ class Generator:
 
     def steps(self, count: int) -> Iterator[Op]:
         """So many steps, each made when the one before it is done on the model."""
+        who = 0
         for _ in range(count):
-            who = self._choose(list(self._lockstep.processes))
+            # One process goes on for a while: the agent takes its steps in one batch.
+            if who not in self._lockstep.processes or self._random.random() < 0.04:
+                who = self._choose(list(self._lockstep.processes))
             kind = self._random.choices(self._kinds, self._weights)[0]
             op = self._makers[kind](self._lockstep.processes[who], who)
             if self._random.random() < self._wrong and op.args and op.name not in ("read", "write", "prlimit64"):

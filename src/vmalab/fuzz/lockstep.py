@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -206,7 +207,7 @@ class Lockstep:
 
     # -- steps --------------------------------------------------------------------------------------------
 
-    def run(self, ops: list[Op]) -> Divergence | None:
+    def run(self, ops: Iterable[Op]) -> Divergence | None:
         """Perform a sequence on both sides; the first difference, or None.  After one the two are out of step."""
         waiting: list[_Expected] = []
         for op in ops:
@@ -221,7 +222,12 @@ class Lockstep:
             elif op.name == "exit":
                 found = self._exit(op)
             elif op.who in self.processes:
+                unnumbered = len(self._unnumbered)
                 waiting.append(self._predict(op))
+                if len(self._unnumbered) > unnumbered:
+                    # The kernel tells the new file's inode, for all steps to come.
+                    found = self._flush(waiting)
+                    waiting = []
             if found is not None:
                 return found
         return self._flush(waiting)
@@ -290,7 +296,7 @@ class Lockstep:
             model = f"{expected.result:#x} ({explain(expected.reason).name})"
             return Divergence(self.steps, op, "result", model, _result_text(reply.result))
         kernel_view = self._kernel[who]
-        if len(kernel_view) == len(expected.view) and all(map(int.__eq__, kernel_view, expected.view)):
+        if kernel_view == tuple(expected.view):
             return None
         return self._difference(expected, kernel_view)
 

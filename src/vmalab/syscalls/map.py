@@ -203,7 +203,7 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
 
 def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_flags: int) -> tuple[int, int]:
     """The VM_ flags for a mapping of a file, and YES or a reason."""
-    if file.kind in ("regular", "memfd") and pgoff + (length >> PAGE_SHIFT) > (1 << 63) >> PAGE_SHIFT:
+    if file.kind in ("regular", "memfd", "shm") and pgoff + (length >> PAGE_SHIFT) > (1 << 63) >> PAGE_SHIFT:
         return 0, OFFSET_OVERFLOW
     kind = flags & MAP_TYPE
     if kind == MAP_SHARED:
@@ -325,8 +325,8 @@ def remap_file_pages(mm: Mm, start: int, size: int, prot: int, pgoff: int, flags
     size = page_down(size)
     if size == 0 or start + size >= ULONG_END:
         return -LENGTH_WRAPS
-    if pgoff + (size >> PAGE_SHIFT) >= ULONG_END >> PAGE_SHIFT:
-        return -OFFSET_OVERFLOW
+    if pgoff + (size >> PAGE_SHIFT) >= ULONG_END:
+        return -LENGTH_WRAPS
     mm.mmap_write_lock()
     result = _remap_file_pages(mm, start, size, pgoff, flags)
     mm.mmap_write_unlock()

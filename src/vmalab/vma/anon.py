@@ -100,10 +100,12 @@ def anon_vma_clone(dst: Vma, src: Vma) -> int:
 
 
 def anon_vma_fork(child: Vma, parent: Vma) -> int:
-    """The chain of a forked VMA: the parent's, and an anon_vma of its own below the parent's (anon_vma_fork)."""
+    """The chain of a forked VMA, which has no anon_vma yet: the parent's, and one of its own below (anon_vma_fork).
+
+    An ancestor's that nobody uses any more serves as its own.
+    """
     if parent.anon_vma is None:
         return YES
-    child.anon_vma = None
     refusal = anon_vma_clone(child, parent)
     if refusal != YES:
         return refusal

@@ -1,0 +1,144 @@
+"""The model and the running kernel, step by step."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.programs import vmalab
+from vmalab.fuzz.campaign import Campaign, run
+from vmalab.fuzz.lockstep import Divergence, Lockstep, Op
+from vmalab.fuzz.shrink import as_c, as_python, shrink
+from vmalab.live.agent import why_not
+
+SUPPORTED = "6.18."
+RELEASE = os.uname().release
+REASON = why_not() or (f"the model is of {SUPPORTED}x, this is {RELEASE}" if not RELEASE.startswith(SUPPORTED) else "")
+live = pytest.mark.skipif(bool(REASON), reason=REASON)
+AT = 0x10000000
+FIXED = 0x32
+
+
+@live
+def test_random_calls() -> None:
+    campaign = Campaign(1)
+    run(campaign, 30_000, lambda steps: None)
+    assert campaign.divergence is None, f"seed {campaign.seed}: {campaign.divergence}\n{as_python(campaign.ops)}"
+
+
+@live
+def test_random_calls_with_the_query_reader() -> None:
+    campaign = Campaign(900)
+    run(campaign, 4_000, lambda steps: None, reader="query", swarm=False)
+    assert campaign.divergence is None, f"seed {campaign.seed}: {campaign.divergence}\n{as_python(campaign.ops)}"
+
+
+WITNESSES = {
+    "the heap does not extend the program's own data": [Op("brk", (0x900000,)), Op("brk", (0x901000,))],
+    "memory that can be executed only has a key of its own": [
+        Op("mmap", (AT, 0x3000, 4, FIXED, 0)),
+        Op("read", (AT,)),
+        Op("mlock", (AT, 0x1000)),
+        Op("madvise", (AT, 0x1000, 22)),
+        Op("mprotect", (AT, 0x1000, 5)),
+        Op("read", (AT,)),
+    ],
+    "a write beyond the end of a file makes an anon_vma, and then SIGBUS": [
+        Op("mmap", (AT, 0x2000, 3, 0x12, 0x20000), 0, 4),
+        Op("write", (AT,)),
+    ],
+    "populating beyond the end of a file makes an anon_vma as well": [
+        Op("mmap", (AT, 0x2000, 3, 0x8012, 0x20000), 0, 4)
+    ],
+    "a child extends what it has inherited up to memory that was never written to": [
+        Op("mmap", (AT, 0xA000, 3, FIXED, 0)),
+        Op("munmap", (AT + 0x1000, 0x1000)),
+        Op("write", (AT,)),
+        Op("fork"),
+        Op("mremap", (AT, 0x1000, 0x2000, 0, 0), 1),
+    ],
+    "sealed memory of a file can be discarded, and answers for itself": [
+        Op("mmap", (AT, 0x2000, 1, 0x12, 0), 0, 0),
+        Op("mseal", (AT, 0x1000, 0)),
+        Op("madvise", (AT, 0x1000, 18)),
+        Op("madvise", (AT, 0x1000, 4)),
+    ],
+    "flags that are ints are cut to 32 bits": [
+        Op("mmap", (AT, 0x1000, 3, FIXED, 0)),
+        Op("mlock2", (AT, 0x1000, 1 << 47)),
+        Op("mbind", (AT, 0x1000, 1 << 47, 0, 0)),
+    ],
+}
+
+
+@live
+@pytest.mark.parametrize("name", WITNESSES)
+def test_witness(name: str) -> None:
+    """Rules that random calls have taught, in a few steps each."""
+    with Lockstep() as lockstep:
+        assert lockstep.run(WITNESSES[name]) is None
+
+
+@live
+def test_a_difference_is_found_and_told() -> None:
+    with Lockstep() as lockstep:
+        lockstep.machine.settings.max_map_count = 0
+        found = lockstep.run([Op("mmap", (AT, 0x1000, 3, FIXED, 0)), Op("munmap", (AT, 0x1000))])
+    assert found is not None
+    assert (found.field, found.kernel) == ("result", hex(AT))
+    assert "MAP_COUNT" in found.model
+
+
+def test_shrinking_keeps_what_matters() -> None:
+    def tries(ops: list[Op]) -> Divergence | None:
+        names = [op.name for op in ops]
+        wrong = [i for i, op in enumerate(ops) if op.name == "mremap" and op.args[1] >= 0x1000 and "mmap" in names[:i]]
+        return Divergence(wrong[0], ops[wrong[0]], "result", "0", "1") if wrong else None
+
+    ops = [Op("brk", (i,)) for i in range(40)]
+    ops[7] = Op("mmap", (AT, 0x5000, 3, FIXED, 0))
+    ops[30] = Op("mremap", (AT, 0x5000, 0x6000, 1, 0))
+    shortest, found = shrink(ops, tries)
+    assert shortest == [Op("mmap", (0, 0, 0, 0, 0)), Op("mremap", (0, 0x1000, 0, 0, 0))]
+    assert found is not None
+
+
+def test_what_does_not_diverge_stays() -> None:
+    ops = [Op("brk", (0,))]
+    assert shrink(ops, lambda ops: None) == (ops, None)
+
+
+@live
+def test_a_sequence_as_python_and_as_c(tmp_path: Path) -> None:
+    ops = [
+        Op("mmap", (AT, 0x3000, 3, FIXED, 0)),
+        Op("write", (AT,)),
+        Op("read", (AT,)),
+        Op("mbind", (AT, 0x1000, 2, 1, 0)),
+        Op("mmap", (AT + 0x1000, 0x1000, 1, 0x11, 0x1000), 0, 3),
+        Op("prlimit64", (9, 1 << 40)),
+        Op("fork"),
+        Op("mprotect", (AT, 0x1000, 1)),
+    ]
+    space: dict[str, object] = {}
+    exec(compile(as_python(ops), "sequence", "exec"), space)
+    source = tmp_path / "sequence.c"
+    source.write_text(as_c(ops))
+    subprocess.run(["cc", "-Wall", "-Werror", "-o", str(tmp_path / "sequence"), str(source)], check=True)
+    done = subprocess.run([str(tmp_path / "sequence")], capture_output=True, text=True, check=True)
+    assert "mprotect: 0, errno 0" in done.stdout
+    assert "10001000-10002000 r--s 00001000" in done.stdout
+
+
+@live
+def test_the_command() -> None:
+    found = json.loads(vmalab("fuzz", "live", "--steps", "1000", "--seed", "3", "--json").stdout)
+    assert found["divergence"] is None
+    assert found["steps"] >= 1000
+    assert sum(found["calls"].values()) >= 1000
+    again = json.loads(vmalab("fuzz", "live", "--steps", "1000", "--seed", "3", "--json").stdout)
+    assert again == found, "a seed reproduces a run"
+    done = vmalab("fuzz", "live", "--steps", "500", "--reader", "query")
+    assert (done.returncode, "no difference" in done.stdout) == (0, True)
