@@ -17,7 +17,8 @@ HAVE_CC := $(shell command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>
 export VMALAB_BUILD ?= $(if $(HAVE_CC),compiled,auto)
 
 # At least what pyproject.toml lists to compile, and what the C helpers are made of.
-CORE := $(wildcard src/vmalab/*.py src/vmalab/vma/*.py src/vmalab/pages/*.py src/vmalab/syscalls/*.py)
+CORE := $(wildcard src/vmalab/*.py src/vmalab/vma/*.py src/vmalab/pages/*.py src/vmalab/syscalls/*.py \
+  src/vmalab/fuzz/*.py src/vmalab/live/agent.py)
 NATIVE := $(wildcard src/vmalab/live/build_native.py src/vmalab/live/native/*)
 
 PYTEST_FLAGS ?= -q

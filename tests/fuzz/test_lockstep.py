@@ -9,7 +9,8 @@ import pytest
 
 from tests.programs import vmalab
 from vmalab.fuzz.campaign import Campaign, run
-from vmalab.fuzz.lockstep import Divergence, Lockstep, Op
+from vmalab.fuzz.lockstep import Divergence, Lockstep
+from vmalab.fuzz.ops import Op
 from vmalab.fuzz.shrink import as_c, as_python, shrink
 from vmalab.live.agent import why_not
 

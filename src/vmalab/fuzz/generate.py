@@ -5,13 +5,16 @@ The generator looks at the model while it goes, so that most calls hit memory; s
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from vmalab import flags as f
 from vmalab.addr import PAGE_SIZE, PMD_SIZE, TASK_SIZE
-from vmalab.fuzz.lockstep import Lockstep, Op
+from vmalab.fuzz.lockstep import Lockstep
+from vmalab.fuzz.ops import Op
 from vmalab.machine import Process
 
 T = TypeVar("T")
@@ -81,7 +84,7 @@ class Generator:
             chosen = {kind: KINDS[kind] * self._random.choice((1, 1, 3)) for kind in kept}
             chosen.setdefault("mmap", KINDS["mmap"])
         self._kinds = list(chosen)
-        self._weights = list(chosen.values())
+        self._weights = list(itertools.accumulate(chosen.values()))
         self._windows = self._random.sample(WINDOWS, self._random.randint(1, len(WINDOWS)) if swarm else len(WINDOWS))
         self._wrong = self._random.choice((0.0, 0.02, 0.1)) if swarm else 0.03
         self._makers: dict[str, Callable[[Process, int], Op]] = {
@@ -114,7 +117,7 @@ class Generator:
             # One process goes on for a while: the agent takes its steps in one batch.
             if who not in self._lockstep.processes or self._random.random() < 0.04:
                 who = self._choose(list(self._lockstep.processes))
-            kind = self._random.choices(self._kinds, self._weights)[0]
+            kind = self._kinds[bisect.bisect(self._weights, self._random.random() * self._weights[-1])]
             op = self._makers[kind](self._lockstep.processes[who], who)
             if self._random.random() < self._wrong and op.args and op.name not in ("read", "write", "prlimit64"):
                 op = self._spoil(op)

@@ -3,180 +3,121 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Final, final
 
-from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
-from vmalab.fuzz.view import WIDTH, outer_view, whole_view
+from vmalab.fuzz.files import Files
+from vmalab.fuzz.ops import FIRST_MADE, Op
+from vmalab.fuzz.translate import Resources, translate
+from vmalab.fuzz.view import WIDTH, outer_view, same_view, whole_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
 from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import read_process
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.reason import YES, errno_of, explain
 from vmalab.trace import records
-from vmalab.trace.load import load_exec, load_file, load_machine
+from vmalab.trace.load import load_exec, load_machine
 from vmalab.vma.area import AnonVma, File, Policy, Userfaultfd
 from vmalab.vma.space import Mm
 
-NUMBERS: Final = {
-    "mmap": 9,
-    "mprotect": 10,
-    "munmap": 11,
-    "brk": 12,
-    "mremap": 25,
-    "madvise": 28,
-    "mlock": 149,
-    "munlock": 150,
-    "mlockall": 151,
-    "munlockall": 152,
-    "remap_file_pages": 216,
-    "mbind": 237,
-    "prlimit64": 302,
-    "mlock2": 325,
-    "pkey_mprotect": 329,
-    "set_mempolicy_home_node": 450,
-    "mseal": 462,
-}
-"""The system calls that are run in lockstep, with their numbers on x86-64."""
-FILE_PAGES: Final = 1 << 18
-NODE_MASK_BITS: Final = 64
 FIELDS: Final = ("start", "end", "flags", "page offset", "inode", "anon_vma", "chain length", "policy or userfaultfd")
+BATCH: Final = 32
+"""Steps that are sent at once, while the model goes on with the next."""
+AHEAD: Final = 4
+"""Batches that are sent before the answer to the first is waited for."""
+_GETPID: Final = 39
 
 
-@dataclass(frozen=True)
-class Op:
-    """One step of a sequence: a system call, or `read`, `write`, `fork`, `exit`; who does it, and to which file."""
-
-    name: str
-    args: tuple[int, ...] = ()
-    who: int = 0
-    file: int = -1
-
-    def __str__(self) -> str:
-        args = ", ".join([hex(arg) if arg > 9 else str(arg) for arg in self.args])
-        by = f" by {self.who}" if self.who else ""
-        of = f" of file {self.file}" if self.file >= 0 else ""
-        return f"{self.name}({args}){of}{by}"
-
-
-@dataclass
 class Divergence:
     """The first difference between the model and the kernel."""
 
-    step: int
-    op: Op
-    field: str
-    model: str
-    kernel: str
+    def __init__(self, step: int, op: Op, field: str, model: str, kernel: str) -> None:
+        self.step = step
+        """Its place in the sequence, from 0."""
+        self.op = op
+        self.field = field
+        self.model = model
+        self.kernel = kernel
 
     def __str__(self) -> str:
         return f"step {self.step}, {self.op}: {self.field}: model {self.model}, kernel {self.kernel}"
 
 
-@dataclass
+@final
 class _Expected:
     """What the model says of one step."""
 
-    op: Op
-    step: Step
-    result: int
-    known: bool
-    faults: bool
-    reason: int
-    view: list[int]
-
-
-class Files:
-    """The files that both sides map: regular ones, opened twice or read-only, and memfds.  A context manager."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="vmalab-")
-        self.descriptors: list[int] = []
-        self.records: list[records.File] = []
-        path = Path(self._folder.name) / "file"
-        path.write_bytes(b"")
-        os.truncate(path, FILE_PAGES * PAGE_SIZE)
-        for flags in (os.O_RDWR, os.O_RDWR, os.O_RDONLY):
-            self._add(os.open(path, flags | os.O_CLOEXEC), "regular", str(path), flags == os.O_RDWR)
-        for name, pages in (("m", FILE_PAGES), ("n", 24)):
-            descriptor = os.memfd_create(name)
-            os.ftruncate(descriptor, pages * PAGE_SIZE)
-            self._add(descriptor, "memfd", f"/memfd:{name} (deleted)", True)
-
-    def _add(self, descriptor: int, kind: str, path: str, writable: bool) -> None:
-        found = os.fstat(descriptor)
-        dev = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
-        filesystem = "tmpfs" if kind == "memfd" else _filesystem(path)
-        record = records.File(0, 0, dev, found.st_ino, path, kind=kind, writable=writable, fs=filesystem)
-        self.descriptors.append(descriptor)
-        self.records.append(record)
-
-    def models(self) -> list[File]:
-        """The files as a model has them."""
-        made = [load_file(record) for record in self.records]
-        for file, descriptor in zip(made, self.descriptors, strict=True):
-            file.size = os.fstat(descriptor).st_size
-        return made
-
-    def close(self) -> None:
-        """Close and remove them."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self._folder.cleanup()
-
-
-def _filesystem(path: str) -> str:
-    """The name of the filesystem that a path is on."""
-    best, name = "", ""
-    for line in Path("/proc/self/mounts").read_text("utf-8", "replace").splitlines():
-        _, where, kind, *_ = line.split(" ")
-        if path.startswith(where.rstrip("/") + "/") and len(where) >= len(best):
-            best, name = where, kind
-    return name
+    def __init__(self, place: int, op: Op, steps: list[Step]) -> None:
+        self.place: int = place
+        self.op: Op = op
+        self.steps: list[Step] = steps
+        """What the agent does for it; the last one's answer counts."""
+        self.result: int = 0
+        self.known: bool = False
+        self.reason: int = YES
+        self.view: list[int] = []
 
 
 class Lockstep:
-    """A model and a live kernel that do the same.  A context manager."""
+    """A model and a live kernel that do the same.  A context manager.
+
+    The agent's first process never takes a step: every run starts with a child of it, process 0 of the run.
+    """
 
     def __init__(self, reader: str = "", files: Files | None = None) -> None:
-        self._own_files = files is None
-        self.files = Files() if files is None else files
+        self._own_files: bool = files is None
+        self.files: Files = Files() if files is None else files
+        self._stopped: bool = True
         try:
-            self.agent = Agent(reader)
+            self._start(reader)
         except BaseException:
             self._close_files()
             raise
+
+    def _start(self, reader: str) -> None:
+        self.agent: Agent = Agent(reader)
+        self._stopped = False
         try:
-            self._start()
+            self._load()
+            self.restart()
         except BaseException:
             self.close()
             raise
 
-    def _start(self) -> None:
-        facts = _facts()
-        self.machine: Machine = load_machine(facts)
+    def _load(self) -> None:
+        """The model of the agent's first process."""
+        self.machine: Machine = load_machine(_facts())
         found = read_process(self.agent.pid)
-        process = self.machine.process(self.agent.pid)
-        load_exec(process, found)
-        self.models = self.files.models()
-        self.processes: dict[int, Process] = {0: process}
-        self.parents: dict[int, int] = {0: 0}
+        self._first: Process = self.machine.process(self.agent.pid)
+        load_exec(self._first, found)
+        self.models: list[File] = self.files.models()
+        self._descriptors: list[int] = self._open_files()
+        self.whole: bool = self.agent.reader == "bpf"
+        if self.whole and self.agent.first is not None:
+            adopt(self._first.mm, self.agent.first)
+        self.processes: dict[int, Process] = {}
+        self.parents: dict[int, int] = {}
+        self.resources: dict[int, Resources] = {}
+
+    def restart(self) -> None:
+        """End the processes of the run before, and begin the next."""
+        while self.processes:
+            for who in list(self.processes):
+                if who not in self.parents.values():
+                    self._end(who)
         self._kernel: dict[int, Vmas] = {}
         self._unnumbered: dict[int, File] = {}
-        """Files of shared anonymous memory: the kernel chooses their inodes, and the first look tells them."""
-        self.whole = self.agent.reader == "bpf"
-        self.steps = 0
-        self._descriptors = self._open_files()
-        (reply,) = self.agent.run([Step(39)])
-        shown = reply.vmas if reply.vmas is not None else self.agent.first
-        assert shown is not None
-        self._kernel[0] = shown
-        if self.whole:
-            adopt(process.mm, shown)
+        """Files whose inodes the kernel chooses, and the first look tells."""
+        self._last_place: int = -1
+        self._sent: list[list[_Expected]] = []
+        self.steps: int = 0
+        """How many were compared since."""
+        self.slots: int = 0
+        """Files and the like that the run has made."""
+        self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments)}
+        found = self._fork(Op("fork", (), -1))
+        assert found is None, str(found)
 
     def __enter__(self) -> Lockstep:
         return self
@@ -186,11 +127,14 @@ class Lockstep:
 
     def close(self) -> None:
         """End the agent, and give back what the model holds."""
-        self.agent.close()
+        if not self._stopped:
+            self._stopped = True
+            self.agent.close()
         self._close_files()
 
     def _close_files(self) -> None:
         if self._own_files:
+            self._own_files = False
             self.files.close()
 
     def _open_files(self) -> list[int]:
@@ -199,7 +143,7 @@ class Lockstep:
         for descriptor, record in zip(self.files.descriptors, self.files.records, strict=True):
             path = f"/proc/{os.getpid()}/fd/{descriptor}".encode() + b"\0"
             flags = os.O_RDWR if record.writable else os.O_RDONLY
-            (reply,) = self.agent.run([Step(2, (self.agent.scratch, flags | os.O_CLOEXEC), path)], report=0)
+            reply = self.agent.run([Step(2, (self.agent.scratch, flags | os.O_CLOEXEC), path)], report=0)[0]
             if reply.result < 0:
                 raise OSError(-reply.result, os.strerror(-reply.result), record.path)
             opened.append(reply.result)
@@ -210,157 +154,177 @@ class Lockstep:
     def run(self, ops: Iterable[Op]) -> Divergence | None:
         """Perform a sequence on both sides; the first difference, or None.  After one the two are out of step."""
         waiting: list[_Expected] = []
-        for op in ops:
+        for place, op in enumerate(ops):
+            self._last_place = place
             found: Divergence | None = None
-            if op.name in ("fork", "exit") or (waiting and waiting[0].op.who != op.who) or len(waiting) >= 200:
-                found = self._flush(waiting)
+            alone = op.name in ("fork", "exit")
+            if alone or (waiting and waiting[0].op.who != op.who) or len(waiting) >= BATCH:
+                switches = alone or len(waiting) < BATCH or waiting[0].op.who != op.who
+                found = self._send(waiting, AHEAD if not switches else 0)
                 if found is not None:
                     return found
                 waiting = []
+            if op.who not in self.processes:
+                continue
             if op.name == "fork":
                 found = self._fork(op)
             elif op.name == "exit":
                 found = self._exit(op)
-            elif op.who in self.processes:
-                unnumbered = len(self._unnumbered)
-                waiting.append(self._predict(op))
-                if len(self._unnumbered) > unnumbered:
-                    # The kernel tells the new file's inode, for all steps to come.
-                    found = self._flush(waiting)
-                    waiting = []
+            else:
+                waiting.append(self._predict(place, op))
             if found is not None:
                 return found
-        return self._flush(waiting)
+        return self._send(waiting, 0)
 
     def _view(self, mm: Mm) -> list[int]:
         return whole_view(mm, self._unnumbered) if self.whole else outer_view(mm, self._unnumbered)
 
-    def _predict(self, op: Op) -> _Expected:
+    def _predict(self, place: int, op: Op) -> _Expected:
         process = self.processes[op.who]
-        if op.name in ("read", "write"):
-            refusal = process.fault(op.args[0], op.name == "write")
-            step = Step(WRITE if op.name == "write" else READ, op.args)
-            result = -errno_of(refusal) if refusal != YES else 0
-            return _Expected(op, step, result, False, refusal != YES, refusal, self._view(process.mm))
-        call, step = self._call(op)
-        outcome = process.do(call)
-        return _Expected(op, step, outcome.result, outcome.known, False, outcome.reason, self._view(process.mm))
+        if op.name == "read" or op.name == "write":
+            writes = op.name == "write"
+            expected = _Expected(place, op, [Step(WRITE if writes else READ, op.args)])
+            expected.reason = process.fault(op.args[0], writes)
+            expected.result = -errno_of(expected.reason) if expected.reason != YES else 0
+        else:
+            call, steps = self._translate(op)
+            outcome = process.do(call)
+            expected = _Expected(place, op, steps)
+            expected.result = outcome.result
+            expected.known = outcome.known
+            expected.reason = outcome.reason
+        expected.view = self._view(process.mm)
+        return expected
 
-    def _call(self, op: Op) -> tuple[Call, Step]:
-        """A system call for the model, and for the agent."""
-        args = op.args
-        number = NUMBERS[op.name]
-        scratch = self.agent.scratch
-        if op.name == "mmap":
-            file = self.models[op.file] if op.file >= 0 else None
-            fd = self._descriptors[op.file] if op.file >= 0 else 0xFFFFFFFFFFFFFFFF
-            return Call("mmap", (*args[:4], fd & 0xFFFFFFFF, args[4]), file), Step(number, (*args[:4], fd, args[4]))
-        if op.name == "mbind":
-            start, length, mode, mask, flags = args
-            nodes = [node for node in range(NODE_MASK_BITS) if mask >> node & 1]
-            call = Call("mbind", (start, length, mode, scratch, NODE_MASK_BITS + 1, flags), data={"nodes": nodes})
-            data = mask.to_bytes(8, "little")
-            return call, Step(number, (start, length, mode, scratch, NODE_MASK_BITS + 1, flags), data)
-        if op.name == "prlimit64":
-            resource, value = args
-            call = Call("prlimit64", (0, resource, scratch, 0), data={"cur": value})
-            hard = (1 << 64) - 1
-            return call, Step(number, (0, resource, scratch, 0), _limit(value) + hard.to_bytes(8, "little"))
-        return Call(op.name, args), Step(number, args)
+    def _translate(self, op: Op) -> tuple[Call, list[Step]]:
+        resources = self.resources[op.who]
+        if op.name in ("memfd", "memfd_secret", "userfaultfd"):
+            op = Op(op.name, op.args, op.who, FIRST_MADE + self.slots)
+            self.slots += 1
+        return translate(op, resources, self.agent.scratch)
 
-    def _flush(self, waiting: list[_Expected]) -> Divergence | None:
-        if not waiting:
-            return None
-        who = waiting[0].op.who
-        try:
-            replies = self.agent.run([each.step for each in waiting], who)
-        except AgentDied as died:
-            at = waiting[min(died.done, len(waiting) - 1)]
-            return Divergence(self.steps + died.done, at.op, "outcome", explain(at.reason).name, str(died))
-        for expected, reply in zip(waiting, replies, strict=True):
+    def _send(self, waiting: list[_Expected], ahead: int) -> Divergence | None:
+        """Send a batch to the agent, and compare what comes back until only so many batches are on their way."""
+        if waiting:
+            steps = [step for each in waiting for step in each.steps]
+            self._sent.append(waiting)
+            try:
+                self.agent.send(steps, waiting[0].op.who + 1)
+            except AgentDied as died:
+                return self._death(died)
+        while len(self._sent) > ahead:
+            batch = self._sent[0]
+            found = self._receive(batch)
+            if found is not None:
+                return found
+            del self._sent[0]
+        return None
+
+    def _receive(self, batch: list[_Expected]) -> Divergence | None:
+        who = batch[0].op.who
+        for expected in batch:
+            try:
+                for _ in expected.steps:
+                    reply = self.agent.receive(who + 1)
+                    if reply.vmas is not None:
+                        self._kernel[who] = reply.vmas
+            except AgentDied as died:
+                return self._death(died, expected)
             self.steps += 1
             found = self._compare(expected, reply, who)
             if found is not None:
                 return found
         return None
 
+    def _death(self, died: AgentDied, expected: _Expected | None = None) -> Divergence:
+        at = self._sent[0][0] if expected is None else expected
+        return Divergence(at.place, at.op, "outcome", explain(at.reason).name, str(died))
+
     def _compare(self, expected: _Expected, reply: Reply, who: int) -> Divergence | None:
-        if reply.vmas is not None:
-            self._kernel[who] = reply.vmas
         op = expected.op
-        if op.name in ("read", "write"):
-            if expected.faults != (reply.signal != 0):
-                kernel = f"signal {reply.signal >> 56}, code {reply.signal >> 48 & 255}" if reply.signal else "works"
-                return Divergence(self.steps, op, "access", explain(expected.reason).name, kernel)
+        if op.name == "read" or op.name == "write":
+            signal = reply.signal
+            if (expected.reason != YES) != (signal != 0):
+                kernel = f"signal {signal >> 56}, code {signal >> 48 & 255}" if signal else "works"
+                return Divergence(expected.place, op, "access", explain(expected.reason).name, kernel)
         elif expected.known and expected.result != reply.result:
             model = f"{expected.result:#x} ({explain(expected.reason).name})"
-            return Divergence(self.steps, op, "result", model, _result_text(reply.result))
+            return Divergence(expected.place, op, "result", model, _result_text(reply.result))
         kernel_view = self._kernel[who]
-        if kernel_view == tuple(expected.view):
+        if same_view(expected.view, kernel_view, self._unnumbered):
             return None
         return self._difference(expected, kernel_view)
 
-    def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence | None:
-        """What exactly differs; an inode that the kernel chose for shared anonymous memory is learned instead."""
+    def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence:
+        """What exactly differs."""
         model = expected.view
         for at in range(0, min(len(model), len(kernel)), WIDTH):
             for i, name in enumerate(FIELDS):
                 if model[at + i] == kernel[at + i]:
                     continue
-                if name == "inode" and self._is_that_file(-model[at + i], kernel[at + i]):
+                file = self._unnumbered.get(-model[at + i]) if name == "inode" else None
+                if file is not None and file.ino == kernel[at + i]:
                     continue
                 where = f"VMA {model[at]:x}-{model[at + 1]:x}: {name}"
-                return Divergence(self.steps, expected.op, where, hex(model[at + i]), hex(kernel[at + i]))
-        if len(model) != len(kernel):
-            counts = (str(len(model) // WIDTH), str(len(kernel) // WIDTH))
-            return Divergence(self.steps, expected.op, "number of VMAs", *counts)
-        return None
+                return Divergence(expected.place, expected.op, where, hex(model[at + i]), hex(kernel[at + i]))
+        counts = (str(len(model) // WIDTH), str(len(kernel) // WIDTH))
+        return Divergence(expected.place, expected.op, "number of VMAs", *counts)
 
-    def _is_that_file(self, key: int, ino: int) -> bool:
-        """Whether a file that had no number yet has this inode; the first time tells which it has."""
-        file = self._unnumbered.get(key)
-        if file is None:
-            return False
-        if file.ino == 0:
-            file.ino = ino
-        return file.ino == ino
+    # -- processes ----------------------------------------------------------------------------------------
 
     def _fork(self, op: Op) -> Divergence | None:
-        parent = self.processes.get(op.who)
-        channel = next((each for each in range(1, CHANNELS) if each not in self.processes), None)
-        if parent is None or channel is None:
+        """A child of a process of the run, or (by -1) the run's first."""
+        child = next((each for each in range(CHANNELS - 1) if each not in self.processes), None)
+        if child is None:
             return None
-        self.steps += 1
+        place = self._last_place
+        parent = self._first if op.who < 0 else self.processes[op.who]
+        process: Process | None = None
+        reason = YES
         try:
-            child = self.machine.fork(parent)
-            reason = YES
+            process = self.machine.fork(parent)
         except KernelError as error:
             reason = error.reason
-        pid = self.agent.fork(op.who, channel)
-        if (pid > 0) != (reason == YES):
-            return Divergence(self.steps, op, "result", explain(reason).name, _result_text(pid))
-        if reason != YES:
+        try:
+            pid = self.agent.fork(op.who + 1, child + 1)
+        except AgentDied as died:
+            return Divergence(place, op, "outcome", explain(reason).name, str(died))
+        if (pid > 0) != (process is not None):
+            return Divergence(place, op, "result", explain(reason).name, _result_text(pid))
+        if process is None:
             return None
-        self.processes[channel] = child
-        self.parents[channel] = op.who
-        (reply,) = self.agent.run([Step(39)], channel)
-        view = self._view(child.mm)
-        self._kernel[channel] = self.agent.first or ()
-        return self._compare(_Expected(op, Step(39), 0, False, False, YES, view), reply, channel)
+        self.steps += 1
+        self.processes[child] = process
+        self.parents[child] = op.who
+        self.resources[child] = self.resources[op.who].inherited()
+        shown = self.agent.first
+        assert shown is not None
+        self._kernel[child] = shown
+        closing = self.resources[op.who].contexts()
+        if closing:
+            self.agent.run([Step(3, slots=(slot + 1, 0, 0, 0, 0, 0)) for slot in closing], child + 1, report=0)
+        expected = _Expected(place, op, [])
+        expected.view = self._view(process.mm)
+        return self._compare(expected, Reply(0, 0, None), child)
 
     def _exit(self, op: Op) -> Divergence | None:
         # Its own children go on without it; only a process without any is ended.
-        if op.who == 0 or op.who not in self.processes or op.who in self.parents.values():
+        if op.who == 0 or op.who in self.parents.values():
             return None
         self.steps += 1
-        self.agent.exit(op.who, self.parents[op.who])
-        self.machine.exit(self.processes.pop(op.who))
-        del self.parents[op.who]
+        try:
+            self._end(op.who)
+        except AgentDied as died:
+            return Divergence(self._last_place, op, "outcome", "it exits", str(died))
         return None
 
-
-def _limit(value: int) -> bytes:
-    return (value & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
+    def _end(self, who: int) -> None:
+        """End a process that has no children."""
+        process = self.processes.pop(who)
+        parent = self.parents.pop(who)
+        del self.resources[who]
+        self.machine.exit(process)
+        self.agent.exit(who + 1, parent + 1)
 
 
 def _result_text(result: int) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from vmalab.addr import PAGE_SIZE
-from vmalab.fuzz.lockstep import NUMBERS, Divergence, Op
+from vmalab.fuzz.lockstep import Divergence
+from vmalab.fuzz.ops import NUMBERS, Op
 
 Tries = Callable[[list[Op]], Divergence | None]
 ROUNDS: Final = 3

@@ -8,6 +8,7 @@ from vmalab.vma.space import Mm
 
 WIDTH: int = 8
 """Numbers for each VMA: start, end, flags, page offset, inode, anon_vma, chain length, extra."""
+INODE: int = 4
 EXTRA_POLICY: int = 1
 EXTRA_USERFAULTFD: int = 2
 VM_EXEC_SHOWN: int = 4
@@ -63,3 +64,19 @@ def outer_view(mm: Mm, unnumbered: dict[int, File]) -> list[int]:
         view.append(0)
         view.append(0)
     return view
+
+
+def same_view(model: list[int], kernel: tuple[int, ...], unnumbered: dict[int, File]) -> bool:
+    """Whether two views are the same; the inode of a file that had none is learned."""
+    if len(model) != len(kernel):
+        return False
+    for at, number in enumerate(model):
+        if number != kernel[at]:
+            if number >= 0 or at % WIDTH != INODE:
+                return False
+            file = unnumbered[-number]
+            if file.ino == 0:
+                file.ino = kernel[at]
+            elif file.ino != kernel[at]:
+                return False
+    return True

@@ -13,8 +13,7 @@ import select
 import signal
 import struct
 import time
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, final
 
 from vmalab.errors import VmalabError
 from vmalab.live import build_native
@@ -56,34 +55,48 @@ class AgentDied(VmalabError):
         """How many steps of the batch were answered."""
 
 
-@dataclass(frozen=True)
+@final
 class Step:
     """One step: a system call by its number, or READ, WRITE, FORK, WAIT; data goes to the scratch page first."""
 
-    number: int
-    args: tuple[int, ...] = ()
-    data: bytes = b""
-    to: int = 0
-    """1 + the slot that takes the result."""
-    slots: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
-    """For each argument, 1 + the slot that it comes from, or 0."""
+    __slots__ = ("args", "data", "number", "slots", "to")
+
+    def __init__(
+        self,
+        number: int,
+        args: tuple[int, ...] = (),
+        data: bytes = b"",
+        to: int = 0,
+        slots: tuple[int, int, int, int, int, int] = _NO_ARGUMENTS,
+    ) -> None:
+        self.number: int = number
+        self.args: tuple[int, ...] = args
+        self.data: bytes = data
+        self.to: int = to
+        """1 + the slot that takes the result."""
+        self.slots: tuple[int, int, int, int, int, int] = slots
+        """For each argument, 1 + the slot that it comes from, or 0."""
 
     def pack(self) -> bytes:
         """The step as the agent takes it."""
-        args = (self.args + _NO_ARGUMENTS)[:6]
-        words = [arg & 0xFFFFFFFFFFFFFFFF for arg in args]
+        words = [arg & 0xFFFFFFFFFFFFFFFF for arg in self.args]
+        while len(words) < 6:
+            words.append(0)
         return _STEP.pack(self.number, *words, *self.slots, self.to, len(self.data), self.data)
 
 
-@dataclass
+@final
 class Reply:
     """What came of a step: its result (minus an errno where it failed), the signal that ended a touch, the VMAs."""
 
-    result: int
-    signal: int
-    """Number << 56 | si_code << 48 | address; 0 for none."""
-    vmas: Vmas | None
-    """None where they are as they were, or were not asked for."""
+    __slots__ = ("result", "signal", "vmas")
+
+    def __init__(self, result: int, signal: int, vmas: Vmas | None) -> None:
+        self.result: int = result
+        self.signal: int = signal
+        """Number << 56 | si_code << 48 | address; 0 for none."""
+        self.vmas: Vmas | None = vmas
+        """None where they are as they were, or were not asked for."""
 
 
 def why_not() -> str | None:
@@ -104,8 +117,16 @@ class _Channel:
         self._buffer = b""
         self._at = 0
 
-    def read(self, length: int, deadline: float) -> bytes:
+    def read(self, length: int, seconds: float) -> bytes:
         """The next bytes.  Raises EOFError where there are no more, TimeoutError where they do not come."""
+        if len(self._buffer) - self._at < length:
+            self._fill(length, seconds)
+        found = self._buffer[self._at : self._at + length]
+        self._at += length
+        return found
+
+    def _fill(self, length: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         while len(self._buffer) - self._at < length:
             poll = select.poll()
             poll.register(self.back, select.POLLIN)
@@ -116,9 +137,6 @@ class _Channel:
                 raise EOFError
             self._buffer = self._buffer[self._at :] + part
             self._at = 0
-        found = self._buffer[self._at : self._at + length]
-        self._at += length
-        return found
 
 
 class Agent:
@@ -132,7 +150,7 @@ class Agent:
         reason = why_not()
         if reason is not None:
             raise VmalabError(reason)
-        if reader not in ("", *READERS):
+        if reader and reader not in READERS:
             raise VmalabError(f"there is no reader {reader!r}: choose among {', '.join(READERS)}")
         self._seconds = seconds
         self.first: Vmas | None = None
@@ -210,30 +228,42 @@ class Agent:
         report: the VMAs after each step (1), after the last (2), never (0).  Raises AgentDied.
         """
         replies: list[Reply] = []
-        channel = self._channels[who]
         for first in range(0, len(steps), MAX_STEPS):
             part = steps[first : first + MAX_STEPS]
-            message = _BATCH.pack(len(part), report) + b"".join([step.pack() for step in part])
-            deadline = time.monotonic() + self._seconds
             try:
-                os.write(channel.to, message)
+                self.send(part, who, report=report)
                 for _ in part:
-                    replies.append(self._reply(channel, deadline))
-            except (EOFError, BrokenPipeError):
-                raise AgentDied(self._death(channel), len(replies)) from None
-            except TimeoutError:
-                os.kill(channel.pid, signal.SIGKILL)
-                raise AgentDied(f"the agent was killed: no answer for {self._seconds:g} s", len(replies)) from None
+                    replies.append(self.receive(who))
+            except AgentDied as died:
+                raise AgentDied(str(died), len(replies)) from None
         return replies
 
-    def _reply(self, channel: _Channel, deadline: float) -> Reply:
-        result, signalled, count, failed = _REPLY.unpack(channel.read(_REPLY.size, deadline))
-        if failed:
-            raise VmalabError(f"the agent cannot read its VMAs: {os.strerror(failed)}")
-        if count == SAME:
-            return Reply(result, signalled, None)
-        numbers = count * _RECORD_NUMBERS
-        return Reply(result, signalled, struct.unpack(f"<{numbers}Q", channel.read(8 * numbers, deadline)))
+    def send(self, steps: list[Step], who: int = 0, *, report: int = 1) -> None:
+        """Send steps to a process, at most MAX_STEPS that are not answered yet.  Raises AgentDied."""
+        message = _BATCH.pack(len(steps), report) + b"".join([step.pack() for step in steps])
+        channel = self._channels[who]
+        try:
+            os.write(channel.to, message)
+        except BrokenPipeError:
+            raise AgentDied(self._death(channel), 0) from None
+
+    def receive(self, who: int = 0) -> Reply:
+        """The answer to the first step that was sent and not answered yet.  Raises AgentDied."""
+        channel = self._channels[who]
+        try:
+            result, signalled, count, failed = _REPLY.unpack(channel.read(_REPLY.size, self._seconds))
+            if failed:
+                raise VmalabError(f"the agent cannot read its VMAs: {os.strerror(failed)}")
+            if count == SAME:
+                return Reply(result, signalled, None)
+            numbers = count * _RECORD_NUMBERS
+            vmas = struct.unpack(f"<{numbers}Q", channel.read(8 * numbers, self._seconds))
+            return Reply(result, signalled, vmas)
+        except EOFError:
+            raise AgentDied(self._death(channel), 0) from None
+        except TimeoutError:
+            os.kill(channel.pid, signal.SIGKILL)
+            raise AgentDied(f"the agent was killed: no answer for {self._seconds:g} s", 0) from None
 
     def fork(self, who: int, channel: int) -> int:
         """Fork a process of the agent; the child answers on a free channel from then on.  Its pid, or -errno."""

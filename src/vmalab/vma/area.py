@@ -131,6 +131,7 @@ class File:
         "private_ops",
         "readable",
         "refs",
+        "sealable",
         "sealed_write",
         "size",
         "thp_aligned",
@@ -172,6 +173,9 @@ class File:
         self.huge_size: int = huge_size
         """The page size in bytes of a hugetlb file, else 0."""
         self.sealed_write: bool = False
+        """A memfd whose seals forbid writing, now (F_SEAL_WRITE) or through new mappings (F_SEAL_FUTURE_WRITE)."""
+        self.sealable: bool = True
+        """Whether seals can be added: a memfd that was made with MFD_ALLOW_SEALING, and has no F_SEAL_SEAL."""
         self.size: int = -1
         """Bytes, where that is known, else -1: pages beyond it cannot be touched."""
         self.refs: int = 0

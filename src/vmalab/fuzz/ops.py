@@ -1,0 +1,82 @@
+"""One step of a sequence that a model and a kernel both perform."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+NUMBERS: Final = {
+    "mmap": 9,
+    "mprotect": 10,
+    "munmap": 11,
+    "brk": 12,
+    "mremap": 25,
+    "msync": 26,
+    "mincore": 27,
+    "madvise": 28,
+    "shmat": 30,
+    "shmdt": 67,
+    "personality": 135,
+    "mlock": 149,
+    "munlock": 150,
+    "mlockall": 151,
+    "munlockall": 152,
+    "prctl": 157,
+    "remap_file_pages": 216,
+    "mbind": 237,
+    "set_mempolicy": 238,
+    "get_mempolicy": 239,
+    "prlimit64": 302,
+    "mlock2": 325,
+    "pkey_mprotect": 329,
+    "pkey_alloc": 330,
+    "pkey_free": 331,
+    "process_madvise": 440,
+    "set_mempolicy_home_node": 450,
+    "mseal": 462,
+}
+"""The system calls that are one step each, with their numbers on x86-64."""
+OTHERS: Final = (
+    *("read", "write", "fork", "exit"),
+    *("memfd", "memfd_secret", "seal", "userfaultfd", "register", "unregister", "close"),
+)
+"""Steps that are no system call, or several."""
+
+
+@final
+class Op:
+    """One step: a system call, or one of OTHERS; who does it, and to which file (-1: none).
+
+    Processes are numbered from 0.  Files are those that all runs have, from 0; and from FIRST_MADE on those that the
+    run itself makes: memfds and userfaultfds.
+    """
+
+    __slots__ = ("args", "file", "name", "who")
+
+    def __init__(self, name: str, args: tuple[int, ...] = (), who: int = 0, file: int = -1) -> None:
+        self.name: str = name
+        self.args: tuple[int, ...] = args
+        self.who: int = who
+        self.file: int = file
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Op):
+            return False
+        return self.name == other.name and self.args == other.args and self.who == other.who and self.file == other.file
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.args, self.who, self.file))
+
+    def __repr__(self) -> str:
+        args = ", ".join([hex(arg) if arg > 9 else str(arg) for arg in self.args])
+        rest = (f", {self.who}" if self.who or self.file >= 0 else "") + (f", {self.file}" if self.file >= 0 else "")
+        return f'Op("{self.name}", ({args}{"," if len(self.args) == 1 else ""}){rest})'
+
+    def __str__(self) -> str:
+        args = ", ".join([hex(arg) if arg > 9 else str(arg) for arg in self.args])
+        by = f" by {self.who}" if self.who else ""
+        of = f" of file {self.file}" if self.file >= 0 else ""
+        return f"{self.name}({args}){of}{by}"
+
+
+FIRST_MADE: Final = 16
+"""Files from this number on are made by the run, in slots of the agent."""

@@ -1,0 +1,216 @@
+"""From a step of a sequence to what the model does for it, and to what the agent does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, final
+
+from vmalab.addr import PAGE_SIZE
+from vmalab.calls import Call
+from vmalab.fuzz.files import SEGMENT_PAGES
+from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
+from vmalab.live.agent import Step
+from vmalab.vma.area import SECRET_OPS, SHM_OPS, SHMEM_OPS, File
+
+NODE_MASK_BITS: Final = 64
+NO_SLOTS: Final = (0, 0, 0, 0, 0, 0)
+PIDFD_SELF: Final = (1 << 64) - 10000
+"""This thread group, where a call takes a descriptor of a process (Linux 6.14)."""
+_NO_LIMIT: Final = b"\xff" * 8
+_FTRUNCATE: Final = 77
+_IOCTL: Final = 16
+_FCNTL: Final = 72
+_MEMFD_CREATE: Final = 319
+_USERFAULTFD: Final = 323
+_MEMFD_SECRET: Final = 447
+_ADD_SEALS: Final = 1033
+_UFFDIO_API: Final = 0xC018AA3F
+_UFFDIO_REGISTER: Final = 0xC020AA00
+_UFFDIO_UNREGISTER: Final = 0x8010AA01
+_UFFD_API: Final = 0xAA
+_FEATURE_SIGBUS: Final = 1 << 7
+_O_CLOEXEC: Final = 0o2000000
+
+Translated = tuple[Call, list[Step]]
+
+
+@final
+class Resources:
+    """What a process of a run holds: files that all runs have, and what the run has made, by slot."""
+
+    def __init__(self, files: list[File], descriptors: list[int], segments: list[int]) -> None:
+        self.files: list[File] = files
+        self.descriptors: list[int] = descriptors
+        self.segments: list[int] = segments
+        self.made: dict[int, File | None] = {}
+        """By slot; None is a userfaultfd."""
+
+    def inherited(self) -> Resources:
+        """What a child has of it: a userfaultfd is closed there, it speaks for the parent's memory."""
+        child = Resources(self.files, self.descriptors, self.segments)
+        child.made = {slot: file for slot, file in self.made.items() if file is not None}
+        return child
+
+    def contexts(self) -> list[int]:
+        """The slots of the userfaultfds."""
+        return [slot for slot, file in self.made.items() if file is None]
+
+
+def _bytes(value: int) -> bytes:
+    return (value & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
+
+
+def _mmap(op: Op, resources: Resources, scratch: int) -> Translated:
+    args = op.args
+    slots = NO_SLOTS
+    file: File | None = None
+    descriptor = 0xFFFFFFFFFFFFFFFF
+    if op.file >= FIRST_MADE:
+        slot = op.file - FIRST_MADE
+        file = resources.made[slot]
+        slots = (0, 0, 0, 0, slot + 1, 0)
+    elif op.file >= 0:
+        file = resources.files[op.file]
+        descriptor = resources.descriptors[op.file]
+    four = args[:4]
+    return Call("mmap", (*four, 3, args[4]), file), [Step(9, (*four, descriptor, args[4]), slots=slots)]
+
+
+def _mbind(op: Op, resources: Resources, scratch: int) -> Translated:
+    start, length, mode, mask, flags = op.args
+    nodes = [node for node in range(NODE_MASK_BITS) if mask >> node & 1]
+    args = (start, length, mode, scratch, NODE_MASK_BITS + 1, flags)
+    return Call("mbind", args, data={"nodes": nodes}), [Step(237, args, _bytes(mask))]
+
+
+def _set_mempolicy(op: Op, resources: Resources, scratch: int) -> Translated:
+    mode, mask = op.args
+    args = (mode, scratch, NODE_MASK_BITS + 1)
+    nodes = [node for node in range(NODE_MASK_BITS) if mask >> node & 1]
+    return Call("set_mempolicy", args, data={"nodes": nodes}), [Step(238, args, _bytes(mask))]
+
+
+def _get_mempolicy(op: Op, resources: Resources, scratch: int) -> Translated:
+    addr, flags = op.args
+    args = (scratch, scratch + 8, NODE_MASK_BITS + 1, addr, flags)
+    return Call("get_mempolicy", args), [Step(239, args)]
+
+
+def _prlimit64(op: Op, resources: Resources, scratch: int) -> Translated:
+    resource, value = op.args
+    args = (0, resource, scratch, 0)
+    return Call("prlimit64", args, data={"cur": value}), [Step(302, args, _bytes(value) + _NO_LIMIT)]
+
+
+def _mincore(op: Op, resources: Resources, scratch: int) -> Translated:
+    args = (op.args[0], op.args[1], scratch)
+    return Call("mincore", args), [Step(27, args)]
+
+
+def _process_madvise(op: Op, resources: Resources, scratch: int) -> Translated:
+    advice, flags, ranges = op.args[0], op.args[1], list(op.args[2:])
+    args = (PIDFD_SELF, scratch, len(ranges) // 2, advice, flags)
+    data = b"".join([_bytes(word) for word in ranges])
+    return Call("process_madvise", args, data={"ranges": ranges}), [Step(440, args, data)]
+
+
+def _shmat(op: Op, resources: Resources, scratch: int) -> Translated:
+    addr, flags = op.args
+    number = resources.segments[op.file]
+    segment = File("/SYSV00000000 (deleted)", ino=number, kind="shm", ops=SHM_OPS, private_ops=SHM_OPS)
+    segment.size = SEGMENT_PAGES[op.file] * PAGE_SIZE
+    call = Call("shmat", (number, addr, flags), segment, {"size": segment.size})
+    return call, [Step(30, (number, addr, flags))]
+
+
+def _memfd(op: Op, resources: Resources, scratch: int) -> Translated:
+    flags, pages = op.args
+    slot = op.file - FIRST_MADE
+    file = File("/memfd:v (deleted)", kind="memfd", ops=SHMEM_OPS, private_ops=SHMEM_OPS)
+    file.size = pages * PAGE_SIZE
+    file.sealable = bool(flags & 2)
+    resources.made[slot] = file
+    create = Step(_MEMFD_CREATE, (scratch, flags | 1), b"v\0", to=slot + 1)
+    return Call("memfd_create", (scratch, flags)), [create, _truncate(slot, file.size)]
+
+
+def _truncate(slot: int, size: int) -> Step:
+    return Step(_FTRUNCATE, (0, size), slots=(slot + 1, 0, 0, 0, 0, 0))
+
+
+def _memfd_secret(op: Op, resources: Resources, scratch: int) -> Translated:
+    slot = op.file - FIRST_MADE
+    file = File("/secretmem (deleted)", kind="secretmem", ops=SECRET_OPS, private_ops=SECRET_OPS)
+    file.size = op.args[0] * PAGE_SIZE
+    resources.made[slot] = file
+    create = Step(_MEMFD_SECRET, (_O_CLOEXEC,), to=slot + 1)
+    return Call("memfd_secret", (0,)), [create, _truncate(slot, file.size)]
+
+
+def _seal(op: Op, resources: Resources, scratch: int) -> Translated:
+    slot = op.file - FIRST_MADE
+    call = Call("fcntl", (slot, _ADD_SEALS, op.args[0]), resources.made[slot])
+    return call, [Step(_FCNTL, (0, _ADD_SEALS, op.args[0]), slots=(slot + 1, 0, 0, 0, 0, 0))]
+
+
+def _userfaultfd(op: Op, resources: Resources, scratch: int) -> Translated:
+    """A userfaultfd that answers a missing page with SIGBUS, so that nobody waits for it."""
+    slot = op.file - FIRST_MADE
+    resources.made[slot] = None
+    api = _bytes(_UFFD_API) + _bytes(_FEATURE_SIGBUS) + bytes(8)
+    create = Step(_USERFAULTFD, (_O_CLOEXEC,), to=slot + 1)
+    speak = Step(_IOCTL, (0, _UFFDIO_API, scratch), api, slots=(slot + 1, 0, 0, 0, 0, 0))
+    call = Call("ioctl", (slot, _UFFDIO_API, scratch), data={"uffd": slot, "features": _FEATURE_SIGBUS})
+    return call, [create, speak]
+
+
+def _register(op: Op, resources: Resources, scratch: int) -> Translated:
+    start, length, mode = op.args
+    slot = op.file - FIRST_MADE
+    data: dict[str, int | str | list[int]] = {"uffd": slot, "start": start, "len": length, "mode": mode}
+    packed = _bytes(start) + _bytes(length) + _bytes(mode) + bytes(8)
+    step = Step(_IOCTL, (0, _UFFDIO_REGISTER, scratch), packed, slots=(slot + 1, 0, 0, 0, 0, 0))
+    return Call("ioctl", (slot, _UFFDIO_REGISTER, scratch), data=data), [step]
+
+
+def _unregister(op: Op, resources: Resources, scratch: int) -> Translated:
+    start, length = op.args
+    slot = op.file - FIRST_MADE
+    data: dict[str, int | str | list[int]] = {"uffd": slot, "start": start, "len": length}
+    step = Step(
+        _IOCTL, (0, _UFFDIO_UNREGISTER, scratch), _bytes(start) + _bytes(length), slots=(slot + 1, 0, 0, 0, 0, 0)
+    )
+    return Call("ioctl", (slot, _UFFDIO_UNREGISTER, scratch), data=data), [step]
+
+
+def _close(op: Op, resources: Resources, scratch: int) -> Translated:
+    slot = op.file - FIRST_MADE
+    del resources.made[slot]
+    return Call("close", (slot,), data={"uffd": slot}), [Step(3, slots=(slot + 1, 0, 0, 0, 0, 0))]
+
+
+_TRANSLATORS: Final[dict[str, Callable[[Op, Resources, int], Translated]]] = {
+    "mmap": _mmap,
+    "mbind": _mbind,
+    "set_mempolicy": _set_mempolicy,
+    "get_mempolicy": _get_mempolicy,
+    "prlimit64": _prlimit64,
+    "mincore": _mincore,
+    "process_madvise": _process_madvise,
+    "shmat": _shmat,
+    "memfd": _memfd,
+    "memfd_secret": _memfd_secret,
+    "seal": _seal,
+    "userfaultfd": _userfaultfd,
+    "register": _register,
+    "unregister": _unregister,
+    "close": _close,
+}
+
+
+def translate(op: Op, resources: Resources, scratch: int) -> Translated:
+    """The call for the model, and the steps for the agent; scratch is the address of the agent's page for data."""
+    found = _TRANSLATORS.get(op.name)
+    if found is not None:
+        return found(op, resources, scratch)
+    return Call(op.name, op.args), [Step(NUMBERS[op.name], op.args)]
