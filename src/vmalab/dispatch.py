@@ -8,6 +8,7 @@ from typing import Final
 from vmalab.addr import ULONG_END
 from vmalab.calls import Call, Outcome
 from vmalab.flags import (
+    F_ADD_SEALS,
     MADV_COLLAPSE,
     MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
@@ -16,42 +17,44 @@ from vmalab.flags import (
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_HUGETLB,
-    PR_SET_MDWE,
-    PR_SET_MEMORY_MERGE,
     PR_SET_MM,
-    PR_SET_THP_DISABLE,
     PR_SET_VMA,
     PR_SET_VMA_ANON_NAME,
-    PROT_EXEC,
-    PROT_READ,
     READ_IMPLIES_EXEC,
     RLIM_INFINITY,
     RLIMIT_AS,
     RLIMIT_DATA,
     RLIMIT_MEMLOCK,
     RLIMIT_STACK,
-    VM_MERGEABLE,
 )
-from vmalab.reason import BAD_DESCRIPTOR, NOT_MODELLED, SHM_NO_SEGMENT, errno_of
-from vmalab.syscalls import lock, madvise, map, mremap, policy, protect, shm, uffd
+from vmalab.reason import (
+    BAD_DESCRIPTOR,
+    BEYOND_USER_EFAULT,
+    LENGTH_WRAPS,
+    LIMIT_BAD,
+    NOT_MODELLED,
+    SHM_NO_SEGMENT,
+    UNKNOWN_FLAGS,
+    errno_of,
+)
+from vmalab.syscalls import control, lock, madvise, map, mremap, policy, protect, query, shm, uffd
+from vmalab.syscalls.policy import UNKNOWN
 from vmalab.syscalls.populate import pages_uncertain
 from vmalab.vma.area import Userfaultfd
-from vmalab.vma.map import ksm_compatible
-from vmalab.vma.modify import set_flags
 from vmalab.world import ProcessState
 
-F_ADD_SEALS: Final = 1033
-F_SEAL_WRITE: Final = 8
-F_SEAL_FUTURE_WRITE: Final = 16
+CAP_IPC_LOCK: Final = 14
+CAP_SYS_RAWIO: Final = 17
+CAP_SYS_ADMIN: Final = 21
 UFFDIO_API: Final = 0xC018AA3F
 UFFDIO_REGISTER: Final = 0xC020AA00
 UFFDIO_UNREGISTER: Final = 0x8010AA01
 UFFD_FEATURE_EVENT_FORK: Final = 2
 UFFD_FEATURE_EVENT_REMAP: Final = 4
+UFFD_FEATURE_WP_ASYNC: Final = 1 << 15
 
 NO_EFFECT: Final = frozenset(
     {
-        "set_mempolicy",
         "memfd_create",
         "userfaultfd",
         "memfd_secret",
@@ -61,8 +64,6 @@ NO_EFFECT: Final = frozenset(
         "shmctl",
         "migrate_pages",
         "dup",
-        "msync",
-        "mincore",
     }
 )
 """Calls that change no VMA.  Their results are descriptors or counts that the model does not predict."""
@@ -76,6 +77,7 @@ def perform(process: ProcessState, call: Call) -> Outcome:
             return Outcome(0, known=False)
         return Outcome(-errno_of(NOT_MODELLED), NOT_MODELLED, modelled=False)
     process.mm.limits = process.limits
+    process.mm.read_implies_exec = process.personality & READ_IMPLIES_EXEC != 0
     return handler(process, call)
 
 
@@ -100,9 +102,6 @@ def _mmap(process: ProcessState, call: Call) -> Outcome:
     addr, length, prot, flags, _, offset = call.args
     if call.file is None and not flags & MAP_ANONYMOUS:
         return _outcome(-BAD_DESCRIPTOR)
-    noexec = call.file is not None and call.file.noexec
-    if prot & PROT_READ and process.personality & READ_IMPLIES_EXEC and not noexec:
-        prot |= PROT_EXEC
     outcome = _outcome(map.mmap(process.mm, addr, length, prot, flags, call.file, offset))
     # The kernel starts the low search at a random page, so the place is not known.
     outcome.known = not (flags & MAP_32BIT and not flags & MAP_FIXED and addr == 0)
@@ -154,9 +153,13 @@ def _mremap(process: ProcessState, call: Call) -> Outcome:
 
 def _madvise(process: ProcessState, call: Call) -> Outcome:
     start, length, advice = call.args
-    outcome = _outcome(madvise.madvise(process.mm, start, length, _signed(advice)))
+    return _advise(process, start, length, _signed(advice))
+
+
+def _advise(process: ProcessState, start: int, length: int, advice: int) -> Outcome:
+    outcome = _outcome(madvise.madvise(process.mm, start, length, advice))
     if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-        return _populating(process, call, outcome)
+        return _populating(process, start, length, outcome)
     if advice in (MADV_COLLAPSE, MADV_REMOVE):
         outcome.known = False
     return outcome
@@ -165,12 +168,11 @@ def _madvise(process: ProcessState, call: Call) -> Outcome:
 def _mlock(process: ProcessState, call: Call) -> Outcome:
     flags = call.args[2] & 0xFFFFFFFF if call.name == "mlock2" else 0
     outcome = _outcome(lock.mlock(process.mm, call.args[0], call.args[1], flags))
-    return _populating(process, call, outcome)
+    return _populating(process, call.args[0], call.args[1], outcome)
 
 
-def _populating(process: ProcessState, call: Call, outcome: Outcome) -> Outcome:
+def _populating(process: ProcessState, start: int, length: int, outcome: Outcome) -> Outcome:
     """Whether pages can be populated depends on the sizes of files and on guard markers, which a VMA does not show."""
-    start, length = call.args[0], call.args[1]
     for vma in process.mm.tree.walk(start, min(start + length + 1, ULONG_END)):
         if pages_uncertain(vma):
             outcome.known = False
@@ -199,6 +201,35 @@ def _mbind(process: ProcessState, call: Call) -> Outcome:
     return _outcome(policy.mbind(process.mm, start, length, mode & 0xFFFFFFFF, _nodes(call), flags & 0xFFFFFFFF))
 
 
+def _set_mempolicy(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(policy.set_mempolicy(process.mm, call.args[0] & 0xFFFFFFFF, _nodes(call)))
+
+
+def _get_mempolicy(process: ProcessState, call: Call) -> Outcome:
+    _, mask, bits, addr, flags = call.args
+    refusal = policy.get_mempolicy(process.mm, bits if mask else -1, addr, flags)
+    return Outcome(0, known=False) if refusal == UNKNOWN else _outcome(-refusal)
+
+
+def _msync(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(query.msync(process.mm, call.args[0], call.args[1], call.args[2] & 0xFFFFFFFF))
+
+
+def _mincore(process: ProcessState, call: Call) -> Outcome:
+    return _outcome(query.mincore(process.mm, call.args[0], call.args[1]))
+
+
+def _capset(process: ProcessState, call: Call) -> Outcome:
+    """Capabilities that memory calls ask for."""
+    effective = call.data.get("effective")
+    if isinstance(effective, int):
+        limits = process.limits
+        limits.ipc_lock = bool(effective >> CAP_IPC_LOCK & 1)
+        limits.sys_rawio = bool(effective >> CAP_SYS_RAWIO & 1)
+        limits.sys_admin = bool(effective >> CAP_SYS_ADMIN & 1)
+    return Outcome(0, known=False)
+
+
 def _set_mempolicy_home_node(process: ProcessState, call: Call) -> Outcome:
     start, length, node, flags = call.args
     return _outcome(policy.set_mempolicy_home_node(process.mm, start, length, node, flags))
@@ -211,21 +242,8 @@ def _prctl(process: ProcessState, call: Call) -> Outcome:
         name = call.data.get("name")
         text = name if isinstance(name, str) else None
         return _outcome(madvise.set_anon_name(mm, call.args[2], call.args[3], text))
-    if option == PR_SET_MEMORY_MERGE:
-        mm.mmap_write_lock()
-        mm.merge_any = call.args[1] != 0
-        for vma in mm.vmas():
-            if mm.merge_any and ksm_compatible(vma.flags):
-                set_flags(vma, vma.flags | VM_MERGEABLE)
-            elif not mm.merge_any:
-                set_flags(vma, vma.flags & ~VM_MERGEABLE)
-        mm.mmap_write_unlock()
-        return Outcome(0)
-    if option == PR_SET_MDWE:
-        mm.mdwe = bool(call.args[1] & 1)
-        return Outcome(0)
-    if option == PR_SET_THP_DISABLE:
-        return Outcome(0)
+    if option in control.OPTIONS:
+        return _outcome(control.prctl(mm, option, (*call.args[1:], 0, 0, 0, 0)[:4]))
     if option == PR_SET_MM:
         return _not_modelled()
     return Outcome(0, known=False)
@@ -238,6 +256,9 @@ def _set_limit(process: ProcessState, resource: int, call: Call) -> Outcome:
     limits = process.limits
     if value < 0:
         value = RLIM_INFINITY
+    hard = call.data.get("max")
+    if isinstance(hard, int) and value > hard:
+        return _outcome(-LIMIT_BAD)
     if resource == RLIMIT_AS:
         limits.as_bytes = value
     elif resource == RLIMIT_DATA:
@@ -293,6 +314,7 @@ def _ioctl(process: ProcessState, call: Call) -> Outcome:
         if isinstance(features, int):
             context.event_fork = bool(features & UFFD_FEATURE_EVENT_FORK)
             context.event_remap = bool(features & UFFD_FEATURE_EVENT_REMAP)
+            context.wp_async = bool(features & UFFD_FEATURE_WP_ASYNC)
         return Outcome(0, known=False)
     start = data.get("start")
     length = data.get("len")
@@ -303,22 +325,33 @@ def _ioctl(process: ProcessState, call: Call) -> Outcome:
         if isinstance(mode, int):
             return _outcome(uffd.register(process.mm, context, start, length, mode))
     elif command == UFFDIO_UNREGISTER:
-        return _outcome(uffd.unregister(process.mm, start, length))
+        return _outcome(uffd.unregister(process.mm, context, start, length))
     return _not_modelled()
 
 
 def _process_madvise(process: ProcessState, call: Call) -> Outcome:
+    if call.args[4] & 0xFFFFFFFF:
+        return _outcome(-UNKNOWN_FLAGS)
     ranges = call.data.get("ranges")
     target = call.data.get("pid", process.pid)
     if not isinstance(ranges, list) or target != process.pid:
         return Outcome(0, known=False)
-    done = 0
+    if any([length >> 63 for length in ranges[1::2]]):
+        return _outcome(-LENGTH_WRAPS)
     for start, length in zip(ranges[::2], ranges[1::2], strict=True):
-        result = madvise.madvise(process.mm, start, length, _signed(call.args[3]))
-        if result < 0:
-            return Outcome(done, -result) if done else _outcome(result)
+        if start + length > process.mm.task_size:
+            return _outcome(-BEYOND_USER_EFAULT)
+    done = 0
+    known = True
+    for start, length in zip(ranges[::2], ranges[1::2], strict=True):
+        if not length:
+            continue
+        outcome = _advise(process, start, length, _signed(call.args[3]))
+        known = known and outcome.known
+        if outcome.result < 0:
+            return Outcome(done if done else outcome.result, outcome.reason, known=known)
         done += length
-    return Outcome(done)
+    return Outcome(done, known=known)
 
 
 def _close(process: ProcessState, call: Call) -> Outcome:
@@ -332,8 +365,8 @@ def _close(process: ProcessState, call: Call) -> Outcome:
 
 def _fcntl(process: ProcessState, call: Call) -> Outcome:
     """F_ADD_SEALS on a memfd that is or will be mapped."""
-    if call.args[1] == F_ADD_SEALS and call.file is not None and call.args[2] & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE):
-        call.file.sealed_write = True
+    if call.args[1] == F_ADD_SEALS and call.file is not None:
+        return _outcome(query.add_seals(call.file, call.args[2] & 0xFFFFFFFF))
     return Outcome(0, known=False)
 
 
@@ -356,6 +389,11 @@ _HANDLERS: Final[dict[str, Callable[[ProcessState, Call], Outcome]]] = {
     "mlockall": _mlockall,
     "munlockall": _munlockall,
     "mbind": _mbind,
+    "set_mempolicy": _set_mempolicy,
+    "get_mempolicy": _get_mempolicy,
+    "msync": _msync,
+    "mincore": _mincore,
+    "capset": _capset,
     "set_mempolicy_home_node": _set_mempolicy_home_node,
     "prctl": _prctl,
     "setrlimit": _setrlimit,

@@ -140,6 +140,25 @@ LIMIT_BAD: Final = 128
 NOT_MODELLED: Final = 129
 FAULT_PKEY: Final = 130
 FAULT_BEYOND_FILE: Final = 131
+POLICY_ADDRESS: Final = 132
+SYNC_FLAGS: Final = 133
+SYNC_LOCKED: Final = 134
+BEYOND_USER: Final = 135
+SEALS_UNKNOWN: Final = 136
+SEALS_NOT_WRITABLE: Final = 137
+SEALS_SEALED: Final = 138
+SEALS_MAPPED: Final = 139
+SEALS_NOT_SUPPORTED: Final = 140
+CONTROL_ARGUMENTS: Final = 141
+MDWE_STAYS: Final = 142
+POLICY_NONE: Final = 143
+POLICY_NOT_SUPPORTED: Final = 144
+SECRET_PRIVATE: Final = 145
+UFFD_OF_ANOTHER: Final = 146
+SYNC_NOTHING: Final = 147
+HUGETLB_OFFSET: Final = 148
+BEYOND_USER_EFAULT: Final = 149
+FAULT_NO_HUGE_PAGES: Final = 150
 
 
 class Explanation:
@@ -437,6 +456,30 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         "arch_vma_access_permitted",
     ),
     Explanation("FAULT_BEYOND_FILE", errno.EFAULT, "the page lies beyond the end of the file (SIGBUS)", "__do_fault"),
+    Explanation("POLICY_ADDRESS", errno.EINVAL, "an address is given without MPOL_F_ADDR", "do_get_mempolicy"),
+    Explanation("SYNC_FLAGS", errno.EINVAL, "unknown flags, or MS_SYNC together with MS_ASYNC", "msync"),
+    Explanation("SYNC_LOCKED", errno.EBUSY, "locked memory cannot be invalidated", "msync"),
+    Explanation("BEYOND_USER", errno.ENOMEM, "the range is not within user space", "mincore"),
+    Explanation("SEALS_UNKNOWN", errno.EINVAL, "unknown seals", "memfd_add_seals"),
+    Explanation("SEALS_NOT_WRITABLE", errno.EPERM, "the descriptor cannot write", "memfd_add_seals"),
+    Explanation("SEALS_SEALED", errno.EPERM, "no more seals can be added", "memfd_add_seals"),
+    Explanation("SEALS_MAPPED", errno.EBUSY, "writable shared mappings are there", "memfd_add_seals"),
+    Explanation("SEALS_NOT_SUPPORTED", errno.EINVAL, "the file cannot be sealed", "memfd_add_seals"),
+    Explanation("CONTROL_ARGUMENTS", errno.EINVAL, "arguments that prctl does not take", "prctl"),
+    Explanation("MDWE_STAYS", errno.EPERM, "memory-deny-write-execute cannot be taken back", "prctl_set_mdwe"),
+    Explanation("POLICY_NONE", errno.ENOENT, "no memory of the range has a policy", "set_mempolicy_home_node"),
+    Explanation(
+        "POLICY_NOT_SUPPORTED",
+        errno.EOPNOTSUPP,
+        "only MPOL_BIND and MPOL_PREFERRED_MANY know a home node",
+        "set_mempolicy_home_node",
+    ),
+    Explanation("SECRET_PRIVATE", errno.EINVAL, "secret memory can be mapped shared only", "secretmem_mmap"),
+    Explanation("UFFD_OF_ANOTHER", errno.EINVAL, "another userfaultfd has registered it", "userfaultfd_unregister"),
+    Explanation("SYNC_NOTHING", errno.EINVAL, "secret memory cannot be written back", "vfs_fsync_range"),
+    Explanation("HUGETLB_OFFSET", errno.EINVAL, "the offset is no multiple of a huge page", "hugetlbfs_file_mmap"),
+    Explanation("BEYOND_USER_EFAULT", errno.EFAULT, "a range is not within user space", "import_iovec"),
+    Explanation("FAULT_NO_HUGE_PAGES", errno.EFAULT, "there is no free huge page (SIGBUS)", "hugetlb_no_page"),
 ]
 
 

@@ -1,7 +1,7 @@
 """Mutation testing of the core: `python -m tests.planted.mutation`, or `make mutation`.
 
 Every small change (cosmic-ray makes them) of merge, modify and unmap in turn, in a copy of the sources, against the
-checks of kill.py.  Interrupted, it goes on where it was.  What survives is printed, and docs/mutation.md is written.
+checks of kill.py.  Interrupted, it goes on where it was.  docs/mutation.md is written with what came of it.
 """
 
 import ast
@@ -32,10 +32,26 @@ SAME_HERE: Final = (
     ("_Eq_GtE", "kind == KIND_BOTH", "there is no larger kind"),
     ("_Lt_NotEq", "if vma.start < request.start:", "the range lies in the VMA"),
     ("_Gt_NotEq", "if vma.end > request.end:", "the range lies in the VMA"),
+    ("_Eq_LtE", "if start == middle.start:", "the range lies in the middle"),
+    ("_Eq_GtE", "if end == middle.end:", "the range lies in the middle"),
     ("_BitAnd_FloorDiv", "& VM_SEALED", "it is the highest flag"),
     ("_Eq_LtE", "if end == start:", "a length is never negative"),
 )
 """Mutants that change nothing where they stand: operator, text of the line, and why."""
+HEAD: Final = """\
+# Mutation run of the core
+
+`make mutation` changes one small thing at a time in merge, modify and unmap (cosmic-ray makes the changes: another
+comparison, another operator, a constant one larger or smaller, a condition turned round) and runs the scenes, the tests
+of the core and the properties until one fails. This file is what it has written.
+"""
+LEFT_OUT: Final = """
+## What is left out
+
+Mutants that are the same program are no test of the tests: annotations; the decorator `final`; `==` for `is` where
+identity is what counts; `is` for `==` with small constants; `<=` for `==` against 0 where nothing is
+negative; and these:
+"""
 CONFIG: Final = """\
 [cosmic-ray]
 module-path = [{modules}]
@@ -91,7 +107,8 @@ def leave_out_equivalents() -> None:
 
 def is_equivalent(operator: str, line: str) -> bool:
     """Whether a mutant of a line is the same program."""
-    compared = re.findall(r"(?:==|!=) ([\w.]+)", line)
+    sign = "==" if "_Eq_" in operator else "!="
+    compared = re.findall(rf"{sign} ([\w.]+)", line)
     constants = bool(compared) and all(each.isupper() for each in compared)
     zero = bool(compared) and set(compared) <= {"YES", "KIND_NONE"}
     return (
@@ -125,20 +142,24 @@ def results() -> list[tuple[str, str, int, str]]:
 
 
 def report(found: list[tuple[str, str, int, str]]) -> str:
-    """The score, and what survives."""
-    lines = ["| module | mutants | killed | survive |", "|---|---|---|---|"]
+    """docs/mutation.md: the score, what survives, and what was left out."""
+    lines = [HEAD, "| module | mutants | killed | survive |", "|---|---|---|---|"]
     for module in MODULES:
         of = [outcome for path, _, _, outcome in found if path.endswith(f"/{module}.py")]
         alive = sum("SURVIVED" in outcome for outcome in of)
-        lines.append(f"| {module} | {len(of)} | {len(of) - alive} | {alive} |")
-    for path, operator, line, outcome in found:
-        if "SURVIVED" in outcome:
-            text = (WORK / path).read_text().splitlines()[line - 1].strip()
-            lines.append(f"- {Path(path).stem}, line {line}, {operator.removeprefix('core/')}: `{text}`")
-    return "\n".join(lines)
+        lines.append(f"| `vma/{module}.py` | {len(of)} | {len(of) - alive} | {alive} |")
+    survivors = [row for row in found if "SURVIVED" in row[3]]
+    lines += ["", f"Killed: {len(found) - len(survivors)} of {len(found)}.", ""]
+    for path, operator, line, _ in survivors:
+        text = (WORK / path).read_text().splitlines()[line - 1].strip()
+        lines.append(f"- survives: {Path(path).stem}, line {line}, {operator.removeprefix('core/')}: `{text}`")
+    lines += [LEFT_OUT, "| mutation | where | why it is the same |", "|---|---|---|"]
+    lines += [f"| {name.strip('_')} | `{text}` | {why} |" for name, text, why in SAME_HERE]
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":
     prepare()
     run("exec", "cosmic-ray.toml", "session.sqlite")
-    print(report(results()))
+    (ROOT / "docs" / "mutation.md").write_text(report(results()))
+    print((ROOT / "docs" / "mutation.md").read_text())

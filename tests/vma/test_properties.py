@@ -361,6 +361,7 @@ def register(twins: Twins, process: Process, space: Space, first: int, end: int,
     length = (end - first) * PAGE_SIZE
     pieces = space.pieces(first, end)
     pages = [page for start, _ in pieces if (page := space.at(start)) is not None]
+    fits = bool(pages) and not any(page.file or page.uffd not in ("", context.name) for page in pages)
     if kind == 3:
         uffd_calls.release(process.mm, context)
         for start, stop in space.runs():
@@ -368,21 +369,16 @@ def register(twins: Twins, process: Process, space: Space, first: int, end: int,
             if page is not None and page.uffd == context.name:
                 space.modify(start, stop, change_uffd("", 0))
     elif kind == 2:
-        works = bool(pages) and not any(page.file and page.flags & f.VM_SHARED for page in pages)
-        result = uffd_calls.unregister(process.mm, addr_of(first), length)
-        if result < 0:
-            return
-        assert works or result == 0
-        for start, stop in pieces:
+        result = uffd_calls.unregister(process.mm, context, addr_of(first), length)
+        assert (result == 0) == fits
+        for start, stop in pieces if result == 0 else []:
             page = space.at(start)
             if page is not None and page.uffd:
                 space.modify(start, stop, change_uffd("", 0))
     else:
         mode = (f.VM_UFFD_MISSING, f.VM_UFFD_WP)[kind]
-        taken = any(page.uffd not in ("", context.name) for page in pages)
-        unfit = mode == f.VM_UFFD_MISSING and any(page.file for page in pages)
         result = uffd_calls.register(process.mm, context, addr_of(first), length, 1 if kind == 0 else 2)
-        assert (result == 0) == (bool(pages) and not taken and not unfit)
+        assert (result == 0) == fits
         for start, stop in pieces if result == 0 else []:
             page = space.at(start)
             if page is not None and (page.uffd != context.name or page.flags & f.VM_UFFD != mode):

@@ -14,13 +14,16 @@ from typing import Final, TypeVar
 from vmalab import flags as f
 from vmalab.addr import PAGE_SIZE, PMD_SIZE, TASK_SIZE
 from vmalab.fuzz.lockstep import Lockstep
-from vmalab.fuzz.ops import Op
+from vmalab.fuzz.ops import FIRST_MADE, Op
+from vmalab.fuzz.safety import Safety
 from vmalab.machine import Process
 
 T = TypeVar("T")
 WINDOWS: Final = (0x10000000, 0x20000000 - 16 * PAGE_SIZE, 0x7FFFE0000000)
 """Where fixed addresses lie: the second around a boundary of huge pages, the third near what the kernel chooses."""
 WINDOW_PAGES: Final = 40
+MOST_SLOTS: Final = 40
+"""How many files and userfaultfds a run makes."""
 PROTECTIONS: Final = (0, 1, 3, 3, 3, 5, 7, 2, 4)
 LENGTHS: Final = (1, 1, 1, 2, 2, 3, 4, 6, 10, 16)
 ADVICES: Final = (
@@ -29,6 +32,22 @@ ADVICES: Final = (
     *(f.MADV_DONTDUMP, f.MADV_DODUMP, f.MADV_WIPEONFORK, f.MADV_KEEPONFORK, f.MADV_COLD, f.MADV_PAGEOUT),
     *(f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE, f.MADV_DONTNEED_LOCKED),
 )
+SPECIAL_PROTECTIONS: Final = (f.PROT_GROWSDOWN, f.PROT_GROWSDOWN | f.PROT_GROWSUP, f.PROT_GROWSUP, f.PROT_SEM, 0x10)
+LARGE_FLAGS: Final = (
+    *(f.MAP_HUGETLB, f.MAP_HUGETLB | 21 << f.MAP_HUGE_SHIFT, f.MAP_HUGETLB | 30 << f.MAP_HUGE_SHIFT),
+    f.MAP_HUGETLB | 13 << f.MAP_HUGE_SHIFT,
+)
+ODD_FLAGS: Final = (
+    *(f.MAP_SYNC, f.MAP_32BIT, f.MAP_NONBLOCK, f.MAP_DENYWRITE, f.MAP_ABOVE4G, f.MAP_GROWSDOWN, f.MAP_UNINITIALIZED),
+    *(1 << 22, f.MAP_NORESERVE, f.MAP_STACK, f.MAP_POPULATE | f.MAP_NONBLOCK),
+)
+CONTROLS: Final = (
+    *((f.PR_SET_MDWE, 1), (f.PR_SET_MDWE, 3), (f.PR_SET_MDWE, 2), (f.PR_SET_MDWE, 0), (f.PR_GET_MDWE, 0)),
+    *((f.PR_SET_MEMORY_MERGE, 1), (f.PR_SET_MEMORY_MERGE, 0), (f.PR_GET_MEMORY_MERGE, 0), (f.PR_GET_MDWE, 1)),
+    *((f.PR_SET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 2), (f.PR_GET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 1)),
+)
+DROPPABLE_CAPABILITIES: Final = 1 << 14 | 1 << 17 | 1 << 24
+"""CAP_IPC_LOCK, CAP_SYS_RAWIO, CAP_SYS_RESOURCE."""
 KINDS: Final = {
     "mmap": 10,
     "mmap anywhere": 4,
@@ -50,24 +69,40 @@ KINDS: Final = {
     "mseal": 1,
     "limit": 1,
     "remap_file_pages": 1,
+    "mmap odd": 2,
+    "mprotect odd": 1,
+    "guard": 2,
+    "process_madvise": 2,
+    "pkey": 3,
+    "shm": 3,
+    "memfd": 2,
+    "secret": 1,
+    "userfaultfd": 4,
+    "prctl": 1,
+    "personality": 1,
+    "query": 2,
+    "mempolicy": 1,
+    "capset": 1,
 }
 """The kinds of step, with their weights where a run has them all."""
 
 
-POPULATES: Final = frozenset({"read", "mlock", "mlock2", "mlockall", "mmap", "madvise", "mremap", "brk"})
-"""Steps that can read memory that was never written to."""
-
-
-def _may_fault_huge(process: Process, op: Op) -> bool:
-    """Whether a step may read the place of a huge page: that makes an anon_vma, where a small page would not."""
-    if op.name == "madvise" and op.args[2] not in (f.MADV_POPULATE_READ, f.MADV_HUGEPAGE):
-        return False
-    for vma in process.vmas():
-        first = vma.start + PMD_SIZE - 1 & -PMD_SIZE
-        if vma.is_anonymous() and vma.anon_vma is None and first + PMD_SIZE <= vma.end:
-            if vma.flags & f.VM_HUGEPAGE or op.name == "madvise":
-                return True
-    return False
+NEVER_WRONG: Final = frozenset(
+    {
+        "read",
+        "write",
+        "prlimit64",
+        "prctl",
+        "personality",
+        "capset",
+        "memfd",
+        "memfd_secret",
+        "pkey_alloc",
+        "pkey_free",
+        "userfaultfd",
+    }
+)
+"""Steps whose arguments are good as they are: others would concern more than memory."""
 
 
 class Generator:
@@ -76,8 +111,8 @@ class Generator:
     def __init__(self, lockstep: Lockstep, seed: int, *, swarm: bool = True) -> None:
         self._lockstep = lockstep
         self._random = random.Random(seed)
-        self._own = {vma.start for vma in lockstep.processes[0].vmas()}
-        """Where the agent itself lies: left alone."""
+        self._safety = Safety(lockstep)
+        self._own = self._safety.own
         chosen = dict(KINDS)
         if swarm:
             kept = self._random.sample(list(KINDS), self._random.randint(3, len(KINDS)))
@@ -108,6 +143,20 @@ class Generator:
             "mseal": lambda process, who: Op("mseal", (*self._range(process), 0), who),
             "limit": self._limit,
             "remap_file_pages": self._remap_file_pages,
+            "mmap odd": self._mmap_odd,
+            "mprotect odd": self._mprotect_odd,
+            "guard": self._guard,
+            "process_madvise": self._process_madvise,
+            "pkey": self._pkey,
+            "shm": self._shm,
+            "memfd": self._memfd,
+            "secret": self._secret,
+            "userfaultfd": self._userfaultfd,
+            "prctl": self._prctl,
+            "personality": self._personality,
+            "query": self._query,
+            "mempolicy": self._mempolicy,
+            "capset": lambda process, who: Op("capset", (self._lockstep.capabilities & ~DROPPABLE_CAPABILITIES,), who),
         }
 
     def steps(self, count: int) -> Iterator[Op]:
@@ -119,9 +168,9 @@ class Generator:
                 who = self._choose(list(self._lockstep.processes))
             kind = self._kinds[bisect.bisect(self._weights, self._random.random() * self._weights[-1])]
             op = self._makers[kind](self._lockstep.processes[who], who)
-            if self._random.random() < self._wrong and op.args and op.name not in ("read", "write", "prlimit64"):
+            if self._random.random() < self._wrong and op.args and op.name not in NEVER_WRONG:
                 op = self._spoil(op)
-            if self._is_safe(op):
+            if self._safety.allows(op):
                 yield op
 
     # -- choices ------------------------------------------------------------------------------------------
@@ -176,34 +225,6 @@ class Generator:
             )
         )
         return Op(op.name, tuple(args), op.who, op.file)
-
-    def _is_safe(self, op: Op) -> bool:
-        """Whether the agent survives it: its own memory is left alone, and no huge amount of it is touched."""
-        process = self._lockstep.processes[op.who]
-        if op.name in POPULATES and _may_fault_huge(process, op):
-            # Whether the huge page fits beside the pages that are there is not modelled.
-            return False
-        if op.name in ("fork", "exit", "prlimit64", "mlockall", "munlockall"):
-            return True
-        if op.name == "mbind" and op.args[4] & 7:
-            # Whether pages lie where a policy wants them is not modelled.
-            return False
-        if op.name == "brk":
-            return abs(op.args[0] - process.mm.brk) < 1 << 24
-        ranges = [(op.args[0], op.args[1] if len(op.args) > 1 else 1)]
-        if op.name == "mmap" and not op.args[3] & (f.MAP_FIXED | f.MAP_FIXED_NOREPLACE):
-            return op.args[1] < 1 << 24 or not op.args[3] & (f.MAP_POPULATE | f.MAP_LOCKED)
-        if op.name == "mremap":
-            ranges.append((op.args[4], op.args[2]))
-            if max(op.args[1], op.args[2]) >= 1 << 24:
-                return False
-        for start, length in ranges:
-            if length >= 1 << 24 and start < TASK_SIZE and length <= TASK_SIZE:
-                return False
-            last = min(start + length + PAGE_SIZE, 1 << 64)
-            if any(vma.start in self._own for vma in process.mm.tree.walk(min(start, last), last)):
-                return False
-        return True
 
     # -- the kinds ----------------------------------------------------------------------------------------
 
@@ -265,10 +286,142 @@ class Generator:
 
     def _limit(self, process: Process, who: int) -> Op:
         mm = process.mm
-        resource, used = self._choose(((f.RLIMIT_AS, mm.total_vm), (f.RLIMIT_DATA, mm.data_vm), (f.RLIMIT_STACK, 2048)))
+        resource, used = self._choose(
+            (
+                (f.RLIMIT_AS, mm.total_vm),
+                (f.RLIMIT_DATA, mm.data_vm),
+                (f.RLIMIT_STACK, 2048),
+                (f.RLIMIT_MEMLOCK, mm.locked_vm),
+                (f.RLIMIT_MEMLOCK, 0),
+            )
+        )
         value = self._choose((f.RLIM_INFINITY, (used + self._choose((0, 1, 4, 20))) * PAGE_SIZE))
         return Op("prlimit64", (resource, value), who)
 
     def _remap_file_pages(self, process: Process, who: int) -> Op:
         addr, length = self._range(process)
         return Op("remap_file_pages", (addr, length, 0, int(self._random.random() * 64), 0), who)
+
+    def _mmap_odd(self, process: Process, who: int) -> Op:
+        """Rare flags and types, on anonymous memory or on a file."""
+        kind = self._choose(
+            (f.MAP_PRIVATE, f.MAP_SHARED, f.MAP_SHARED_VALIDATE, f.MAP_DROPPABLE, f.MAP_DROPPABLE, 0, 5)
+        )
+        flags = kind | self._choose((f.MAP_FIXED, f.MAP_FIXED, f.MAP_FIXED_NOREPLACE)) | self._choose((0, *ODD_FLAGS))
+        prot = self._choose(PROTECTIONS)
+        addr, length = self._range(process)
+        which = self._random.random()
+        if which < 0.3:
+            file = self._any_file(who)
+            return Op("mmap", (addr, length, prot, flags, addr % (1 << 24)), who, file)
+        if which < 0.5:
+            flags |= f.MAP_ANONYMOUS | self._choose(LARGE_FLAGS)
+            return Op("mmap", (addr & -PMD_SIZE, PMD_SIZE, prot, flags, 0), who)
+        return Op("mmap", (addr, length, prot, flags | f.MAP_ANONYMOUS, 0), who)
+
+    def _mprotect_odd(self, process: Process, who: int) -> Op:
+        prot = self._choose(PROTECTIONS) | self._choose(SPECIAL_PROTECTIONS)
+        return Op("mprotect", (*self._range(process), prot), who)
+
+    def _guard(self, process: Process, who: int) -> Op:
+        advice = self._choose((f.MADV_GUARD_INSTALL, f.MADV_GUARD_INSTALL, f.MADV_GUARD_REMOVE))
+        return Op("madvise", (*self._range(process), advice), who)
+
+    def _process_madvise(self, process: Process, who: int) -> Op:
+        ranges = [*self._range(process)]
+        if self._random.random() < 0.5:
+            ranges += self._range(process)
+        advice = self._choose((f.MADV_COLD, f.MADV_PAGEOUT, f.MADV_WILLNEED, *ADVICES))
+        return Op("process_madvise", (advice, self._choose((0, 0, 0, 0, 0, 1)), *ranges), who)
+
+    def _pkey(self, process: Process, who: int) -> Op:
+        which = self._random.random()
+        if which < 0.2:
+            return Op("pkey_alloc", (self._choose((0, 0, 0, 0, 1)), 0), who)
+        key = self._choose((0, 1, 1, 1, 2, 2, 3, 15, 16, (1 << 32) - 1))
+        if which < 0.3:
+            # Key 0 is that of the agent's own memory.
+            return Op("pkey_free", (key or 1,), who)
+        return Op("pkey_mprotect", (*self._range(process), self._choose(PROTECTIONS), key), who)
+
+    def _shm(self, process: Process, who: int) -> Op:
+        if self._random.random() < 0.4:
+            attached = [vma.start for vma in process.vmas() if vma.ops is not None and vma.ops.name == "shm"]
+            return Op("shmdt", (self._choose(attached) if attached else self._place(),), who)
+        flags = self._choose((0, 0, f.SHM_RDONLY, f.SHM_EXEC)) | self._choose((0, f.SHM_REMAP, f.SHM_REMAP))
+        addr = self._choose((0, self._place(), self._edge(process), self._place() + 8))
+        return Op("shmat", (addr, flags | self._choose((0, f.SHM_RND))), who, self._choose((0, 1)))
+
+    def _made(self, who: int, contexts: bool) -> list[int]:
+        """The files, or the userfaultfds, that the run has made and the process holds."""
+        made = self._lockstep.resources[who].made
+        return [FIRST_MADE + slot for slot, file in made.items() if (file is None) == contexts]
+
+    def _new_file(self) -> int:
+        return FIRST_MADE + self._lockstep.slots
+
+    def _any_file(self, who: int) -> int:
+        made = self._made(who, False)
+        if made and self._random.random() < 0.5:
+            return self._choose(made)
+        return int(self._random.random() * len(self._lockstep.models))
+
+    def _memfd(self, process: Process, who: int) -> Op:
+        made = self._made(who, False)
+        which = self._random.random()
+        if not made or (which < 0.1 and self._lockstep.slots < MOST_SLOTS):
+            flags = self._choose((0, f.MFD_ALLOW_SEALING, f.MFD_ALLOW_SEALING))
+            return Op("memfd", (flags, 1 << 14), who, self._new_file())
+        if which < 0.25:
+            seals = self._choose(
+                (f.F_SEAL_WRITE, f.F_SEAL_FUTURE_WRITE, f.F_SEAL_SEAL, f.F_SEAL_GROW, f.F_SEAL_EXEC, 64)
+            )
+            return Op("seal", (seals,), who, self._choose(made))
+        op = self._mmap_file(process, who)
+        return Op(op.name, op.args, who, self._choose(made))
+
+    def _secret(self, process: Process, who: int) -> Op:
+        if self._lockstep.slots < MOST_SLOTS and self._random.random() < 0.3:
+            return Op("memfd_secret", (1 << 14,), who, self._new_file())
+        op = self._mmap_file(process, who)
+        return Op(op.name, op.args, who, self._any_file(who))
+
+    def _userfaultfd(self, process: Process, who: int) -> Op:
+        made = self._made(who, True)
+        which = self._random.random()
+        if not made or (which < 0.05 and self._lockstep.slots < MOST_SLOTS):
+            return Op("userfaultfd", (), who, self._new_file())
+        if which < 0.15:
+            return Op("close", (), who, self._choose(made))
+        if which < 0.35:
+            return Op("unregister", self._range(process), who, self._choose(made))
+        return Op("register", (*self._range(process), self._choose((1, 2, 3, 1, 4, 2, 0, 8))), who, self._choose(made))
+
+    def _prctl(self, process: Process, who: int) -> Op:
+        option, *given = self._choose(CONTROLS)
+        args = [option, *given, 0, 0, 0]
+        if option == f.PR_SET_THP_DISABLE:
+            args[1] = 1 if self._random.random() < 0.5 else 0
+        return Op("prctl", tuple(args[:5]), who)
+
+    def _personality(self, process: Process, who: int) -> Op:
+        now = process.personality
+        return Op("personality", (self._choose((now ^ f.READ_IMPLIES_EXEC, 0xFFFFFFFF)),), who)
+
+    def _query(self, process: Process, who: int) -> Op:
+        if self._random.random() < 0.5:
+            return Op("mincore", self._range(process), who)
+        return Op("msync", (*self._range(process), self._choose((0, 1, 2, 3, 4, 5, 6, 8))), who)
+
+    def _mempolicy(self, process: Process, who: int) -> Op:
+        mode, mask = self._choose(
+            ((0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (0x8002, 1), (0x4002, 1), (0xC002, 1), (0x2003, 1))
+        )
+        which = self._random.random()
+        if which < 0.3:
+            return Op("set_mempolicy", (mode, mask), who)
+        if which < 0.5:
+            return Op("mbind", (*self._range(process), mode, mask, 0), who)
+        if which < 0.8:
+            return Op("set_mempolicy_home_node", (*self._range(process), 0, self._choose((0, 0, 0, 1))), who)
+        return Op("get_mempolicy", (self._choose((0, self._edge(process))), self._choose((0, 2, 4, 5, 8))), who)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, final
 
 from vmalab.calls import Call
+from vmalab.flags import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.ops import FIRST_MADE, Op
 from vmalab.fuzz.translate import Resources, translate
@@ -96,6 +99,12 @@ class Lockstep:
         self.whole: bool = self.agent.reader == "bpf"
         if self.whole and self.agent.first is not None:
             adopt(self._first.mm, self.agent.first)
+        self.capabilities: int = _capabilities(self.agent.pid)
+        """What the agent may do, as bits."""
+        self._hard_limits: dict[int, int] = {}
+        for limit in (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK):
+            hard = resource.prlimit(self.agent.pid, limit)[1]
+            self._hard_limits[limit] = RLIM_INFINITY if hard == resource.RLIM_INFINITY else hard
         self.processes: dict[int, Process] = {}
         self.parents: dict[int, int] = {}
         self.resources: dict[int, Resources] = {}
@@ -114,8 +123,8 @@ class Lockstep:
         self.steps: int = 0
         """How many were compared since."""
         self.slots: int = 0
-        """Files and the like that the run has made."""
-        self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments)}
+        """The first that no file of the run has been made in."""
+        self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments, self._hard_limits)}
         found = self._fork(Op("fork", (), -1))
         assert found is None, str(found)
 
@@ -164,7 +173,8 @@ class Lockstep:
                 if found is not None:
                     return found
                 waiting = []
-            if op.who not in self.processes:
+            if op.who not in self.processes or not self.resources[op.who].has(op):
+                # What makes the process, or the file, is left out of a sequence that is made short.
                 continue
             if op.name == "fork":
                 found = self._fork(op)
@@ -197,11 +207,8 @@ class Lockstep:
         return expected
 
     def _translate(self, op: Op) -> tuple[Call, list[Step]]:
-        resources = self.resources[op.who]
-        if op.name in ("memfd", "memfd_secret", "userfaultfd"):
-            op = Op(op.name, op.args, op.who, FIRST_MADE + self.slots)
-            self.slots += 1
-        return translate(op, resources, self.agent.scratch)
+        self.slots = max(self.slots, op.file - FIRST_MADE + 1)
+        return translate(op, self.resources[op.who], self.agent.scratch)
 
     def _send(self, waiting: list[_Expected], ahead: int) -> Divergence | None:
         """Send a batch to the agent, and compare what comes back until only so many batches are on their way."""
@@ -329,6 +336,13 @@ class Lockstep:
 
 def _result_text(result: int) -> str:
     return f"-{os.strerror(-result)}" if result < 0 else hex(result)
+
+
+def _capabilities(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
 
 
 _FACTS: list[records.Machine] = []

@@ -7,6 +7,7 @@ from typing import Final, final
 
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
+from vmalab.flags import F_ADD_SEALS, F_SEAL_SEAL, MFD_ALLOW_SEALING, RLIM_INFINITY
 from vmalab.fuzz.files import SEGMENT_PAGES
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
 from vmalab.live.agent import Step
@@ -16,20 +17,22 @@ NODE_MASK_BITS: Final = 64
 NO_SLOTS: Final = (0, 0, 0, 0, 0, 0)
 PIDFD_SELF: Final = (1 << 64) - 10000
 """This thread group, where a call takes a descriptor of a process (Linux 6.14)."""
-_NO_LIMIT: Final = b"\xff" * 8
 _FTRUNCATE: Final = 77
 _IOCTL: Final = 16
 _FCNTL: Final = 72
 _MEMFD_CREATE: Final = 319
 _USERFAULTFD: Final = 323
 _MEMFD_SECRET: Final = 447
-_ADD_SEALS: Final = 1033
 _UFFDIO_API: Final = 0xC018AA3F
 _UFFDIO_REGISTER: Final = 0xC020AA00
 _UFFDIO_UNREGISTER: Final = 0x8010AA01
 _UFFD_API: Final = 0xAA
 _FEATURE_SIGBUS: Final = 1 << 7
+_CAPABILITY_VERSION: Final = 0x20080522
 _O_CLOEXEC: Final = 0o2000000
+
+MAKERS: Final = ("memfd", "memfd_secret", "userfaultfd")
+"""Steps that make a file."""
 
 Translated = tuple[Call, list[Step]]
 
@@ -38,18 +41,26 @@ Translated = tuple[Call, list[Step]]
 class Resources:
     """What a process of a run holds: files that all runs have, and what the run has made, by slot."""
 
-    def __init__(self, files: list[File], descriptors: list[int], segments: list[int]) -> None:
+    def __init__(
+        self, files: list[File], descriptors: list[int], segments: list[int], hard_limits: dict[int, int]
+    ) -> None:
         self.files: list[File] = files
         self.descriptors: list[int] = descriptors
         self.segments: list[int] = segments
+        self.hard_limits: dict[int, int] = hard_limits
+        """They stay as they are."""
         self.made: dict[int, File | None] = {}
         """By slot; None is a userfaultfd."""
 
     def inherited(self) -> Resources:
         """What a child has of it: a userfaultfd is closed there, it speaks for the parent's memory."""
-        child = Resources(self.files, self.descriptors, self.segments)
+        child = Resources(self.files, self.descriptors, self.segments, self.hard_limits)
         child.made = {slot: file for slot, file in self.made.items() if file is not None}
         return child
+
+    def has(self, op: Op) -> bool:
+        """Whether the file of a step is there, or is made by it."""
+        return op.file < FIRST_MADE or op.name in MAKERS or op.file - FIRST_MADE in self.made
 
     def contexts(self) -> list[int]:
         """The slots of the userfaultfds."""
@@ -97,9 +108,10 @@ def _get_mempolicy(op: Op, resources: Resources, scratch: int) -> Translated:
 
 
 def _prlimit64(op: Op, resources: Resources, scratch: int) -> Translated:
-    resource, value = op.args
-    args = (0, resource, scratch, 0)
-    return Call("prlimit64", args, data={"cur": value}), [Step(302, args, _bytes(value) + _NO_LIMIT)]
+    limit, value = op.args
+    args = (0, limit, scratch, 0)
+    hard = resources.hard_limits.get(limit, RLIM_INFINITY)
+    return Call("prlimit64", args, data={"cur": value, "max": hard}), [Step(302, args, _bytes(value) + _bytes(hard))]
 
 
 def _mincore(op: Op, resources: Resources, scratch: int) -> Translated:
@@ -128,7 +140,8 @@ def _memfd(op: Op, resources: Resources, scratch: int) -> Translated:
     slot = op.file - FIRST_MADE
     file = File("/memfd:v (deleted)", kind="memfd", ops=SHMEM_OPS, private_ops=SHMEM_OPS)
     file.size = pages * PAGE_SIZE
-    file.sealable = bool(flags & 2)
+    if not flags & MFD_ALLOW_SEALING:
+        file.seals = F_SEAL_SEAL
     resources.made[slot] = file
     create = Step(_MEMFD_CREATE, (scratch, flags | 1), b"v\0", to=slot + 1)
     return Call("memfd_create", (scratch, flags)), [create, _truncate(slot, file.size)]
@@ -140,7 +153,7 @@ def _truncate(slot: int, size: int) -> Step:
 
 def _memfd_secret(op: Op, resources: Resources, scratch: int) -> Translated:
     slot = op.file - FIRST_MADE
-    file = File("/secretmem (deleted)", kind="secretmem", ops=SECRET_OPS, private_ops=SECRET_OPS)
+    file = File("/secretmem (deleted)", kind="secretmem", noexec=True, ops=SECRET_OPS, private_ops=SECRET_OPS)
     file.size = op.args[0] * PAGE_SIZE
     resources.made[slot] = file
     create = Step(_MEMFD_SECRET, (_O_CLOEXEC,), to=slot + 1)
@@ -149,8 +162,8 @@ def _memfd_secret(op: Op, resources: Resources, scratch: int) -> Translated:
 
 def _seal(op: Op, resources: Resources, scratch: int) -> Translated:
     slot = op.file - FIRST_MADE
-    call = Call("fcntl", (slot, _ADD_SEALS, op.args[0]), resources.made[slot])
-    return call, [Step(_FCNTL, (0, _ADD_SEALS, op.args[0]), slots=(slot + 1, 0, 0, 0, 0, 0))]
+    call = Call("fcntl", (slot, F_ADD_SEALS, op.args[0]), resources.made[slot])
+    return call, [Step(_FCNTL, (0, F_ADD_SEALS, op.args[0]), slots=(slot + 1, 0, 0, 0, 0, 0))]
 
 
 def _userfaultfd(op: Op, resources: Resources, scratch: int) -> Translated:
@@ -183,6 +196,15 @@ def _unregister(op: Op, resources: Resources, scratch: int) -> Translated:
     return Call("ioctl", (slot, _UFFDIO_UNREGISTER, scratch), data=data), [step]
 
 
+def _capset(op: Op, resources: Resources, scratch: int) -> Translated:
+    effective = op.args[0]
+    low, high = effective & 0xFFFFFFFF, effective >> 32
+    words = (_CAPABILITY_VERSION, 0, low, low, 0, high, high, 0)
+    packed = b"".join([word.to_bytes(4, "little") for word in words])
+    call = Call("capset", (scratch, scratch + 8), data={"effective": effective})
+    return call, [Step(126, (scratch, scratch + 8), packed)]
+
+
 def _close(op: Op, resources: Resources, scratch: int) -> Translated:
     slot = op.file - FIRST_MADE
     del resources.made[slot]
@@ -204,6 +226,7 @@ _TRANSLATORS: Final[dict[str, Callable[[Op, Resources, int], Translated]]] = {
     "userfaultfd": _userfaultfd,
     "register": _register,
     "unregister": _unregister,
+    "capset": _capset,
     "close": _close,
 }
 

@@ -25,6 +25,7 @@ def machine_facts() -> Machine:
     facts.swap_pages = int(memory.get("SwapTotal", 0)) * 1024 // facts.page_size
     for name in ("max_map_count", "overcommit_memory", "overcommit_ratio", "overcommit_kbytes"):
         setattr(facts, name, _number(f"/proc/sys/vm/{name}", getattr(facts, name)))
+    facts.dac_mmap_min_addr = _number("/proc/sys/vm/mmap_min_addr", facts.mmap_min_addr)
     facts.mmap_min_addr = _lowest_address(_number("/proc/sys/vm/mmap_min_addr", facts.mmap_min_addr))
     gap = re.search(r"(?:^|\s)stack_guard_gap=(\d+)", _text("/proc/cmdline"))
     if gap is not None:

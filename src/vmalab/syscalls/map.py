@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_down, page_up
 from vmalab.flags import (
+    F_SEAL_FUTURE_WRITE,
+    F_SEAL_WRITE,
     MAP_ANONYMOUS,
     MAP_DROPPABLE,
     MAP_FIXED,
@@ -74,11 +78,13 @@ from vmalab.reason import (
 )
 from vmalab.syscalls.populate import mm_populate
 from vmalab.vma.area import HUGETLB_1G_OPS, HUGETLB_OPS, File
-from vmalab.vma.map import Mapping, do_brk_flags, mmap_region
+from vmalab.vma.map import DAX_FILESYSTEMS, Mapping, do_brk_flags, mmap_region
 from vmalab.vma.place import check_fixed, get_unmapped_area, round_hint_to_min
 from vmalab.vma.space import OVERCOMMIT_NEVER, Mm
 from vmalab.vma.unmap import do_munmap, munmap_range
 
+SIZED_KINDS: Final = ("regular", "memfd", "shm", "secretmem", "hugetlb")
+"""Files that are mapped within the largest size of a file."""
 LEGACY_MAP_MASK: int = 0xFFFFF & ~MAP_SYNC | 0xFC000000
 """The flags that MAP_SHARED has always passed over in silence."""
 
@@ -102,7 +108,7 @@ def execute_only_pkey(mm: Mm) -> int:
 
 def take_pkey(mm: Mm) -> int:
     """Allocate the first free protection key: its number, or -1 (mm_pkey_alloc)."""
-    for key in range(1, 16):
+    for key in range(16):
         if not mm.pkeys >> key & 1:
             mm.pkeys |= 1 << key
             return key
@@ -153,8 +159,10 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
     mm.mmap_write_lock()
     result = do_mmap(mm, file, addr, length, prot, flags, 0, offset >> PAGE_SHIFT)
     vma = mm.vma_lookup(result) if result >= 0 else None
+    # What was to be locked is populated, even if the mapping is of a kind that is never locked.
+    locked = flags & MAP_LOCKED or mm.def_flags & VM_LOCKED
     mm.mmap_write_unlock()
-    if vma is not None and (vma.flags & VM_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE):
+    if vma is not None and (locked or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE):
         # Errors of populating are nobody's business: the mapping stands.
         mm_populate(mm, result, result + page_up(length))
     return result
@@ -164,6 +172,8 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
     """Check, choose the place and map (do_mmap): the address, or minus a reason.  pgoff is in pages."""
     if length == 0:
         return -LENGTH_ZERO
+    if prot & PROT_READ and mm.read_implies_exec and not (file is not None and file.noexec):
+        prot |= PROT_EXEC
     if flags & MAP_FIXED_NOREPLACE:
         flags |= MAP_FIXED
     if not flags & MAP_FIXED:
@@ -203,13 +213,13 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
 
 def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_flags: int) -> tuple[int, int]:
     """The VM_ flags for a mapping of a file, and YES or a reason."""
-    if file.kind in ("regular", "memfd", "shm") and pgoff + (length >> PAGE_SHIFT) > (1 << 63) >> PAGE_SHIFT:
+    if file.kind in SIZED_KINDS and pgoff + (length >> PAGE_SHIFT) > (1 << 63) >> PAGE_SHIFT:
         return 0, OFFSET_OVERFLOW
     kind = flags & MAP_TYPE
     if kind == MAP_SHARED:
         flags &= LEGACY_MAP_MASK
     if kind in (MAP_SHARED, MAP_SHARED_VALIDATE):
-        if flags & ~LEGACY_MAP_MASK:
+        if flags & ~(LEGACY_MAP_MASK | (MAP_SYNC if file.fs in DAX_FILESYSTEMS else 0)):
             return 0, FLAGS_NOT_SUPPORTED
         if prot & PROT_WRITE and not file.writable:
             return 0, FILE_NOT_WRITABLE
@@ -229,7 +239,7 @@ def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_f
         return 0, NOT_MAPPABLE
     if vm_flags & VM_GROWSDOWN:
         return 0, GROWSDOWN_NOT_PRIVATE
-    if file.sealed_write and vm_flags & VM_SHARED:
+    if file.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE) and vm_flags & VM_SHARED:
         if vm_flags & VM_WRITE:
             return 0, FILE_SEALED
         # A sealed memfd can be shared for reading, for good.

@@ -168,7 +168,10 @@ def _may_move_with_others(vma: Vma) -> bool:
     """Whether a VMA can be one of several that move: no userfaultfd, no driver that chooses addresses."""
     if vma.uffd is not None:
         return False
-    return vma.file is None or vma.file.kind in ("regular", "memfd", "shm", "hugetlb")
+    if vma.ops is not None and vma.ops.name == "shm":
+        # A System V segment; shared anonymous memory is shmem, which may.
+        return False
+    return vma.file is None or vma.file.kind in ("regular", "memfd", "shm", "hugetlb", "secretmem")
 
 
 def _remap_one(remap: Remap, vma: Vma | None) -> int:

@@ -6,6 +6,7 @@ from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
     VM_ACCESS,
     VM_EXEC,
+    VM_HUGETLB,
     VM_IO,
     VM_LOCKONFAULT,
     VM_MAYBE_GUARD,
@@ -19,6 +20,7 @@ from vmalab.flags import (
 )
 from vmalab.reason import (
     FAULT_BEYOND_FILE,
+    FAULT_NO_HUGE_PAGES,
     FAULT_NO_PERMISSION,
     FAULT_NOT_MAPPED,
     FAULT_PKEY,
@@ -47,6 +49,11 @@ def _pkey_denies(vma: Vma) -> bool:
     return key != 0 and key == vma.mm.execute_only_pkey
 
 
+def _is_secret(vma: Vma) -> bool:
+    """Secret memory has pages that only its owner touches: the kernel does not take hold of them."""
+    return vma.file is not None and vma.file.kind == "secretmem"
+
+
 def mm_populate(mm: Mm, start: int, end: int) -> int:
     """Touch the pages of [start, end), under a lock of its own (__mm_populate).  As populate_range."""
     mm.mmap_read_lock()
@@ -63,16 +70,16 @@ def populate_range(mm: Mm, start: int, end: int) -> int:
     vma = mm.find_vma(start) if start < end else None
     while vma is not None and vma.start < end:
         if not vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
-            if not vma.flags & VM_ACCESS or _pkey_denies(vma):
+            if not vma.flags & VM_ACCESS or _pkey_denies(vma) or _is_secret(vma):
                 return POPULATE_FAULT
             if mm.faults_observed and pages_uncertain(vma):
                 return YES
             last = min(end, vma.end) - 1
-            if _breaks_cow(vma):
+            if _breaks_cow(vma) or _takes_huge_page(vma):
                 refusal = anon_vma_prepare(vma)
                 if refusal != YES:
                     return refusal
-            if _beyond_file(vma, last):
+            if _beyond_file(vma, last) or _pool_is_empty(vma):
                 return POPULATE_FAULT
         vma = mm.find_vma(vma.end)
     return YES
@@ -87,6 +94,16 @@ def _beyond_file(vma: Vma, addr: int) -> bool:
     """Whether an address lies beyond the end of its file, as far as that is known."""
     file = vma.file
     return file is not None and 0 <= file.size <= vma.pgoff_at(addr) << PAGE_SHIFT
+
+
+def _takes_huge_page(vma: Vma) -> bool:
+    """Private huge pages are the process's own from the first access on, also if that only reads."""
+    return vma.flags & (VM_HUGETLB | VM_MAYSHARE) == VM_HUGETLB
+
+
+def _pool_is_empty(vma: Vma) -> bool:
+    """Whether there is no huge page for a VMA that has none reserved."""
+    return vma.flags & VM_HUGETLB != 0 and vma.mm.settings.hugepages == 0
 
 
 def madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
@@ -106,16 +123,17 @@ def _madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
         if (
             vma.flags & (VM_IO | VM_PFNMAP)
             or _pkey_denies(vma)
-            or not vma.flags & (VM_WRITE if write else VM_READ | VM_EXEC)
+            or _is_secret(vma)
+            or not vma.flags & (VM_WRITE if write else VM_READ)
         ):
             return POPULATE_NO_PERMISSION
         if mm.faults_observed and pages_uncertain(vma):
             return YES
-        if write and not vma.flags & VM_SHARED:
+        if (write and not vma.flags & VM_SHARED) or _takes_huge_page(vma):
             refusal = anon_vma_prepare(vma)
             if refusal != YES:
                 return refusal
-        if _beyond_file(vma, min(end, vma.end) - 1):
+        if _beyond_file(vma, min(end, vma.end) - 1) or _pool_is_empty(vma):
             return POPULATE_FAULT
         at = vma.end
     return YES
@@ -156,9 +174,11 @@ def _handle_fault(mm: Mm, addr: int, write: bool, execute: bool) -> int:
         return FAULT_NO_PERMISSION
     if not execute and _pkey_denies(vma):
         return FAULT_PKEY
-    if write and not vma.flags & (VM_SHARED | VM_MAYSHARE):
+    if (write and not vma.flags & (VM_SHARED | VM_MAYSHARE)) or _takes_huge_page(vma):
         # Before the file is asked for the page.
         refusal = anon_vma_prepare(vma)
         if refusal != YES:
             return refusal
+    if _pool_is_empty(vma):
+        return FAULT_NO_HUGE_PAGES
     return FAULT_BEYOND_FILE if _beyond_file(vma, addr) else YES

@@ -16,6 +16,7 @@ from vmalab.flags import (
     VM_GROWSDOWN,
     VM_HUGETLB,
     VM_LOCKED,
+    VM_MAYEXEC,
     VM_NORESERVE,
     VM_PKEY_MASK,
     VM_PKEY_SHIFT,
@@ -69,7 +70,7 @@ def mprotect(mm: Mm, start: int, length: int, prot: int, pkey: int = -1) -> int:
 
 
 def _protect_range(mm: Mm, start: int, end: int, prot: int, grows: int, pkey: int) -> int:
-    if pkey != -1 and not (0 <= pkey < 16 and mm.pkeys >> pkey & 1):
+    if pkey != -1 and not mm_pkey_is_allocated(mm, pkey):
         return -PKEY_NOT_ALLOCATED
     vma = mm.find_vma_intersection(start, end)
     if vma is None:
@@ -94,8 +95,10 @@ def _protect_vmas(mm: Mm, first: Vma, start: int, end: int, prot: int, pkey: int
         if vma is None or vma.start > at:
             return -NOT_MAPPED
         upto = min(vma.end, end)
-        key = _pkey_for(vma, prot) if pkey == -1 else pkey
-        flags = calc_vm_prot_bits(prot, key) | vma.flags & ~(VM_ACCESS | VM_PKEY_MASK)
+        implied = mm.read_implies_exec and prot & PROT_READ and vma.flags & VM_MAYEXEC
+        wanted = prot | PROT_EXEC if implied else prot
+        key = _pkey_for(vma, wanted) if pkey == -1 else pkey
+        flags = calc_vm_prot_bits(wanted, key) | vma.flags & ~(VM_ACCESS | VM_PKEY_MASK)
         # Each access bit has its MAY bit four places up.
         if flags & ~(flags >> 4) & VM_ACCESS:
             return -PROT_NOT_PERMITTED
@@ -165,6 +168,11 @@ def mprotect_fixup(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int
     return modified, YES
 
 
+def mm_pkey_is_allocated(mm: Mm, pkey: int) -> bool:
+    """Whether a key can be named in a call: the one of memory that can be executed only cannot."""
+    return 0 <= pkey < 16 and mm.pkeys >> pkey & 1 != 0 and pkey != mm.execute_only_pkey
+
+
 def pkey_alloc(mm: Mm, flags: int, rights: int) -> int:
     """pkey_alloc: the key, or minus a reason."""
     if flags or rights & ~3:
@@ -177,7 +185,7 @@ def pkey_alloc(mm: Mm, flags: int, rights: int) -> int:
 
 def pkey_free(mm: Mm, pkey: int) -> int:
     """pkey_free: 0 or minus a reason.  VMAs keep the key."""
-    if not 0 < pkey < 16 or not mm.pkeys >> pkey & 1:
+    if not mm_pkey_is_allocated(mm, pkey):
         return -PKEY_NOT_ALLOCATED
     mm.pkeys &= ~(1 << pkey)
     return 0

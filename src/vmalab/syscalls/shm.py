@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, page_down, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_down, page_up
 from vmalab.flags import (
     MAP_FIXED,
     MAP_SHARED,
@@ -40,15 +40,20 @@ def shmat(mm: Mm, segment: File, size: int, addr: int, flags: int) -> int:
     if flags & SHM_EXEC:
         prot |= PROT_EXEC
     mm.mmap_write_lock()
-    if addr and not flags & SHM_REMAP and mm.find_vma_intersection(addr, addr + size) is not None:
+    if addr and not flags & SHM_REMAP and _is_in_the_way(mm, addr, addr + size):
         result = -SHM_OVERLAPS
     else:
         segment.writable = not flags & SHM_RDONLY
+        segment.size = size
         result = do_mmap(mm, segment, addr, size, prot, map_flags, 0, 0)
     mm.mmap_write_unlock()
     if result >= 0 and mm.def_flags & VM_LOCKED:
         mm_populate(mm, result, result + page_up(size))
     return result
+
+
+def _is_in_the_way(mm: Mm, start: int, end: int) -> bool:
+    return end >= ULONG_END or mm.find_vma_intersection(start, end) is not None
 
 
 def shmdt(mm: Mm, addr: int) -> int:
@@ -74,11 +79,12 @@ def _detach(mm: Mm, addr: int) -> int:
         return SHM_NOT_ATTACHED
     file = first.file
     assert file is not None
-    pieces = [
-        (vma.start, vma.end)
-        for vma in mm.vmas()
-        if vma.file is file and vma.start >= first.start and vma.start - addr == vma.pgoff << PAGE_SHIFT
-    ]
+    pieces = [(first.start, first.end)]
+    vma = mm.find_vma(first.end)
+    while vma is not None and vma.end - addr <= page_up(file.size):
+        if vma.file is file and vma.start - addr == vma.pgoff << PAGE_SHIFT:
+            pieces.append((vma.start, vma.end))
+        vma = mm.find_vma(vma.end)
     for start, end in pieces:
         munmap_range(mm, start, end)
     return YES

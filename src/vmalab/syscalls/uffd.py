@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from vmalab.addr import PAGE_MASK
+from vmalab.addr import PAGE_MASK, PAGE_SIZE
 from vmalab.flags import (
     VM_DROPPABLE,
     VM_HUGETLB,
     VM_MAYWRITE,
-    VM_SHARED,
-    VM_SPECIAL,
     VM_UFFD,
     VM_UFFD_MINOR,
     VM_UFFD_MISSING,
@@ -24,6 +22,7 @@ from vmalab.reason import (
     UFFD_NOT_ANONYMOUS,
     UFFD_NOT_WRITABLE,
     UFFD_NOTHING_MAPPED,
+    UFFD_OF_ANOTHER,
     UNALIGNED,
     YES,
 )
@@ -41,26 +40,33 @@ def _check_range(mm: Mm, start: int, length: int) -> int:
         return UNALIGNED
     if length == 0:
         return LENGTH_ZERO
-    if start < mm.settings.min_addr or start >= mm.task_size or length > mm.task_size - start:
+    if start >= mm.task_size or length > mm.task_size - start:
         return BEYOND_TASK_SIZE
     return YES
 
 
-def vma_can_userfault(vma: Vma, flags: int) -> bool:
+def vma_can_userfault(vma: Vma, flags: int, wp_async: bool) -> bool:
     """Whether a VMA can be registered with these VM_UFFD_ flags: anonymous, shmem or hugetlb memory."""
     if vma.flags & VM_DROPPABLE:
         return False
     kind = "" if vma.ops is None else vma.ops.name
-    if flags & VM_UFFD_MINOR and kind not in ("hugetlb", "shmem", "shm"):
+    if flags & VM_UFFD_MINOR and kind not in ("hugetlb", "shmem"):
         return False
-    if flags == VM_UFFD_WP and not vma.flags & VM_SPECIAL:
-        # Write-protection alone works on any memory whose page tables can hold a marker.
+    if wp_async and flags == VM_UFFD_WP:
+        # Nobody waits for an answer: any memory will do.
         return True
-    return kind in ("", "hugetlb", "shmem", "shm")
+    return kind in ("", "hugetlb", "shmem")
+
+
+def _page_size(vma: Vma) -> int:
+    """The size in bytes of the pages of a VMA."""
+    return vma.file.huge_size if vma.flags & VM_HUGETLB and vma.file is not None else PAGE_SIZE
 
 
 def register(mm: Mm, uffd: Userfaultfd, start: int, length: int, mode: int) -> int:
-    """UFFDIO_REGISTER: 0 or minus a reason.  Registering again replaces the mode."""
+    """UFFDIO_REGISTER: 0 or minus a reason.  Registering again replaces the mode,
+    unless it asks for less than there is.
+    """
     if mode == 0 or mode & ~7:
         return -UFFD_BAD_MODE
     refusal = _check_range(mm, start, length)
@@ -81,14 +87,16 @@ def _register_range(mm: Mm, uffd: Userfaultfd, start: int, end: int, wanted: int
     vmas = mm.tree.walk(start, end)
     if not vmas:
         return UFFD_NOTHING_MAPPED
+    if start & (_page_size(vmas[0]) - 1):
+        return UNALIGNED
     for vma in vmas:
-        if not vma_can_userfault(vma, wanted):
+        if not vma_can_userfault(vma, wanted, uffd.wp_async):
             return UFFD_NOT_ANONYMOUS
         if not vma.flags & VM_MAYWRITE:
             return UFFD_NOT_WRITABLE
         if vma.uffd is not None and vma.uffd is not uffd:
             return UFFD_BUSY
-        if vma.flags & VM_HUGETLB and end & 0x1FFFFF and vma.start < end < vma.end:
+        if vma.start < end <= vma.end and end & (_page_size(vma) - 1):
             return UNALIGNED
     at = start
     while at < end:
@@ -97,7 +105,7 @@ def _register_range(mm: Mm, uffd: Userfaultfd, start: int, end: int, wanted: int
             break
         upto: int = min(found.end, end)
         flags = found.flags & ~VM_UFFD | wanted
-        if found.uffd is not uffd or found.flags != flags:
+        if found.uffd is not uffd or found.flags & wanted != wanted:
             found, refusal = vma_modify_uffd(found, max(at, found.start), upto, flags, uffd)
             if refusal != YES:
                 return refusal
@@ -105,23 +113,27 @@ def _register_range(mm: Mm, uffd: Userfaultfd, start: int, end: int, wanted: int
     return YES
 
 
-def unregister(mm: Mm, start: int, length: int) -> int:
+def unregister(mm: Mm, uffd: Userfaultfd, start: int, length: int) -> int:
     """UFFDIO_UNREGISTER: 0 or minus a reason."""
     refusal = _check_range(mm, start, length)
     if refusal != YES:
         return -refusal
     mm.mmap_write_lock()
-    refusal = _unregister_range(mm, start, start + length)
+    refusal = _unregister_range(mm, uffd, start, start + length)
     mm.mmap_write_unlock()
     return -refusal
 
 
-def _unregister_range(mm: Mm, start: int, end: int) -> int:
+def _unregister_range(mm: Mm, uffd: Userfaultfd, start: int, end: int) -> int:
     vmas = mm.tree.walk(start, end)
     if not vmas:
         return UFFD_NOTHING_MAPPED
+    if start & (_page_size(vmas[0]) - 1):
+        return UNALIGNED
     for vma in vmas:
-        if not vma_can_userfault(vma, vma.flags & VM_SHARED):
+        if vma.uffd is not None and vma.uffd is not uffd:
+            return UFFD_OF_ANOTHER
+        if not vma_can_userfault(vma, vma.flags & VM_UFFD, uffd.wp_async):
             return UFFD_NOT_ANONYMOUS
     at = start
     while at < end:

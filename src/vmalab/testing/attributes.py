@@ -46,9 +46,10 @@ FLAGS: Final = {
     "missing": f.VM_UFFD_MISSING,
     "wp": f.VM_UFFD_WP,
     "minor": f.VM_UFFD_MINOR,
+    "sync": f.VM_SYNC,
 }
 """The words for flags.  VM_MAY and, where memory is private and writable, VM_ACCOUNT go without saying."""
-DRIVERS: Final = ("file", "close", "shmem", "hugetlb", "special", "secret", "zero")
+DRIVERS: Final = ("file", "close", "shmem", "hugetlb", "special", "secret", "zero", "ext4")
 """The drivers a file can have: a plain one, one with a close hook, and those with rules of their own."""
 
 

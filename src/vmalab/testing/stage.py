@@ -39,7 +39,10 @@ OPS: Final[dict[str, VmaOps | None]] = {
     "hugetlb": HUGETLB_OPS,
     "special": SPECIAL_OPS,
     "secret": SECRET_OPS,
+    "ext4": FILE_OPS,
 }
+
+KINDS: Final = {"zero": "zero", "hugetlb": "hugetlb", "shmem": "memfd", "secret": "secretmem"}
 
 Shown = tuple[int, int, int, int, str, str, tuple[str, ...], str, str, str]
 """A VMA as it is compared: start and end page in the strip, flags, offset, file, driver, chain, and so on."""
@@ -72,8 +75,8 @@ class Names:
             return None
         if name not in self.files:
             ops = OPS[attributes.driver]
-            kind = {"zero": "zero", "hugetlb": "hugetlb", "shmem": "memfd"}.get(attributes.driver, "regular")
-            file = File(name, kind=kind, ops=ops, private_ops=ops)
+            file = File(name, kind=KINDS.get(attributes.driver, "regular"), ops=ops, private_ops=ops)
+            file.fs = "ext4" if attributes.driver == "ext4" else ""
             file.huge_size = 0x200000 if attributes.driver == "hugetlb" else 0
             self.files[name] = file
             self.give(file, name)
@@ -137,6 +140,7 @@ class Stage:
         start_page = _number(given, "start", START_PAGE)
         self.base = start_page << PAGE_SHIFT
         settings.min_addr = self.base + _number(given, "min_page", 0) * PAGE_SIZE
+        settings.dac_min_addr = settings.min_addr
         settings.max_map_count = _number(given, "max_map_count", 65530)
         settings.stack_guard_gap = _number(given, "guard_gap", 4) * PAGE_SIZE
         self.commit = Commit(_number(given, "ram", 1 << 20))

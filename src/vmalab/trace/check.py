@@ -283,6 +283,10 @@ def _check_machine(machine: Machine) -> str | None:
         problem = _word(f"machine.{name}", getattr(machine, name))
         if problem is not None:
             return problem
+    if machine.dac_mmap_min_addr is not None:
+        problem = _word("machine.dac_mmap_min_addr", machine.dac_mmap_min_addr)
+        if problem is not None:
+            return problem
     if not 0 <= machine.overcommit_memory <= 2:
         return f"machine.overcommit_memory is {_number(machine.overcommit_memory)}; it must be 0, 1 or 2"
     if not 1 <= machine.numa_nodes <= 1024:

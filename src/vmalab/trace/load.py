@@ -47,6 +47,8 @@ def load_machine(machine: records.Machine, semantics: Semantics | None = None) -
     settings = Settings()
     settings.max_map_count = machine.max_map_count
     settings.min_addr = machine.mmap_min_addr
+    given = machine.dac_mmap_min_addr
+    settings.dac_min_addr = machine.mmap_min_addr if given is None else given
     settings.stack_guard_gap = machine.stack_guard_gap * PAGE_SIZE
     settings.thp = machine.thp_enabled != "none"
     settings.thp_shmem = machine.thp_shmem not in ("never", "deny", "none")

@@ -44,7 +44,9 @@ class Machine(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     page_size: int = 4096
     task_size: int = 0x7FFFFFFFF000
     mmap_min_addr: int = 65536
-    """The lowest address that may be mapped without CAP_SYS_RAWIO; the security module's if that is higher."""
+    """The lowest address that the kernel chooses, raises a hint to, or lets a stack grow to."""
+    dac_mmap_min_addr: int | None = None
+    """The sysctl: what is below it can be mapped with CAP_SYS_RAWIO only.  None where it is not known to be lower."""
     stack_guard_gap: int = 256
     """Pages."""
     max_map_count: int = 65530

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from vmalab.addr import PAGE_SHIFT
-from vmalab.flags import permissions
+from vmalab.flags import VM_MAYWRITE, VM_SHARED, permissions
 from vmalab.vma.keys import COMPILED
 
 if TYPE_CHECKING:
@@ -69,12 +69,14 @@ def mpol_equal(one: Policy | None, other: Policy | None) -> bool:
 class Userfaultfd:
     """The context of a userfaultfd; identity is what counts."""
 
-    __slots__ = ("event_fork", "event_remap", "name")
+    __slots__ = ("event_fork", "event_remap", "name", "wp_async")
 
     def __init__(self, name: str, event_fork: bool = False, event_remap: bool = False) -> None:
         self.name: str = name
         self.event_fork: bool = event_fork
         self.event_remap: bool = event_remap
+        self.wp_async: bool = False
+        """Writes to write-protected pages wait for nobody: any memory can be registered for that."""
 
 
 @final
@@ -100,7 +102,7 @@ class VmaOps:
         """Splits must fall on a multiple of this many bytes; 0 for any page."""
         self.never_split: bool = never_split
         self.never_locked: bool = never_locked
-        """DAX and secret memory: mlock passes them over."""
+        """Secret memory, which always is: mlock and munlock pass it over."""
 
 
 FILE_OPS: Final = VmaOps("file")
@@ -131,11 +133,11 @@ class File:
         "private_ops",
         "readable",
         "refs",
-        "sealable",
-        "sealed_write",
+        "seals",
         "size",
         "thp_aligned",
         "writable",
+        "writers",
     )
 
     def __init__(
@@ -172,10 +174,10 @@ class File:
         """The filesystem wants large mappings aligned to huge pages."""
         self.huge_size: int = huge_size
         """The page size in bytes of a hugetlb file, else 0."""
-        self.sealed_write: bool = False
-        """A memfd whose seals forbid writing, now (F_SEAL_WRITE) or through new mappings (F_SEAL_FUTURE_WRITE)."""
-        self.sealable: bool = True
-        """Whether seals can be added: a memfd that was made with MFD_ALLOW_SEALING, and has no F_SEAL_SEAL."""
+        self.seals: int = 0
+        """The F_SEAL_ bits of a memfd."""
+        self.writers: int = 0
+        """How many VMAs share it and can ever write to it (i_mmap_writable)."""
         self.size: int = -1
         """Bytes, where that is known, else -1: pages beyond it cannot be touched."""
         self.refs: int = 0
@@ -250,6 +252,10 @@ class Vma:
             return f"[anon:{self.name}]"
         return self.label
 
+    def is_shared_writer(self) -> int:
+        """1 if it shares its file and may ever be writable (vma_is_shared_maywrite), else 0."""
+        return 1 if self.flags & (VM_SHARED | VM_MAYWRITE) == VM_SHARED | VM_MAYWRITE else 0
+
     def set_policy(self, policy: Policy | None) -> None:
         """Replace the memory policy, references included (vma_replace_policy)."""
         if policy is not None:
@@ -262,6 +268,7 @@ class Vma:
         """Count what a duplicate holds, now that nothing can fail any more."""
         if self.file is not None:
             self.file.refs += 1
+            self.file.writers += self.is_shared_writer()
         if self.policy is not None:
             self.policy.refs += 1
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
     VM_ACCOUNT,
+    VM_DONTDUMP,
     VM_DROPPABLE,
     VM_EXEC,
     VM_HUGETLB,
@@ -21,15 +22,19 @@ from vmalab.flags import (
     VM_READ,
     VM_SHARED,
     VM_SPECIAL,
+    VM_SYNC,
     VM_WRITE,
 )
 from vmalab.reason import (
+    FLAGS_NOT_SUPPORTED,
     HUGETLB_NO_PAGES,
+    HUGETLB_OFFSET,
     MAP_COUNT_BRK,
     MDWE,
     NO_MEMORY_TREE,
     NO_MEMORY_VMA,
     OVERLAPS_INSERT,
+    SECRET_PRIVATE,
     YES,
 )
 from vmalab.vma.account import accountable_mapping
@@ -40,6 +45,10 @@ from vmalab.vma.space import Mm
 from vmalab.vma.unmap import Gathered, complete, gather, zap
 
 VM_DATA_FLAGS = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+
+
+DAX_FILESYSTEMS: Final = ("ext2", "ext4", "xfs")
+"""Their files refuse MAP_SYNC unless they lie on persistent memory.  Confirmed for ext4."""
 
 
 @final
@@ -118,6 +127,9 @@ def _place_mapping(mapping: Mapping) -> int:
     """Put a mapping into its empty range: into a neighbour if one takes it, else as a new VMA."""
     mm = mapping.mm
     end = mapping.start + mapping.length
+    refusal = _prepare(mapping)
+    if refusal != YES:
+        return refusal
     mapping.flags = ksm_vma_flags(mm, mapping.flags)
     request = MergeRequest(mm, mapping.start, end, mapping.flags, mapping.pgoff)
     request.file = mapping.file
@@ -137,8 +149,7 @@ def _place_mapping(mapping: Mapping) -> int:
 
 def _count_locked(vma: Vma, length: int) -> None:
     """A locked mapping counts, unless it is of a kind that is never locked: then it loses the flag."""
-    never = vma.ops is not None and vma.ops.never_locked
-    if vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE) or never:
+    if vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE):
         vma.flags = vma.flags & ~VM_LOCKED_MASK
     else:
         vma.mm.locked_vm += length >> PAGE_SHIFT
@@ -163,10 +174,13 @@ def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
         vma.ops = file.ops if mapping.flags & VM_MAYSHARE else file.private_ops
         vma.flags = vma.flags | file.driver_flags
         file.refs += 1
+        file.writers += vma.is_shared_writer()
         refusal = mm.port.mapped(vma)
         if file.huge_size and not mapping.flags & VM_NORESERVE and not mm.settings.hugepages:
             # Huge pages are reserved as they are mapped, and the pool is empty.
             refusal = HUGETLB_NO_PAGES
+        if file.huge_size and mapping.pgoff << PAGE_SHIFT & (file.huge_size - 1):
+            refusal = HUGETLB_OFFSET
         if refusal != YES:
             mm.free(vma, "mmap_region")
             return vma, refusal
@@ -175,12 +189,31 @@ def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
     return vma, YES
 
 
+def _prepare(mapping: Mapping) -> int:
+    """What a file wants of its mapping before that is merged or made (mmap_prepare): YES or a reason.
+
+    Secret memory is shared, and always locked (secretmem_mmap_prepare).  Filesystems that know DAX refuse MAP_SYNC for
+    a file that is not on it (ext4_file_mmap_prepare).
+    """
+    if mapping.file is None:
+        return YES
+    if mapping.flags & VM_SYNC and mapping.file.fs in DAX_FILESYSTEMS:
+        return FLAGS_NOT_SUPPORTED
+    if mapping.file.kind != "secretmem":
+        return YES
+    if not mapping.flags & (VM_SHARED | VM_MAYSHARE):
+        return SECRET_PRIVATE
+    mapping.flags |= VM_LOCKED | VM_DONTDUMP
+    return mapping.mm.mlock_future_ok(mapping.flags, mapping.length)
+
+
 def do_brk_flags(mm: Mm, below: Vma | None, addr: int, length: int, flags: int) -> int:
     """Map length bytes of heap at addr, which must be empty: YES or a reason (do_brk_flags).
 
     Only the VMA below, which the caller names, may be extended; the heap does not merge with what lies above it.
     """
-    flags = ksm_vma_flags(mm, flags | VM_DATA_FLAGS | VM_ACCOUNT | mm.def_flags)
+    data = VM_DATA_FLAGS | VM_EXEC if mm.read_implies_exec else VM_DATA_FLAGS
+    flags = ksm_vma_flags(mm, flags | data | VM_ACCOUNT | mm.def_flags)
     pages = length >> PAGE_SHIFT
     refusal = mm.may_expand_vm(flags, pages)
     if refusal != YES:

@@ -200,14 +200,12 @@ def can_merge_remove_vma(vma: Vma) -> bool:
 class MergePlan:
     """What a merge would do: which neighbours take the range, or why each does not."""
 
-    __slots__ = ("left", "removes_middle", "right")
+    __slots__ = ("left", "right")
 
     def __init__(self, left: int, right: int) -> None:
         self.left: int = left
         """YES if prev takes the range, else the reason."""
         self.right: int = right
-        self.removes_middle: bool = False
-        """Whether the range is all of its VMA, which then goes."""
 
     def kind(self) -> int:
         """KIND_LEFT, KIND_RIGHT, KIND_BOTH or KIND_NONE."""
@@ -224,17 +222,14 @@ def plan_existing_range(request: MergeRequest) -> MergePlan:
         return MergePlan(SPECIAL_VMA, SPECIAL_VMA)
     left = can_vma_merge_left(request) if at_start else NO_EDGE
     right = can_vma_merge_right(request, left == YES) if at_end else NO_EDGE
-    removes_middle = at_start and at_end
-    if removes_middle and not can_merge_remove_vma(middle):
+    if at_start and at_end and not can_merge_remove_vma(middle):
         return MergePlan(CLOSE_HOOK if left == YES else left, CLOSE_HOOK if right == YES else right)
     if left == YES and right == YES:
         following = request.next
         assert following is not None
         if not can_merge_remove_vma(following):
             right = CLOSE_HOOK
-    plan = MergePlan(left, right)
-    plan.removes_middle = removes_middle
-    return plan
+    return MergePlan(left, right)
 
 
 def plan_new_range(request: MergeRequest) -> MergePlan:
@@ -309,7 +304,7 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
         if not _dup_and_preallocate(request, following, middle):
             return None
         pgoff = following.pgoff - ((end - start) >> PAGE_SHIFT)
-        if plan.removes_middle:
+        if start == middle.start:
             _remove_merged(mm, middle)
         else:
             mm.set_range(middle, middle.start, start, middle.pgoff)
@@ -332,7 +327,7 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
         if not _dup_and_preallocate(request, prev, middle):
             return None
         new_end = end
-        if plan.removes_middle:
+        if end == middle.end:
             _remove_merged(mm, middle)
         else:
             mm.set_range(middle, end, middle.end, middle.pgoff_at(end))

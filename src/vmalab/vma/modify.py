@@ -28,7 +28,7 @@ def may_split(vma: Vma, addr: int) -> int:
         return YES
     if ops.never_split:
         return DRIVER_REFUSES_SPLIT
-    if ops.split_size and addr & (ops.split_size - 1):
+    if ops.split_size and addr % ops.split_size:
         return HUGETLB_SPLIT
     return YES if vma.mm.port.may_split(vma, addr) == YES else DRIVER_REFUSES_SPLIT
 

@@ -159,7 +159,7 @@ def get_unmapped_area(mm: Mm, file: File | None, addr: int, length: int, pgoff: 
         return -BEYOND_TASK_SIZE_MAP
     if found & PAGE_MASK:
         return -UNALIGNED
-    if found < mm.settings.min_addr and not mm.limits.sys_rawio:
+    if found < mm.settings.dac_min_addr and not mm.limits.sys_rawio:
         return -BELOW_MIN_ADDR
     return found
 

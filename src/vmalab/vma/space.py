@@ -109,6 +109,7 @@ class Settings:
 
     __slots__ = (
         "anon_names",
+        "dac_min_addr",
         "hugepages",
         "ksm",
         "max_map_count",
@@ -125,7 +126,9 @@ class Settings:
     def __init__(self) -> None:
         self.max_map_count: int = 65530
         self.min_addr: int = 65536
-        """mmap_min_addr in bytes, or the security module's if that is higher."""
+        """mmap_min_addr in bytes, or the security module's if that is higher: nothing below it is chosen."""
+        self.dac_min_addr: int = 65536
+        """What lies below it can be mapped with CAP_SYS_RAWIO only, in bytes (the sysctl vm.mmap_min_addr)."""
         self.stack_guard_gap: int = 256 * PAGE_SIZE
         """Bytes."""
         self.thp: bool = True
@@ -173,8 +176,14 @@ class Mm:
         """New VMAs are mergeable by KSM (PR_SET_MEMORY_MERGE)."""
         self.mdwe: bool = False
         """Memory-deny-write-execute is on (PR_SET_MDWE)."""
+        self.mdwe_inherits: bool = True
+        """A child has it as well (without PR_MDWE_NO_INHERIT)."""
+        self.read_implies_exec: bool = False
+        """The personality of the process that makes a call: what can be read can be executed as well."""
+        self.thp_disable: int = 0
+        """What PR_GET_THP_DISABLE tells."""
         self.pkeys: int = 1
-        """The allocated protection keys, as bits; key 0 always is."""
+        """The allocated protection keys, as bits.  Key 0 is, until somebody frees it."""
         self.execute_only_pkey: int = -1
         """The protection key of memory that can be executed only; -1 until such memory is asked for."""
         self.faults_observed: bool = False
@@ -207,7 +216,8 @@ class Mm:
         self.end_data = parent.end_data
         self.start_stack = parent.start_stack
         self.merge_any = parent.merge_any
-        self.mdwe = parent.mdwe
+        self.mdwe = parent.mdwe and parent.mdwe_inherits
+        self.thp_disable = parent.thp_disable
         self.pkeys = parent.pkeys
         self.execute_only_pkey = parent.execute_only_pkey
         self.observer = parent.observer
@@ -318,6 +328,7 @@ class Mm:
         file = vma.file
         if file is not None:
             file.refs -= 1
+            file.writers -= vma.is_shared_writer()
         policy = vma.policy
         if policy is not None:
             policy.refs -= 1

@@ -114,11 +114,13 @@ def violations_of_all(commit: Commit, mms: list[Mm]) -> list[str]:
         vmas += [vma for vma in mm.vmas() if not vma.freed]
     found += _anon_vma_faults(vmas)
     files: dict[int, tuple[File, int]] = {}
+    writers: dict[int, int] = {}
     policies: dict[int, tuple[Policy, int]] = {}
     committed = 0
     for vma in vmas:
         if vma.file is not None:
             files[id(vma.file)] = (vma.file, files.get(id(vma.file), (vma.file, 0))[1] + 1)
+            writers[id(vma.file)] = writers.get(id(vma.file), 0) + vma.is_shared_writer()
         if vma.policy is not None:
             policies[id(vma.policy)] = (vma.policy, policies.get(id(vma.policy), (vma.policy, 0))[1] + 1)
         if vma.flags & VM_ACCOUNT:
@@ -126,6 +128,8 @@ def violations_of_all(commit: Commit, mms: list[Mm]) -> list[str]:
     for file, count in files.values():
         if file.refs != count:
             found.append(f"file {file.path!r} has {file.refs} references, {count} VMAs hold it")
+        if file.writers != writers[id(file)]:
+            found.append(f"file {file.path!r} has {file.writers} writers, not {writers[id(file)]}")
     for policy, count in policies.values():
         if policy.refs != count:
             found.append(f"a policy of mode {policy.mode} has {policy.refs} references, {count} VMAs hold it")

@@ -1,0 +1,120 @@
+"""Which random steps may be taken: those that the agent survives, and that the model can follow."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from vmalab import flags as f
+from vmalab.addr import PAGE_SIZE, PMD_SIZE, TASK_SIZE
+from vmalab.fuzz.lockstep import Lockstep
+from vmalab.fuzz.ops import Op
+from vmalab.machine import Process
+from vmalab.vma.area import Vma
+
+LARGE: Final = 1 << 24
+"""Bytes that no step may touch at once."""
+POPULATES: Final = frozenset(
+    {"read", "mlock", "mlock2", "mlockall", "mmap", "madvise", "mremap", "brk", "process_madvise"}
+)
+"""Steps that can read memory that was never written to."""
+TOUCHES: Final = POPULATES | {"write", "mprotect", "pkey_mprotect", "remap_file_pages", "shmat"}
+"""Steps that can touch pages at all."""
+NO_RANGE: Final = frozenset(
+    {"fork", "exit", "prlimit64", "munlockall", "prctl", "personality", "capset", "memfd", "memfd_secret", "seal"}
+    | {"userfaultfd", "close", "pkey_alloc", "pkey_free", "set_mempolicy", "get_mempolicy", "mincore", "msync", "shmdt"}
+)
+"""Steps that change no VMA of their own choice, or none of the agent's."""
+HARMFUL_ADVICES: Final = (f.MADV_HWPOISON, f.MADV_SOFT_OFFLINE)
+"""They take memory away from the whole machine."""
+_MPOL_MF: Final = 7
+
+
+@final
+class Safety:
+    """Judges steps for a lockstep at its start."""
+
+    def __init__(self, lockstep: Lockstep) -> None:
+        self._lockstep: Lockstep = lockstep
+        self.own: set[int] = {vma.start for vma in lockstep.processes[0].vmas()}
+        """Where the VMAs of the agent itself begin: they are left alone."""
+
+    def allows(self, op: Op) -> bool:
+        """Whether a step may be taken now."""
+        process = self._lockstep.processes[op.who]
+        args = op.args
+        if op.name in TOUCHES and not _can_follow(process, op):
+            return False
+        if op.name in NO_RANGE or op.name == "mlockall":
+            return True
+        if op.name == "mbind" and args[4] & _MPOL_MF:
+            # Whether pages lie where a policy wants them is not modelled.
+            return False
+        if op.name == "brk":
+            return abs(args[0] - process.mm.brk) < LARGE
+        if op.name == "mmap" and not args[3] & (f.MAP_FIXED | f.MAP_FIXED_NOREPLACE):
+            # The low search starts at a random page.
+            return args[1] < LARGE and not args[3] & f.MAP_32BIT
+        if op.name == "mremap" and max(args[1], args[2]) >= LARGE:
+            return False
+        for start, length in _ranges(op):
+            if length >= LARGE and start < TASK_SIZE and length <= TASK_SIZE:
+                return False
+            last = min(start + length + PAGE_SIZE, 1 << 64)
+            for vma in process.mm.tree.walk(min(start, last), last):
+                if vma.start in self.own:
+                    return False
+        return True
+
+
+def _ranges(op: Op) -> list[tuple[int, int]]:
+    """What a step names: addresses and lengths in bytes."""
+    args = op.args
+    if op.name == "process_madvise":
+        return [(args[at], args[at + 1]) for at in range(2, len(args), 2)]
+    if op.name == "mremap":
+        return [(args[0], args[1]), (args[4], args[2])]
+    if op.name == "shmat":
+        return [(args[0], 16 * PAGE_SIZE)] if args[0] else []
+    if op.name == "mlockall":
+        return [(0, TASK_SIZE)]
+    return [(args[0], args[1] if op.name not in ("read", "write", "brk") else 1)]
+
+
+def _can_follow(process: Process, op: Op) -> bool:
+    """Whether the model knows what pages the step finds."""
+    args = op.args
+    advice = args[2] if op.name == "madvise" else args[0] if op.name == "process_madvise" else -1
+    if advice & 0xFFFFFFFF in HARMFUL_ADVICES:
+        return False
+    if advice >= 0 and advice not in (f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE, f.MADV_HUGEPAGE):
+        return True
+    if op.name in POPULATES and _may_fault_huge(process, advice):
+        # Whether the huge page fits beside the pages that are there is not modelled.
+        return False
+    if advice == f.MADV_HUGEPAGE:
+        return True
+    if op.name in ("read", "write"):
+        found = process.mm.find_vma(args[0])
+        return found is None or not _hides_pages(found)
+    for start, length in _ranges(op):
+        for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE)):
+            if _hides_pages(vma):
+                return False
+    return True
+
+
+def _hides_pages(vma: Vma) -> bool:
+    """Whether touching a VMA depends on which pages are there: guard markers, userfaultfd."""
+    return vma.flags & (f.VM_MAYBE_GUARD | f.VM_UFFD_MISSING | f.VM_UFFD_MINOR | f.VM_UFFD_WP) != 0
+
+
+def _may_fault_huge(process: Process, advice: int) -> bool:
+    """Whether a step may read the place of a huge page: that makes an anon_vma, where a small page would not."""
+    if advice == f.MADV_POPULATE_WRITE:
+        return False
+    for vma in process.vmas():
+        first = vma.start + PMD_SIZE - 1 & -PMD_SIZE
+        if first + PMD_SIZE <= vma.end and vma.anon_vma is None and vma.is_anonymous():
+            if vma.flags & f.VM_HUGEPAGE or advice >= 0:
+                return True
+    return False
