@@ -107,12 +107,14 @@ def test_what_all_share() -> None:
     policy = Policy(2, 0, (0,))
     below.policy = policy
     file.refs += 1
+    file.writers += 1
     anon_vma.links += 1
     machine = process.machine
     machine.commit.committed += 1
     found = "\n".join(violations_of_all(machine.commit, [process.mm]))
     for said in (
         "file 'f' has 2 references, 1 VMAs hold it",
+        "file 'f' has 1 writers, not 0",
         "a policy of mode 2 has 0 references, 1 VMAs hold it",
         "an anon_vma counts (2, 1, 1) (links, active, children), a recount gives (1, 1, 1)",
         "3 pages are committed, 0 of them lost; the VMAs account for 2",

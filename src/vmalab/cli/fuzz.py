@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -38,45 +40,67 @@ def tree(steps: int, seed: int, as_json: bool) -> int:
 
 
 @fuzz.command()
-@click.option("--steps", type=click.IntRange(min=1), default=100_000, show_default=True, help="How many calls.")
+@click.option("--steps", type=click.IntRange(min=1), default=100_000, show_default=True, help="How many steps.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first run.")
-@click.option("--reader", type=click.Choice(["bpf", "query", "none"]), help="How VMAs are read.")
-@click.option("--swarm/--no-swarm", default=True, show_default=True, help="Each run has some kinds of call, or all.")
+@click.option("--reader", type=click.Choice(["bpf", "query", "none"]), help="How VMAs are read; the best, if not said.")
+@click.option("--swarm/--no-swarm", default=True, show_default=True, help="Each run has some kinds of step, or all.")
 @click.option("--shrink/--no-shrink", default=True, show_default=True, help="Make a sequence that diverges short.")
+@click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Agents at once.")
+@click.option("--corpus", type=click.Path(dir_okay=False), help="SQLite file that keeps runs and divergences.")
+@click.option("--resume", is_flag=True, help="Go on behind the last run that the corpus has.")
 @json_option
-def live(steps: int, seed: int, reader: str | None, swarm: bool, shrink: bool, as_json: bool) -> int:
+def live(
+    steps: int,
+    seed: int,
+    reader: str | None,
+    swarm: bool,
+    shrink: bool,
+    jobs: int,
+    corpus: str | None,
+    resume: bool,
+    as_json: bool,
+) -> int:
     """The model against this kernel: random calls on both, everything compared after each.  Exits with 1 at a
     difference.
 
-    Ctrl-C ends it, and tells the seed to go on with.
+    Every 400 steps are a run of their own, from a seed; with Ctrl-C all runs that are done are kept, and the seed to
+    go on with is told.
     """
-    from vmalab.fuzz.campaign import Campaign, run
+    from vmalab.fuzz.campaign import Campaign, Options, run
+    from vmalab.fuzz.corpus import Corpus
 
-    campaign = Campaign(seed)
+    if resume and corpus is None:
+        raise click.UsageError("--resume goes on with a corpus: name it with --corpus FILE")
     interrupted = False
-    try:
-        with progress("fuzz live", steps, quiet=as_json) as update:
-            run(campaign, steps, update, reader=reader or "", swarm=swarm, shorten=shrink)
-    except KeyboardInterrupt:
-        interrupted = True
+    with ExitStack() as stack:
+        kept = stack.enter_context(Corpus(corpus)) if corpus is not None else None
+        first = kept.next_seed(seed) if kept is not None and resume else seed
+        campaign = Campaign(first)
+        try:
+            with progress("fuzz live", steps, quiet=as_json) as update:
+                run(campaign, steps, update, Options(reader or "", swarm, shrink, jobs), kept)
+        except KeyboardInterrupt:
+            interrupted = True
     if as_json:
         print_json(_live_json(campaign, interrupted))
     else:
-        _show_live(campaign, seed, interrupted)
+        _show_live(campaign, first, interrupted)
     return 1 if campaign.divergence is not None else 130 if interrupted else 0
 
 
 def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
     found = campaign.divergence
     return {
+        "kernel": os.uname().release,
+        "reader": campaign.reader,
         "steps": campaign.steps,
         "runs": campaign.runs,
         "next_seed": campaign.seed,
-        "reader": campaign.reader,
         "interrupted": interrupted,
-        "calls": dict(sorted(campaign.kinds.items())),
+        "features": dict(sorted(campaign.features.items())),
+        "outcomes": {f"{call}: {reason}": steps for (call, reason), steps in sorted(campaign.outcomes.items())},
         "divergence": str(found) if found is not None else None,
-        "sequence": [str(op) for op in campaign.ops],
+        "sequence": [repr(op) for op in campaign.ops],
     }
 
 

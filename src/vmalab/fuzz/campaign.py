@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final
 
+from vmalab.fuzz.corpus import Corpus
+from vmalab.fuzz.features import features
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.generate import Generator
 from vmalab.fuzz.lockstep import Divergence, Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.shrink import shrink
+from vmalab.reason import explain
 
 RUN_STEPS: Final = 400
 """Steps of one run, which starts with a fresh process."""
 AGENT_RUNS: Final = 500
 """Runs with one agent."""
+
+
+@dataclass
+class Options:
+    """How the runs of a campaign are made."""
+
+    reader: str = ""
+    swarm: bool = True
+    shorten: bool = True
+    jobs: int = 1
+
+
+@dataclass
+class Run:
+    """One run."""
+
+    seed: int
+    steps: int = 0
+    reader: str = ""
+    why_not_bpf: str = ""
+    kernel: str = field(default_factory=lambda: os.uname().release)
+    features: Counter[str] = field(default_factory=Counter)
+    """How many steps were compared, by call and flag."""
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """The same by call and answer (the name of a reason)."""
+    divergence: Divergence | None = None
+    ops: list[Op] = field(default_factory=list)
+    """The sequence, if it diverges."""
 
 
 @dataclass
@@ -29,11 +65,21 @@ class Campaign:
     runs: int = 0
     reader: str = ""
     why_not_bpf: str = ""
-    kinds: Counter[str] = field(default_factory=Counter)
-    """How many steps of each call were compared."""
+    features: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     divergence: Divergence | None = None
     ops: list[Op] = field(default_factory=list)
-    """The sequence that diverges."""
+    """The sequence that diverges, made short if that was asked for."""
+
+    def add(self, run: Run) -> None:
+        """Count a run."""
+        self.steps += run.steps
+        self.runs += 1
+        self.reader, self.why_not_bpf = run.reader, run.why_not_bpf
+        self.features.update(run.features)
+        self.outcomes.update(run.outcomes)
+        self.divergence, self.ops = run.divergence, run.ops
+        self.seed = run.seed if run.divergence is not None else run.seed + 1
 
 
 class Runner:
@@ -80,43 +126,110 @@ class Runner:
         """Perform a sequence."""
         return self.run(lambda lockstep: iter(ops))[1]
 
+    def one(self, seed: int, swarm: bool) -> Run:
+        """The run of a seed."""
+        ops: list[Op] = []
+
+        def make(lockstep: Lockstep) -> Iterator[Op]:
+            for op in Generator(lockstep, seed, swarm=swarm).steps(RUN_STEPS):
+                ops.append(op)
+                yield op
+
+        lockstep, found = self.run(make)
+        agent = lockstep.agent
+        run = Run(seed, lockstep.steps, agent.reader, agent.why_not_bpf, divergence=found)
+        for op, reason in lockstep.compared:
+            run.features.update(features(op))
+            run.outcomes[op.name, explain(reason).name] += 1
+        run.ops = ops if found is not None else []
+        return run
+
 
 def run(
     campaign: Campaign,
     steps: int,
     update: Callable[[int], None],
-    *,
-    reader: str = "",
-    swarm: bool = True,
-    shorten: bool = True,
+    options: Options | None = None,
+    corpus: Corpus | None = None,
 ) -> None:
     """Go on with a campaign for so many steps, or to the first difference, which is made short.
 
-    Interrupted, it is whole as far as it came, and can be gone on with.
+    Interrupted, it is whole as far as it came, and can be gone on with: every run is added to it, and to a corpus,
+    when it is done, in the order of their seeds.
     """
-    with Runner(reader) as runner:
-        while campaign.steps < steps and campaign.divergence is None:
-            _one_run(campaign, runner, swarm)
+    chosen = Options() if options is None else options
+    with ExitStack() as stack:
+        runs = stack.enter_context(_Workers(chosen)) if chosen.jobs > 1 else _serial(stack, chosen)
+        for done in _in_order(runs, campaign.seed):
+            campaign.add(done)
+            if corpus is not None:
+                corpus.add(done)
             update(campaign.steps)
-        if campaign.divergence is not None and shorten:
-            campaign.ops, again = shrink(campaign.ops, runner.tries)
-            campaign.divergence = again or campaign.divergence
+            if campaign.divergence is not None or campaign.steps >= steps:
+                break
+    if campaign.divergence is not None:
+        _conclude(campaign, chosen, corpus)
 
 
-def _one_run(campaign: Campaign, runner: Runner, swarm: bool) -> None:
-    ops: list[Op] = []
+def _conclude(campaign: Campaign, options: Options, corpus: Corpus | None) -> None:
+    """Make the sequence that diverges short, and keep it."""
+    sequence = campaign.ops
+    if options.shorten:
+        with Runner(options.reader) as runner:
+            shortest, again = shrink(sequence, runner.tries)
+        if again is not None:
+            campaign.ops, campaign.divergence = shortest, again
+    if corpus is not None:
+        text = str(campaign.divergence)
+        corpus.add_divergence(campaign.seed, text, [repr(op) for op in sequence], [repr(op) for op in campaign.ops])
 
-    def make(lockstep: Lockstep) -> Iterator[Op]:
-        campaign.reader, campaign.why_not_bpf = lockstep.agent.reader, lockstep.agent.why_not_bpf
-        for op in Generator(lockstep, campaign.seed, swarm=swarm).steps(RUN_STEPS):
-            ops.append(op)
-            yield op
 
-    lockstep, found = runner.run(make)
-    campaign.steps += lockstep.steps
-    campaign.runs += 1
-    campaign.kinds.update([op.name for op in ops])
-    if found is not None:
-        campaign.divergence, campaign.ops = found, ops
-    else:
-        campaign.seed += 1
+Runs = Callable[[Iterator[int]], Iterator[Run]]
+
+
+def _in_order(runs: Runs, seed: int) -> Iterator[Run]:
+    return runs(count(seed))
+
+
+def _serial(stack: ExitStack, options: Options) -> Runs:
+    runner = stack.enter_context(Runner(options.reader))
+    return lambda seeds: (runner.one(seed, options.swarm) for seed in seeds)
+
+
+class _Workers:
+    """Processes that each have an agent; their runs come in the order of the seeds."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        context = multiprocessing.get_context("spawn")
+        self._pool = context.Pool(options.jobs, _start_worker, (options.reader,))
+
+    def __enter__(self) -> Runs:
+        return self._runs
+
+    def __exit__(self, *what: object) -> None:
+        self._pool.terminate()
+        self._pool.join()
+
+    def _runs(self, seeds: Iterator[int]) -> Iterator[Run]:
+        waiting = [self._submit(next(seeds)) for _ in range(4 * self._options.jobs)]
+        while True:
+            yield waiting.pop(0).get()
+            waiting.append(self._submit(next(seeds)))
+
+    def _submit(self, seed: int) -> multiprocessing.pool.AsyncResult[Run]:
+        return self._pool.apply_async(_work, (seed, self._options.swarm))
+
+
+_RUNNERS: list[Runner] = []
+"""The one of this worker."""
+
+
+def _start_worker(reader: str) -> None:
+    # Ctrl-C is for the process that started this one, which ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _RUNNERS.append(Runner(reader))
+
+
+def _work(seed: int, swarm: bool) -> Run:
+    return _RUNNERS[0].one(seed, swarm)

@@ -43,6 +43,9 @@ class Divergence:
         self.model = model
         self.kernel = kernel
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Divergence, (self.step, self.op, self.field, self.model, self.kernel)
+
     def __str__(self) -> str:
         return f"step {self.step}, {self.op}: {self.field}: model {self.model}, kernel {self.kernel}"
 
@@ -122,6 +125,8 @@ class Lockstep:
         self._sent: list[list[_Expected]] = []
         self.steps: int = 0
         """How many were compared since."""
+        self.compared: list[tuple[Op, int]] = []
+        """Those steps, with the model's answer: a reason."""
         self.slots: int = 0
         """The first that no file of the run has been made in."""
         self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments, self._hard_limits)}
@@ -241,6 +246,7 @@ class Lockstep:
             found = self._compare(expected, reply, who)
             if found is not None:
                 return found
+            self.compared.append((expected.op, expected.reason))
         return None
 
     def _death(self, died: AgentDied, expected: _Expected | None = None) -> Divergence:
@@ -310,6 +316,7 @@ class Lockstep:
         closing = self.resources[op.who].contexts()
         if closing:
             self.agent.run([Step(3, slots=(slot + 1, 0, 0, 0, 0, 0)) for slot in closing], child + 1, report=0)
+        self.compared.append((op, YES))
         expected = _Expected(place, op, [])
         expected.view = self._view(process.mm)
         return self._compare(expected, Reply(0, 0, None), child)
@@ -323,6 +330,7 @@ class Lockstep:
             self._end(op.who)
         except AgentDied as died:
             return Divergence(self._last_place, op, "outcome", "it exits", str(died))
+        self.compared.append((op, YES))
         return None
 
     def _end(self, who: int) -> None:

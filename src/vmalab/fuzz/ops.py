@@ -66,6 +66,9 @@ class Op:
     def __hash__(self) -> int:
         return hash((self.name, self.args, self.who, self.file))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Op, (self.name, self.args, self.who, self.file)
+
     def __repr__(self) -> str:
         args = ", ".join([hex(arg) if arg > 9 else str(arg) for arg in self.args])
         rest = (f", {self.who}" if self.who or self.file >= 0 else "") + (f", {self.file}" if self.file >= 0 else "")

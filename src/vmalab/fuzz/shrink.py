@@ -60,12 +60,14 @@ def _simplify(ops: list[Op], tries: Tries) -> list[Op]:
 
 def as_python(ops: list[Op]) -> str:
     """A sequence as Python that performs it in lockstep."""
-    lines = ["from vmalab.fuzz.lockstep import Lockstep, Op", "", "with Lockstep() as lockstep:"]
+    lines = [
+        "from vmalab.fuzz.lockstep import Lockstep",
+        "from vmalab.fuzz.ops import Op",
+        "",
+        "with Lockstep() as lockstep:",
+    ]
     lines.append("    print(lockstep.run([")
-    for op in ops:
-        args = ", ".join([hex(arg) if arg > 9 else str(arg) for arg in op.args])
-        rest = (f", {op.who}" if op.who or op.file >= 0 else "") + (f", {op.file}" if op.file >= 0 else "")
-        lines.append(f'        Op("{op.name}", ({args}{"," if len(op.args) == 1 else ""}){rest}),')
+    lines += [f"        {op!r}," for op in ops]
     return "\n".join([*lines, "    ]))", ""])
 
 
