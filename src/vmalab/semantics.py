@@ -30,3 +30,15 @@ class Semantics:
         """MAP_STACK sets VM_NOHUGEPAGE (6.7).  calc_vm_flag_bits."""
         self.mremap_moves_many: bool = True
         """mremap to a fixed address of the same length moves several VMAs (6.17).  remap_move."""
+        self.dontunmap_merges_source: bool = True
+        """Memory that was never written to, moved with MREMAP_DONTUNMAP to where it touches itself, merges with the VMA
+        that it comes from, so nothing has moved.  A bug of 6.18; 7.2 does not.  copy_vma."""
+        self.mremap_shrink_charges: bool = True
+        """mremap that shrinks and moves commits what it gives up once more, and nobody gives that back.  A bug of 6.18;
+        a kernel without it was not seen.  move_vma."""
+        self.mremap_uffd_merges_first: bool = True
+        """A move is decided with the userfaultfd of the source; where it then merges, the neighbour loses its own as
+        well.  A bug of 6.18; a kernel without it was not seen.  copy_vma, mremap_userfaultfd_prep."""
+        self.dontunmap_unlocks_source: bool = True
+        """MREMAP_DONTUNMAP of a part of a locked VMA unlocks all of it, and locked_vm keeps counting it.  A bug of
+        6.18; a kernel without it was not seen.  dontunmap_complete."""

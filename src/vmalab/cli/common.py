@@ -14,7 +14,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from vmalab.text import escape_text
 
-__all__ = ["FILE", "console", "escape_text", "file_argument", "json_option", "print_json", "progress"]
+__all__ = [
+    "FILE",
+    "console",
+    "escape_text",
+    "file_argument",
+    "json_option",
+    "print_json",
+    "progress",
+    "semantics_option",
+]
 
 FILE: Final = click.Path(allow_dash=True)
 """A file to read, or ``-`` for standard input.  Whether it can be read is found by reading it."""
@@ -24,6 +33,11 @@ file_argument = click.argument("file", metavar="FILE", type=FILE)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 """The option ``--json``, as the parameter ``as_json``."""
+
+semantics_option = click.option(
+    "--semantics", metavar="FILE", type=FILE, help="Behaviours of another kernel, as vmalab probe -o writes them."
+)
+"""The option ``--semantics``: a file that `vmalab.behaviours.read_semantics` reads."""
 
 _PIPE_WIDTH: Final = 200
 """Columns where the output is no terminal: nothing is wrapped that a program may read line by line."""

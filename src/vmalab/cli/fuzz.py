@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmalab.cli.common import console, json_option, print_json, progress
+from vmalab.cli.common import console, json_option, print_json, progress, semantics_option
 
 if TYPE_CHECKING:
     from vmalab.fuzz.campaign import Campaign
@@ -47,6 +47,7 @@ def tree(steps: int, seed: int, as_json: bool) -> int:
 @click.option("--shrink/--no-shrink", default=True, show_default=True, help="Make a sequence that diverges short.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Agents at once.")
 @click.option("--corpus", type=click.Path(dir_okay=False), help="SQLite file that keeps runs and divergences.")
+@semantics_option
 @click.option("--resume", is_flag=True, help="Go on behind the last run that the corpus has.")
 @json_option
 def live(
@@ -57,6 +58,7 @@ def live(
     shrink: bool,
     jobs: int,
     corpus: str | None,
+    semantics: str | None,
     resume: bool,
     as_json: bool,
 ) -> int:
@@ -66,11 +68,13 @@ def live(
     Every 400 steps are a run of their own, from a seed; with Ctrl-C all runs that are done are kept, and the seed to
     go on with is told.
     """
+    from vmalab.behaviours import behaviours, read_semantics
     from vmalab.fuzz.campaign import Campaign, Options, run
     from vmalab.fuzz.corpus import Corpus
 
     if resume and corpus is None:
         raise click.UsageError("--resume goes on with a corpus: name it with --corpus FILE")
+    kernel = behaviours(read_semantics(semantics)) if semantics is not None else {}
     interrupted = False
     with ExitStack() as stack:
         kept = stack.enter_context(Corpus(corpus)) if corpus is not None else None
@@ -78,7 +82,7 @@ def live(
         campaign = Campaign(first)
         try:
             with progress("fuzz live", steps, quiet=as_json) as update:
-                run(campaign, steps, update, Options(reader or "", swarm, shrink, jobs), kept)
+                run(campaign, steps, update, Options(reader or "", swarm, shrink, jobs, kernel), kept)
         except KeyboardInterrupt:
             interrupted = True
     if as_json:

@@ -8,8 +8,10 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from vmalab.cli.common import console, escape_text, file_argument, json_option, print_json, progress
+from vmalab.behaviours import read_semantics
+from vmalab.cli.common import console, escape_text, file_argument, json_option, print_json, progress, semantics_option
 from vmalab.errors import InputError
+from vmalab.semantics import Semantics
 from vmalab.trace.file import TraceReader, read_trace
 from vmalab.trace.replay import Mismatch, Program, Replay, replay_of
 from vmalab.trace.show import call_text, result_text
@@ -23,14 +25,16 @@ PROGRESS_STEP = 512
 @click.option("--at", type=click.IntRange(min=0), metavar="N", help="Stop after record N.")
 @click.option("--maps", is_flag=True, help="Print the model's final VMAs as /proc/PID/maps shows them.")
 @click.option("--pid", type=click.IntRange(min=1), metavar="P", help="With --maps: of this process only.")
+@semantics_option
 @json_option
-def replay(file: str, at: int | None, maps: bool, pid: int | None, as_json: bool) -> int:
+def replay(file: str, at: int | None, maps: bool, pid: int | None, semantics: str | None, as_json: bool) -> int:
     """Run a trace through the model and compare every result, and the final VMAs, with the record.
 
     Exits with 1 at any mismatch.  FILE may be - for standard input.
     """
     reader = read_trace(file)
-    replayed = run_trace(reader, at, keep_maps=maps, quiet=as_json)
+    kernel = read_semantics(semantics) if semantics is not None else None
+    replayed = run_trace(reader, at, kernel, keep_maps=maps, quiet=as_json)
     programs = replayed.programs
     if maps and not as_json:
         _print_maps(programs, pid)
@@ -43,9 +47,16 @@ def replay(file: str, at: int | None, maps: bool, pid: int | None, as_json: bool
     return 0 if all(program.is_equal() for program in programs) else 1
 
 
-def run_trace(reader: TraceReader, at: int | None, *, keep_maps: bool = False, quiet: bool = False) -> Replay:
+def run_trace(
+    reader: TraceReader,
+    at: int | None,
+    semantics: Semantics | None = None,
+    *,
+    keep_maps: bool = False,
+    quiet: bool = False,
+) -> Replay:
     """Replay a trace to its end, or to record number at, with a progress bar."""
-    replayed = replay_of(reader.header, keep_maps=keep_maps)
+    replayed = replay_of(reader.header, semantics, keep_maps=keep_maps)
     with progress("replay", reader.size, quiet=quiet) as update:
         step = replayed.step
         countdown = PROGRESS_STEP

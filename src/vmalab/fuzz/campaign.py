@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
 
+from vmalab.behaviours import Value, semantics_of
 from vmalab.fuzz.corpus import Corpus
 from vmalab.fuzz.features import features
 from vmalab.fuzz.files import Files
@@ -35,6 +36,8 @@ class Options:
     swarm: bool = True
     shorten: bool = True
     jobs: int = 1
+    behaviours: dict[str, Value] = field(default_factory=dict)
+    """Those that are not the default ones."""
 
 
 @dataclass
@@ -85,8 +88,8 @@ class Campaign:
 class Runner:
     """Runs sequences, each in a fresh process of an agent that serves many of them.  A context manager."""
 
-    def __init__(self, reader: str = "") -> None:
-        self._reader = reader
+    def __init__(self, options: Options | None = None) -> None:
+        self._options = Options() if options is None else options
         self._files = Files()
         self._lockstep: Lockstep | None = None
         self._runs = 0
@@ -106,7 +109,7 @@ class Runner:
     def run(self, make: Callable[[Lockstep], Iterator[Op]]) -> tuple[Lockstep, Divergence | None]:
         """Perform what is made for a lockstep at its start."""
         if self._lockstep is None:
-            self._lockstep = Lockstep(self._reader, self._files)
+            self._lockstep = Lockstep(self._options.reader, self._files, semantics_of(self._options.behaviours))
             self._runs = 0
         elif self._runs:
             self._lockstep.restart()
@@ -126,12 +129,12 @@ class Runner:
         """Perform a sequence."""
         return self.run(lambda lockstep: iter(ops))[1]
 
-    def one(self, seed: int, swarm: bool) -> Run:
+    def one(self, seed: int) -> Run:
         """The run of a seed."""
         ops: list[Op] = []
 
         def make(lockstep: Lockstep) -> Iterator[Op]:
-            for op in Generator(lockstep, seed, swarm=swarm).steps(RUN_STEPS):
+            for op in Generator(lockstep, seed, swarm=self._options.swarm).steps(RUN_STEPS):
                 ops.append(op)
                 yield op
 
@@ -175,7 +178,7 @@ def _conclude(campaign: Campaign, options: Options, corpus: Corpus | None) -> No
     """Make the sequence that diverges short, and keep it."""
     sequence = campaign.ops
     if options.shorten:
-        with Runner(options.reader) as runner:
+        with Runner(options) as runner:
             shortest, again = shrink(sequence, runner.tries)
         if again is not None:
             campaign.ops, campaign.divergence = shortest, again
@@ -192,8 +195,8 @@ def _in_order(runs: Runs, seed: int) -> Iterator[Run]:
 
 
 def _serial(stack: ExitStack, options: Options) -> Runs:
-    runner = stack.enter_context(Runner(options.reader))
-    return lambda seeds: (runner.one(seed, options.swarm) for seed in seeds)
+    runner = stack.enter_context(Runner(options))
+    return lambda seeds: (runner.one(seed) for seed in seeds)
 
 
 class _Workers:
@@ -202,7 +205,7 @@ class _Workers:
     def __init__(self, options: Options) -> None:
         self._options = options
         context = multiprocessing.get_context("spawn")
-        self._pool = context.Pool(options.jobs, _start_worker, (options.reader,))
+        self._pool = context.Pool(options.jobs, _start_worker, (options,))
 
     def __enter__(self) -> Runs:
         return self._runs
@@ -218,18 +221,18 @@ class _Workers:
             waiting.append(self._submit(next(seeds)))
 
     def _submit(self, seed: int) -> multiprocessing.pool.AsyncResult[Run]:
-        return self._pool.apply_async(_work, (seed, self._options.swarm))
+        return self._pool.apply_async(_work, (seed,))
 
 
 _RUNNERS: list[Runner] = []
 """The one of this worker."""
 
 
-def _start_worker(reader: str) -> None:
+def _start_worker(options: Options) -> None:
     # Ctrl-C is for the process that started this one, which ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _RUNNERS.append(Runner(reader))
+    _RUNNERS.append(Runner(options))
 
 
-def _work(seed: int, swarm: bool) -> Run:
-    return _RUNNERS[0].one(seed, swarm)
+def _work(seed: int) -> Run:
+    return _RUNNERS[0].one(seed)

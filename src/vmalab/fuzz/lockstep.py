@@ -19,6 +19,7 @@ from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import read_process
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.reason import YES, errno_of, explain
+from vmalab.semantics import Semantics
 from vmalab.trace import records
 from vmalab.trace.load import load_exec, load_machine
 from vmalab.vma.area import AnonVma, File, Policy, Userfaultfd
@@ -71,7 +72,8 @@ class Lockstep:
     The agent's first process never takes a step: every run starts with a child of it, process 0 of the run.
     """
 
-    def __init__(self, reader: str = "", files: Files | None = None) -> None:
+    def __init__(self, reader: str = "", files: Files | None = None, semantics: Semantics | None = None) -> None:
+        self._semantics: Semantics | None = semantics
         self._own_files: bool = files is None
         self.files: Files = Files() if files is None else files
         self._stopped: bool = True
@@ -93,7 +95,7 @@ class Lockstep:
 
     def _load(self) -> None:
         """The model of the agent's first process."""
-        self.machine: Machine = load_machine(_facts())
+        self.machine: Machine = load_machine(_facts(), self._semantics)
         found = read_process(self.agent.pid)
         self._first: Process = self.machine.process(self.agent.pid)
         load_exec(self._first, found)
@@ -186,10 +188,36 @@ class Lockstep:
             elif op.name == "exit":
                 found = self._exit(op)
             else:
-                waiting.append(self._predict(place, op))
+                try:
+                    waiting.append(self._predict(place, op))
+                except Exception as error:  # a fault of the model is a finding, with the step that shows it
+                    found = Divergence(place, op, "the model fails", f"{type(error).__name__}: {error}", "")
             if found is not None:
                 return found
-        return self._send(waiting, 0)
+        found = self._send(waiting, 0)
+        return self._conclude() if found is None else found
+
+    def _conclude(self) -> Divergence | None:
+        """At the end of a sequence: what each process counts, and whether the model is whole."""
+        op = Op("end")
+        for who, process in self.processes.items():
+            mm = process.mm
+            counted = {
+                "VmSize": mm.total_vm,
+                "VmLck": mm.locked_vm,
+                "VmData": mm.data_vm,
+                "VmStk": mm.stack_vm,
+            }
+            kernel = _counters(self.agent.pid_of(who + 1))
+            for name, pages in counted.items():
+                if kernel.get(name, pages) != pages:
+                    text = f"process {who}: {name} in pages"
+                    return Divergence(self._last_place, op, text, str(pages), str(kernel[name]))
+        try:
+            self.machine.validate()
+        except AssertionError as error:
+            return Divergence(self._last_place, op, "the model's state", str(error), "")
+        return None
 
     def _view(self, mm: Mm) -> list[int]:
         return whole_view(mm, self._unnumbered) if self.whole else outer_view(mm, self._unnumbered)
@@ -344,6 +372,16 @@ class Lockstep:
 
 def _result_text(result: int) -> str:
     return f"-{os.strerror(-result)}" if result < 0 else hex(result)
+
+
+def _counters(pid: int) -> dict[str, int]:
+    """What /proc/PID/status counts, in pages."""
+    counted: dict[str, int] = {}
+    for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
+        words = line.split()
+        if line.startswith("Vm") and len(words) == 3:
+            counted[words[0].rstrip(":")] = int(words[1]) // 4
+    return counted
 
 
 def _capabilities(pid: int) -> int:

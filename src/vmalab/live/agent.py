@@ -273,6 +273,10 @@ class Agent:
             self._set_reader(channel, self.reader)
         return reply.result
 
+    def pid_of(self, who: int) -> int:
+        """The pid of a process of the agent."""
+        return self._channels[who].pid
+
     def exit(self, who: int, parent: int) -> None:
         """End a child, and let its parent wait for it."""
         channel = self._channels[who]

@@ -50,7 +50,7 @@ from vmalab.syscalls.populate import mm_populate
 from vmalab.vma.anon import unlink_anon_vmas
 from vmalab.vma.area import Vma
 from vmalab.vma.merge import vma_merge_extend
-from vmalab.vma.modify import may_split, set_flags
+from vmalab.vma.modify import may_split, set_flags, vma_modify_flags
 from vmalab.vma.place import check_fixed, get_unmapped_area
 from vmalab.vma.relocate import copy_vma
 from vmalab.vma.space import Mm
@@ -291,11 +291,12 @@ def _expand_in_place(remap: Remap, vma: Vma) -> int:
 def _charge(remap: Remap, vma: Vma) -> int:
     """Commit what is added; under DONTUNMAP, all of it.
 
-    A remap that shrinks and moves is charged for what it gave up: see the behaviour list.
+    A remap that shrinks and moves is charged for what it gave up (Semantics.mremap_shrink_charges).
     """
     if not vma.flags & VM_ACCOUNT:
         return YES
-    pages = (remap.new_len if remap.flags & MREMAP_DONTUNMAP else remap.delta) >> PAGE_SHIFT
+    grown = remap.delta if remap.mm.semantics.mremap_shrink_charges else remap.new_len - remap.old_len
+    pages = (remap.new_len if remap.flags & MREMAP_DONTUNMAP else grown) >> PAGE_SHIFT
     refusal = remap.mm.charge(pages)
     if refusal == YES:
         remap.charged = pages
@@ -333,7 +334,14 @@ def _move_vma(remap: Remap, vma: Vma) -> int:
     refusal = _charge(remap, vma)
     if refusal != YES:
         return -refusal
-    copy, vma, refusal = copy_vma(vma, remap.addr, remap.new, remap.new_len)
+    copy, vma, refusal = copy_vma(
+        vma,
+        remap.addr,
+        remap.new,
+        remap.new_len,
+        keeps_source=remap.flags & MREMAP_DONTUNMAP != 0,
+        drops_uffd=vma.uffd is not None and not vma.uffd.event_remap,
+    )
     if copy is None:
         mm.commit.uncharge(remap.charged)
         return -refusal
@@ -373,8 +381,12 @@ def _drop_userfaultfd(copy: Vma) -> None:
 def _dontunmap_complete(remap: Remap, vma: Vma, copy: Vma) -> None:
     """The source stays, empty: not locked, and without anon_vma if all of it was moved.
 
-    All of its VMA loses the lock, also where only a part was moved, and locked_vm keeps counting it.
+    All of its VMA loses the lock, also where only a part was moved, and locked_vm keeps counting it
+    (Semantics.dontunmap_unlocks_source).
     """
+    if not vma.mm.semantics.dontunmap_unlocks_source:
+        vma, _ = vma_modify_flags(vma, remap.addr, remap.addr + remap.old_len, vma.flags & ~VM_LOCKED_MASK)
+        vma.mm.locked_vm -= vma.pages()
     if vma.flags & VM_LOCKED:
         vma.mm.lost_locked += vma.pages()
     set_flags(vma, vma.flags & ~VM_LOCKED_MASK)

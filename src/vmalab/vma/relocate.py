@@ -34,10 +34,14 @@ from vmalab.vma.port import ALLOC_POLICY, ALLOC_TREE, ALLOC_VMA
 from vmalab.vma.space import Mm
 
 
-def copy_vma(vma: Vma, old: int, new: int, length: int) -> tuple[Vma | None, Vma, int]:
+def copy_vma(
+    vma: Vma, old: int, new: int, length: int, *, keeps_source: bool = False, drops_uffd: bool = False
+) -> tuple[Vma | None, Vma, int]:
     """Describe [new, new + length), which must be empty, as vma describes its memory from old on (copy_vma).
 
     Anonymous memory that was never written to takes its offset from the new address, so that it can merge there.
+    keeps_source: the source stays mapped (MREMAP_DONTUNMAP).  drops_uffd: the new range leaves the userfaultfd.
+
     Returns the VMA that holds the new range, the source (which may have been merged into it), and YES; or None and a
     reason.
     """
@@ -49,6 +53,12 @@ def copy_vma(vma: Vma, old: int, new: int, length: int) -> tuple[Vma | None, Vma
     request.pgoff = pgoff
     request.prev = mm.find_vma_prev(new)
     request.next = mm.find_vma(new)
+    if drops_uffd and not mm.semantics.mremap_uffd_merges_first:
+        request.uffd = None
+        request.flags &= ~VM_UFFD
+    if keeps_source and not mm.semantics.dontunmap_merges_source:
+        request.prev = None if request.prev is vma else request.prev
+        request.next = None if request.next is vma else request.next
     source_start: int = vma.start
     merged = vma_merge_copied_range(request, vma)
     if merged is not None:
