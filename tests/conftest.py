@@ -1,6 +1,7 @@
 """For all tests: the form of the core that runs must be the one that was asked for, and built from these sources."""
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -25,6 +26,9 @@ def pytest_report_header() -> str:
 
 
 def pytest_sessionstart() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in the background so; the programs that tests interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     expected = os.environ.get("VMALAB_EXPECT_FORM")
     if expected is not None and vmalab.form() != expected:
         raise pytest.UsageError(f"the core is {vmalab.form()}, but {expected} was asked for: make build")

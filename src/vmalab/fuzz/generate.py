@@ -32,6 +32,10 @@ ADVICES: Final = (
     *(f.MADV_DONTDUMP, f.MADV_DODUMP, f.MADV_WIPEONFORK, f.MADV_KEEPONFORK, f.MADV_COLD, f.MADV_PAGEOUT),
     *(f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE, f.MADV_DONTNEED_LOCKED),
 )
+RARE_ADVICES: Final = (
+    *(f.MADV_GUARD_INSTALL, f.MADV_GUARD_INSTALL, f.MADV_GUARD_REMOVE, f.MADV_REMOVE, f.MADV_COLLAPSE),
+    *(f.MADV_COLD, f.MADV_PAGEOUT, f.MADV_WILLNEED),
+)
 SPECIAL_PROTECTIONS: Final = (f.PROT_GROWSDOWN, f.PROT_GROWSDOWN | f.PROT_GROWSUP, f.PROT_GROWSUP, f.PROT_SEM, 0x10)
 LARGE_FLAGS: Final = (
     *(f.MAP_HUGETLB, f.MAP_HUGETLB | 21 << f.MAP_HUGE_SHIFT, f.MAP_HUGETLB | 30 << f.MAP_HUGE_SHIFT),
@@ -41,9 +45,14 @@ ODD_FLAGS: Final = (
     *(f.MAP_SYNC, f.MAP_32BIT, f.MAP_NONBLOCK, f.MAP_DENYWRITE, f.MAP_ABOVE4G, f.MAP_GROWSDOWN, f.MAP_UNINITIALIZED),
     *(1 << 22, f.MAP_NORESERVE, f.MAP_STACK, f.MAP_POPULATE | f.MAP_NONBLOCK),
 )
+SEALS: Final = (
+    *(f.F_SEAL_WRITE, f.F_SEAL_FUTURE_WRITE, f.F_SEAL_SEAL, f.F_SEAL_GROW, f.F_SEAL_SHRINK, f.F_SEAL_EXEC),
+    64,
+)
 CONTROLS: Final = (
     *((f.PR_SET_MDWE, 1), (f.PR_SET_MDWE, 3), (f.PR_SET_MDWE, 2), (f.PR_SET_MDWE, 0), (f.PR_GET_MDWE, 0)),
     *((f.PR_SET_MEMORY_MERGE, 1), (f.PR_SET_MEMORY_MERGE, 0), (f.PR_GET_MEMORY_MERGE, 0), (f.PR_GET_MDWE, 1)),
+    (f.PR_SET_VMA, f.PR_SET_VMA_ANON_NAME, WINDOWS[0], PAGE_SIZE),
     *((f.PR_SET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 2), (f.PR_GET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 1)),
 )
 DROPPABLE_CAPABILITIES: Final = 1 << 14 | 1 << 17 | 1 << 24
@@ -324,14 +333,13 @@ class Generator:
         return Op("mprotect", (*self._range(process), prot), who)
 
     def _guard(self, process: Process, who: int) -> Op:
-        advice = self._choose((f.MADV_GUARD_INSTALL, f.MADV_GUARD_INSTALL, f.MADV_GUARD_REMOVE))
-        return Op("madvise", (*self._range(process), advice), who)
+        return Op("madvise", (*self._range(process), self._choose(RARE_ADVICES)), who)
 
     def _process_madvise(self, process: Process, who: int) -> Op:
         ranges = [*self._range(process)]
         if self._random.random() < 0.5:
             ranges += self._range(process)
-        advice = self._choose((f.MADV_COLD, f.MADV_PAGEOUT, f.MADV_WILLNEED, *ADVICES))
+        advice = self._choose((*RARE_ADVICES, *ADVICES))
         return Op("process_madvise", (advice, self._choose((0, 0, 0, 0, 0, 1)), *ranges), who)
 
     def _pkey(self, process: Process, who: int) -> Op:
@@ -373,10 +381,7 @@ class Generator:
             flags = self._choose((0, f.MFD_ALLOW_SEALING, f.MFD_ALLOW_SEALING))
             return Op("memfd", (flags, 1 << 14), who, self._new_file())
         if which < 0.25:
-            seals = self._choose(
-                (f.F_SEAL_WRITE, f.F_SEAL_FUTURE_WRITE, f.F_SEAL_SEAL, f.F_SEAL_GROW, f.F_SEAL_EXEC, 64)
-            )
-            return Op("seal", (seals,), who, self._choose(made))
+            return Op("seal", (self._choose(SEALS),), who, self._choose(made))
         op = self._mmap_file(process, who)
         return Op(op.name, op.args, who, self._choose(made))
 
@@ -415,7 +420,7 @@ class Generator:
 
     def _mempolicy(self, process: Process, who: int) -> Op:
         mode, mask = self._choose(
-            ((0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (0x8002, 1), (0x4002, 1), (0xC002, 1), (0x2003, 1))
+            ((0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (5, 1), (6, 1), (0x8002, 1), (0x4002, 1), (0xC002, 1), (0x2003, 1))
         )
         which = self._random.random()
         if which < 0.3:
