@@ -20,6 +20,7 @@ from vmalab.fuzz.generate import Generator
 from vmalab.fuzz.lockstep import Divergence, Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.shrink import shrink
+from vmalab.live.agent import AgentDied
 from vmalab.reason import explain
 
 RUN_STEPS: Final = 400
@@ -108,11 +109,15 @@ class Runner:
 
     def run(self, make: Callable[[Lockstep], Iterator[Op]]) -> tuple[Lockstep, Divergence | None]:
         """Perform what is made for a lockstep at its start."""
+        if self._lockstep is not None and self._runs:
+            try:
+                self._lockstep.restart()
+            except (AgentDied, AssertionError):
+                # What the run before has left behind is no part of this one.
+                self._stop()
         if self._lockstep is None:
             self._lockstep = Lockstep(self._options.reader, self._files, semantics_of(self._options.behaviours))
             self._runs = 0
-        elif self._runs:
-            self._lockstep.restart()
         lockstep = self._lockstep
         self._runs += 1
         finished = False

@@ -102,6 +102,8 @@ class Lockstep:
         self.models: list[File] = self.files.models()
         self._descriptors: list[int] = self._open_files()
         self.whole: bool = self.agent.reader == "bpf"
+        self.looks: bool = self.agent.reader != "none"
+        """Whether VMAs are compared, or results alone."""
         if self.whole and self.agent.first is not None:
             adopt(self._first.mm, self.agent.first)
         self.capabilities: int = _capabilities(self.agent.pid)
@@ -132,8 +134,7 @@ class Lockstep:
         self.slots: int = 0
         """The first that no file of the run has been made in."""
         self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments, self._hard_limits)}
-        found = self._fork(Op("fork", (), -1))
-        assert found is None, str(found)
+        self._first_fork: Divergence | None = self._fork(Op("fork", (), -1))
 
     def __enter__(self) -> Lockstep:
         return self
@@ -169,6 +170,8 @@ class Lockstep:
 
     def run(self, ops: Iterable[Op]) -> Divergence | None:
         """Perform a sequence on both sides; the first difference, or None.  After one the two are out of step."""
+        if self._first_fork is not None:
+            return self._first_fork
         waiting: list[_Expected] = []
         for place, op in enumerate(ops):
             self._last_place = place
@@ -220,6 +223,8 @@ class Lockstep:
         return None
 
     def _view(self, mm: Mm) -> list[int]:
+        if not self.looks:
+            return []
         return whole_view(mm, self._unnumbered) if self.whole else outer_view(mm, self._unnumbered)
 
     def _predict(self, place: int, op: Op) -> _Expected:
@@ -292,7 +297,7 @@ class Lockstep:
             model = f"{expected.result:#x} ({explain(expected.reason).name})"
             return Divergence(expected.place, op, "result", model, _result_text(reply.result))
         kernel_view = self._kernel[who]
-        if same_view(expected.view, kernel_view, self._unnumbered):
+        if not self.looks or same_view(expected.view, kernel_view, self._unnumbered):
             return None
         return self._difference(expected, kernel_view)
 
@@ -339,8 +344,7 @@ class Lockstep:
         self.parents[child] = op.who
         self.resources[child] = self.resources[op.who].inherited()
         shown = self.agent.first
-        assert shown is not None
-        self._kernel[child] = shown
+        self._kernel[child] = () if shown is None else shown
         closing = self.resources[op.who].contexts()
         if closing:
             self.agent.run([Step(3, slots=(slot + 1, 0, 0, 0, 0, 0)) for slot in closing], child + 1, report=0)

@@ -17,8 +17,10 @@ POPULATES: Final = frozenset(
     {"read", "mlock", "mlock2", "mlockall", "mmap", "madvise", "mremap", "brk", "process_madvise"}
 )
 """Steps that can read memory that was never written to."""
-TOUCHES: Final = POPULATES | {"write", "mprotect", "pkey_mprotect", "remap_file_pages", "shmat"}
+TOUCHES: Final = POPULATES | {"write", "mprotect", "pkey_mprotect"}
 """Steps that can touch pages at all."""
+IF_LOCKED: Final = frozenset({"mprotect", "pkey_mprotect", "mremap"})
+"""Steps that touch the pages that are there only where they are locked."""
 NO_RANGE: Final = frozenset(
     {"fork", "exit", "prlimit64", "munlockall", "prctl", "personality", "capset", "memfd", "memfd_secret", "seal"}
     | {"userfaultfd", "close", "pkey_alloc", "pkey_free", "set_mempolicy", "get_mempolicy", "mincore", "msync", "shmdt"}
@@ -96,9 +98,12 @@ def _can_follow(process: Process, op: Op) -> bool:
     if op.name in ("read", "write"):
         found = process.mm.find_vma(args[0])
         return found is None or not _hides_pages(found)
+    if op.name in ("mmap", "brk"):
+        # The pages of what is mapped anew are the only ones they touch.
+        return True
     for start, length in _ranges(op):
         for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE)):
-            if _hides_pages(vma):
+            if _hides_pages(vma) and (op.name not in IF_LOCKED or vma.flags & f.VM_LOCKED):
                 return False
     return True
 

@@ -40,16 +40,26 @@ UNKNOWN: Final = -1
 """Stands for a reason that the model cannot tell."""
 
 
+def sanitize_mpol_flags(word: int) -> int:
+    """Whether a mode word makes sense at all: YES or POLICY_BAD_MODE."""
+    flags = word & MPOL_MODE_FLAGS
+    mode = word & ~MPOL_MODE_FLAGS
+    if mode > MPOL_WEIGHTED_INTERLEAVE:
+        return POLICY_BAD_MODE
+    if flags & MPOL_F_STATIC_NODES and flags & MPOL_F_RELATIVE_NODES:
+        return POLICY_BAD_MODE
+    if flags & MPOL_F_NUMA_BALANCING and mode not in (MPOL_BIND, MPOL_PREFERRED_MANY):
+        return POLICY_BAD_MODE
+    return YES
+
+
 def make_policy(mm: Mm, mode: int, nodes: tuple[int, ...]) -> tuple[Policy | None, int]:
     """The policy that a mode word and a node mask stand for, or None and YES (default) or a reason (mpol_new)."""
+    refusal = sanitize_mpol_flags(mode)
+    if refusal != YES:
+        return None, refusal
     flags = mode & MPOL_MODE_FLAGS
     mode &= ~MPOL_MODE_FLAGS
-    if mode > MPOL_WEIGHTED_INTERLEAVE:
-        return None, POLICY_BAD_MODE
-    if flags & MPOL_F_STATIC_NODES and flags & MPOL_F_RELATIVE_NODES:
-        return None, POLICY_BAD_MODE
-    if flags & MPOL_F_NUMA_BALANCING and mode not in (MPOL_BIND, MPOL_PREFERRED_MANY):
-        return None, POLICY_BAD_MODE
     if mode == MPOL_DEFAULT:
         return None, POLICY_BAD_NODES if nodes else YES
     if mode == MPOL_LOCAL or (mode == MPOL_PREFERRED and not nodes):
@@ -94,6 +104,9 @@ def get_mempolicy(mm: Mm, mask_bits: int, addr: int, flags: int) -> int:
 
 def mbind(mm: Mm, start: int, length: int, mode: int, nodes: tuple[int, ...], flags: int) -> int:
     """mbind: 0 or minus a reason.  VMAs before a refusal stay changed."""
+    refusal = sanitize_mpol_flags(mode)
+    if refusal != YES:
+        return -refusal
     if flags & ~MPOL_MF_VALID:
         return -UNKNOWN_FLAGS
     if start & PAGE_MASK:

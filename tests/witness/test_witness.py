@@ -1,0 +1,68 @@
+"""Every witness, in the model and on this kernel: the answer that it names, and the same VMAs after each call."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.witness.witnesses import AT, FIXED, MEMORY_CAPABILITIES, PAGE, WITNESSES, Witness, mapped
+from vmalab.fuzz.files import Files
+from vmalab.fuzz.lockstep import Lockstep
+from vmalab.fuzz.ops import Op
+from vmalab.live.agent import why_not
+from vmalab.reason import errno_of, explain
+
+RELEASE = os.uname().release
+REASON = why_not() or ("" if RELEASE.startswith("6.18.") else f"the model is of 6.18, this is {RELEASE}")
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
+
+
+@pytest.fixture(scope="module")
+def files() -> Iterator[Files]:
+    made = Files()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("witness", WITNESSES, ids=[each.fact for each in WITNESSES])
+def test_witness(files: Files, witness: Witness) -> None:
+    with Lockstep(files=files) as lockstep:
+        left = Op("capset", (lockstep.capabilities & ~MEMORY_CAPABILITIES,))
+        found = lockstep.run([left if op.name == "capset" else op for op in witness.ops])
+    assert found is None, str(found)
+    op, reason = lockstep.compared[-1]
+    assert op == witness.ops[-1]
+    assert errno_of(reason) == witness.errno, explain(reason).name
+
+
+def test_they_differ() -> None:
+    assert len({witness.fact for witness in WITNESSES}) == len(WITNESSES)
+
+
+def test_the_map_count_limit() -> None:
+    """What still works at the limit, and what does not: munmap of an end, a mremap that does nothing, one more mmap."""
+    with Lockstep("none") as lockstep:
+        limit = lockstep.machine.settings.max_map_count
+        if limit > 100_000:
+            pytest.skip(f"vm.max_map_count is {limit}: too many VMAs to make")
+        free = limit - len(lockstep.processes[0].vmas())
+        below = [mapped(AT, 6), mapped(2 * AT, 6)]
+        ops = [mapped(4 * AT + 2 * at * PAGE, 1, prot=1 + 2 * (at & 1)) for at in range(free - 2)]
+        assert lockstep.run([*below, *ops]) is None
+        assert lockstep.processes[0].mm.map_count == limit
+        at_the_limit = [
+            (0, Op("munmap", (AT + 5 * PAGE, PAGE))),
+            (0, Op("munmap", (AT, PAGE))),
+            (0, Op("mremap", (AT + PAGE, PAGE, PAGE, 0, 0))),
+            (12, Op("munmap", (AT + 2 * PAGE, PAGE))),
+            (12, Op("mprotect", (AT + 2 * PAGE, PAGE, 1))),
+            (12, Op("mlock", (AT + 2 * PAGE, PAGE))),
+            (11, Op("madvise", (AT + 2 * PAGE, PAGE, 16))),
+            (12, Op("mmap", (AT + 2 * PAGE, PAGE, 3, FIXED, 0))),
+            (12, Op("mremap", (AT + PAGE, PAGE, PAGE, 3, 3 * AT))),
+            (0, Op("mmap", (3 * AT, PAGE, 3, FIXED, 0))),
+            (12, Op("mmap", (3 * AT + 2 * PAGE, PAGE, 3, FIXED, 0))),
+        ]
+        before = len(lockstep.compared)
+        assert lockstep.run([op for _, op in at_the_limit]) is None
+        assert [errno_of(reason) for _, reason in lockstep.compared[before:]] == [errno for errno, _ in at_the_limit]

@@ -1,0 +1,403 @@
+"""A few calls for each answer of the memory calls: the last of them gets it, in the model and on the kernel."""
+
+import errno
+from typing import NamedTuple
+
+from vmalab import flags as f
+from vmalab.fuzz.ops import Op
+
+AT = 0x10000000
+PAGE = 0x1000
+HUGE = 0x200000
+FIXED = f.MAP_PRIVATE | f.MAP_ANONYMOUS | f.MAP_FIXED
+SHARED = f.MAP_SHARED | f.MAP_ANONYMOUS | f.MAP_FIXED
+RW = 3
+END = f.RLIM_INFINITY
+TASK_SIZE = 0x7FFFFFFFF000
+REGULAR, READ_ONLY, MEMFD, SMALL_MEMFD = 0, 2, 3, 4
+MADE = 16
+VVAR, VDSO = 0x7FFFF7FF7000, 0x7FFFF7FFD000
+MOVE = f.MREMAP_MAYMOVE
+TO = f.MREMAP_MAYMOVE | f.MREMAP_FIXED
+MEMORY_CAPABILITIES = 1 << 14 | 1 << 17
+
+
+class Witness(NamedTuple):
+    """A fact, and the calls that show it."""
+
+    fact: str
+    errno: int
+    """Of the last call; 0 if it works."""
+    ops: tuple[Op, ...]
+
+
+def mapped(at: int = AT, pages: int = 4, prot: int = RW, flags: int = FIXED) -> Op:
+    """An anonymous mapping."""
+    return Op("mmap", (at, pages * PAGE, prot, flags, 0))
+
+
+def of_file(file: int, at: int = AT, pages: int = 4, prot: int = 1, flags: int = 0x11, offset: int = 0) -> Op:
+    """A mapping of a file, shared if nothing else is said."""
+    return Op("mmap", (at, pages * PAGE, prot, flags, offset), 0, file)
+
+
+def call(name: str, *args: int, file: int = -1) -> Op:
+    """A call of the first process."""
+    return Op(name, args, 0, file)
+
+
+def limited(resource: int, pages: int, *ops: Op) -> tuple[Op, ...]:
+    """Calls under a limit in pages."""
+    return (*ops[:-1], call("prlimit64", resource, pages * PAGE), ops[-1])
+
+
+def unprivileged(*ops: Op) -> tuple[Op, ...]:
+    """Calls without the capabilities that memory calls ask for; the test puts in those that are left."""
+    return (call("capset", 0), *ops)
+
+
+HUGE_PAGES = call("mmap", AT, 2 * HUGE, RW, FIXED | f.MAP_HUGETLB | f.MAP_NORESERVE, 0)
+SEALED = (mapped(), call("mseal", AT + PAGE, PAGE, 0))
+DROPPABLE = call("mmap", AT, 4 * PAGE, RW, f.MAP_DROPPABLE | f.MAP_ANONYMOUS | f.MAP_FIXED, 0)
+HOLE = (mapped(), call("munmap", AT + PAGE, PAGE))
+UFFD = call("userfaultfd", file=MADE)
+
+WITNESSES = (
+    # -- mmap
+    Witness("mmap: length 0", errno.EINVAL, (call("mmap", AT, 0, RW, FIXED, 0),)),
+    Witness("mmap: the length rounds up to nothing", errno.ENOMEM, (call("mmap", 0, (1 << 64) - 1, RW, 0x22, 0),)),
+    Witness("mmap: the offset overflows", errno.EOVERFLOW, (of_file(REGULAR, offset=(1 << 64) - PAGE),)),
+    Witness("mmap: the offset is not aligned", errno.EINVAL, (of_file(REGULAR, offset=1),)),
+    Witness("mmap: a fixed address is not aligned", errno.EINVAL, (mapped(AT + 1),)),
+    Witness("mmap: beyond the end of user space", errno.ENOMEM, (mapped(TASK_SIZE - PAGE, 2),)),
+    Witness("mmap: neither shared nor private", errno.EINVAL, (mapped(flags=0x30),)),
+    Witness("mmap: MAP_FIXED_NOREPLACE over something", errno.EEXIST, (mapped(), mapped(AT - PAGE, flags=0x100022))),
+    Witness("mmap: MAP_FIXED_NOREPLACE beside something", 0, (mapped(), mapped(AT - 4 * PAGE, flags=0x100022))),
+    Witness("mmap: writing to a read-only file, shared", errno.EACCES, (of_file(READ_ONLY, prot=RW),)),
+    Witness("mmap: an unknown flag with MAP_SHARED_VALIDATE", errno.EOPNOTSUPP, (of_file(MEMFD, flags=0x400013),)),
+    Witness("mmap: MAP_SYNC on a file that cannot", errno.EOPNOTSUPP, (of_file(REGULAR, flags=0x80013),)),
+    Witness("mmap: a shared stack", errno.EINVAL, (mapped(flags=SHARED | f.MAP_GROWSDOWN),)),
+    Witness("mmap: a droppable stack", errno.EINVAL, (mapped(flags=0x138),)),
+    Witness("mmap: droppable and locked", errno.EINVAL, (mapped(flags=0x2038),)),
+    Witness("mmap: huge pages of no size", errno.EINVAL, (mapped(flags=FIXED | f.MAP_HUGETLB | 13 << 26),)),
+    Witness("mmap: the pool of huge pages is empty", errno.ENOMEM, (mapped(flags=FIXED | f.MAP_HUGETLB),)),
+    Witness("mmap: MAP_HUGETLB on a file of small pages", errno.EINVAL, (of_file(MEMFD, flags=0x40011),)),
+    Witness("mmap: RLIMIT_AS", errno.ENOMEM, limited(f.RLIMIT_AS, 100, mapped())),
+    Witness("mmap: RLIMIT_DATA", errno.ENOMEM, limited(f.RLIMIT_DATA, 100, mapped())),
+    Witness("mmap: RLIMIT_DATA is not for shared memory", 0, limited(f.RLIMIT_DATA, 100, mapped(flags=SHARED))),
+    Witness("mmap: more than there is", errno.ENOMEM, (call("mmap", 0, 1 << 46, RW, 0x22, 0),)),
+    Witness("mmap: more than there is, unreserved", 0, (call("mmap", 0, 1 << 46, RW, 0x4022, 0),)),
+    Witness(
+        "mmap: memory-deny-write-execute", errno.EACCES, (call("prctl", f.PR_SET_MDWE, 1, 0, 0, 0), mapped(prot=7))
+    ),
+    Witness("mmap: over sealed memory", errno.EPERM, (*SEALED, mapped())),
+    Witness(
+        "mmap: writing to a memfd that is sealed against it",
+        errno.EPERM,
+        (call("memfd", 2, 8, file=MADE), call("seal", f.F_SEAL_WRITE, file=MADE), of_file(MADE, prot=RW)),
+    ),
+    Witness(
+        "mmap: private secret memory", errno.EINVAL, (call("memfd_secret", 8, file=MADE), of_file(MADE, flags=0x12))
+    ),
+    Witness("mmap: page 0 without CAP_SYS_RAWIO", errno.EPERM, unprivileged(mapped(0, 1))),
+    Witness("mmap: page 0 with it", 0, (mapped(0, 1),)),
+    Witness(
+        "mmap: MAP_LOCKED beyond RLIMIT_MEMLOCK",
+        errno.EAGAIN,
+        unprivileged(*limited(f.RLIMIT_MEMLOCK, 2, mapped(flags=FIXED | f.MAP_LOCKED))),
+    ),
+    Witness(
+        "mmap: MAP_LOCKED without any right to lock",
+        errno.EPERM,
+        unprivileged(*limited(f.RLIMIT_MEMLOCK, 0, mapped(flags=FIXED | f.MAP_LOCKED))),
+    ),
+    Witness(
+        "mmap: beyond RLIMIT_MEMLOCK after mlockall(MCL_FUTURE)",
+        errno.EAGAIN,
+        unprivileged(call("mlockall", 2), *limited(f.RLIMIT_MEMLOCK, 2, mapped())),
+    ),
+    # -- munmap
+    Witness("munmap: length 0", errno.EINVAL, (call("munmap", AT, 0),)),
+    Witness("munmap: not aligned", errno.EINVAL, (call("munmap", AT + 1, PAGE),)),
+    Witness("munmap: beyond user space", errno.EINVAL, (call("munmap", TASK_SIZE, PAGE),)),
+    Witness("munmap: holes are fine", 0, (*HOLE, call("munmap", AT, 4 * PAGE))),
+    Witness("munmap: sealed", errno.EPERM, (*SEALED, call("munmap", AT, 4 * PAGE))),
+    Witness("munmap: a part of a huge page", errno.EINVAL, (HUGE_PAGES, call("munmap", AT, PAGE))),
+    Witness("munmap: the vdso cannot be split", errno.EINVAL, (call("munmap", VDSO, PAGE),)),
+    # -- brk answers the break that is in force, so there is no errno to see
+    Witness("brk: RLIMIT_DATA", errno.ENOMEM, limited(f.RLIMIT_DATA, 0, call("brk", 0x800000))),
+    Witness("brk: RLIMIT_AS", errno.ENOMEM, limited(f.RLIMIT_AS, 100, call("brk", 0x800000))),
+    Witness("brk: something is in the way", errno.ENOMEM, (mapped(0x760000, 1), call("brk", 0x760000))),
+    Witness("brk: more than there is", errno.ENOMEM, (call("brk", 1 << 46),)),
+    # -- the stack
+    Witness("fault: nothing is mapped", errno.EFAULT, (call("write", AT),)),
+    Witness("fault: no permission", errno.EFAULT, (mapped(prot=1), call("write", AT))),
+    Witness("fault: below a mapping that does not grow", errno.EFAULT, (mapped(), call("write", AT - 8))),
+    Witness("stack: it grows", 0, (mapped(flags=0x132), call("write", AT - 8))),
+    Witness(
+        "stack: accessible memory within 256 pages",
+        errno.ENOMEM,
+        (mapped(AT - 100 * PAGE, 1), mapped(flags=0x132), call("write", AT - 8)),
+    ),
+    Witness(
+        "stack: PROT_NONE memory is no hindrance",
+        0,
+        (mapped(AT - 100 * PAGE, 1, prot=0), mapped(flags=0x132), call("write", AT - 8)),
+    ),
+    Witness(
+        "stack: RLIMIT_STACK", errno.ENOMEM, limited(f.RLIMIT_STACK, 4, mapped(flags=0x132), call("write", AT - 8))
+    ),
+    Witness("stack: RLIMIT_AS", errno.ENOMEM, limited(f.RLIMIT_AS, 100, mapped(flags=0x132), call("write", AT - 8))),
+    Witness(
+        "stack: RLIMIT_MEMLOCK",
+        errno.ENOMEM,
+        unprivileged(
+            *limited(f.RLIMIT_MEMLOCK, 4, mapped(flags=0x132), call("mlock", AT, 4 * PAGE), call("write", AT - 8))
+        ),
+    ),
+    Witness("stack: below mmap_min_addr", errno.EPERM, (mapped(0x10000, 1, flags=0x132), call("write", 0xFFF8))),
+    # -- mprotect
+    Witness("mprotect: not aligned", errno.EINVAL, (call("mprotect", AT + 1, PAGE, 1),)),
+    Witness("mprotect: wraps", errno.ENOMEM, (call("mprotect", TASK_SIZE, (1 << 64) - PAGE, 1),)),
+    Witness("mprotect: unknown permissions", errno.EINVAL, (mapped(), call("mprotect", AT, PAGE, 0x10))),
+    Witness("mprotect: grows up and down", errno.EINVAL, (mapped(), call("mprotect", AT, PAGE, 0x03000001))),
+    Witness(
+        "mprotect: PROT_GROWSDOWN on what does not", errno.EINVAL, (mapped(), call("mprotect", AT, PAGE, 0x01000001))
+    ),
+    Witness("mprotect: a hole", errno.ENOMEM, (*HOLE, call("mprotect", AT, 4 * PAGE, 1))),
+    Witness("mprotect: what may not be written to", errno.EACCES, (of_file(READ_ONLY), call("mprotect", AT, PAGE, RW))),
+    Witness("mprotect: sealed", errno.EPERM, (*SEALED, call("mprotect", AT, 4 * PAGE, 1))),
+    Witness(
+        "mprotect: memory-deny-write-execute",
+        errno.EACCES,
+        (mapped(), call("prctl", f.PR_SET_MDWE, 1, 0, 0, 0), call("mprotect", AT, PAGE, 5)),
+    ),
+    Witness("mprotect: the vdso cannot be split", errno.EINVAL, (call("mprotect", VDSO, PAGE, 1),)),
+    Witness("pkey_mprotect: no such key", errno.EINVAL, (mapped(), call("pkey_mprotect", AT, PAGE, 1, 5))),
+    Witness("pkey_free: no such key", errno.EINVAL, (call("pkey_free", 5),)),
+    Witness("pkey_alloc: flags", errno.EINVAL, (call("pkey_alloc", 1, 0),)),
+    # -- mremap
+    Witness("mremap: unknown flags", errno.EINVAL, (mapped(), call("mremap", AT, PAGE, PAGE, 8, 0))),
+    Witness("mremap: not aligned", errno.EINVAL, (mapped(), call("mremap", AT + 1, PAGE, PAGE, 0, 0))),
+    Witness("mremap: new length 0", errno.EINVAL, (mapped(), call("mremap", AT, PAGE, 0, 0, 0))),
+    Witness(
+        "mremap: longer than user space", errno.EINVAL, (mapped(), call("mremap", AT, PAGE, TASK_SIZE + PAGE, 1, 0))
+    ),
+    Witness("mremap: to beyond user space", errno.EINVAL, (mapped(), call("mremap", AT, PAGE, PAGE, TO, TASK_SIZE))),
+    Witness(
+        "mremap: to what is not aligned", errno.EINVAL, (mapped(), call("mremap", AT, PAGE, PAGE, TO, AT + 0x8001))
+    ),
+    Witness("mremap: MREMAP_FIXED without MAYMOVE", errno.EINVAL, (mapped(), call("mremap", AT, PAGE, PAGE, 2, 0))),
+    Witness("mremap: DONTUNMAP resizes", errno.EINVAL, (mapped(), call("mremap", AT, PAGE, 2 * PAGE, 5, 0))),
+    Witness("mremap: onto itself", errno.EINVAL, (mapped(), call("mremap", AT, 2 * PAGE, 2 * PAGE, TO, AT + PAGE))),
+    Witness("mremap: nothing is mapped", errno.EFAULT, (call("mremap", AT, PAGE, PAGE, 0, 0),)),
+    Witness("mremap: sealed", errno.EPERM, (*SEALED, call("mremap", AT + PAGE, PAGE, 2 * PAGE, MOVE, 0))),
+    Witness("mremap: a part of a huge page", errno.EINVAL, (HUGE_PAGES, call("mremap", AT, PAGE, 4 * HUGE, MOVE, 0))),
+    Witness("mremap: old length 0 of private memory", errno.EINVAL, (mapped(), call("mremap", AT, 0, PAGE, MOVE, 0))),
+    Witness("mremap: old length 0 duplicates", 0, (mapped(flags=SHARED), call("mremap", AT, 0, PAGE, MOVE, 0))),
+    Witness(
+        "mremap: old length 0 without MAYMOVE", errno.ENOMEM, (mapped(flags=SHARED), call("mremap", AT, 0, PAGE, 0, 0))
+    ),
+    Witness("mremap: beyond its VMA", errno.EFAULT, (mapped(), call("mremap", AT, 5 * PAGE, 6 * PAGE, MOVE, 0))),
+    Witness("mremap: special memory does not grow", errno.EFAULT, (call("mremap", VVAR, 4 * PAGE, 8 * PAGE, MOVE, 0),)),
+    Witness("mremap: no room, may not move", errno.ENOMEM, (mapped(), call("mremap", AT, PAGE, 2 * PAGE, 0, 0))),
+    Witness("mremap: a gap at the start", errno.EFAULT, (*HOLE, call("mremap", AT + PAGE, 0x3000, 0x3000, TO, 2 * AT))),
+    Witness(
+        "mremap: several, resized",
+        errno.EFAULT,
+        (mapped(), mapped(AT + 4 * PAGE, prot=1), call("mremap", AT, 8 * PAGE, 9 * PAGE, TO, 2 * AT)),
+    ),
+    Witness(
+        "mremap: several", 0, (mapped(), mapped(AT + 4 * PAGE, prot=1), call("mremap", AT, 0x8000, 0x8000, TO, 2 * AT))
+    ),
+    Witness(
+        "mremap: RLIMIT_MEMLOCK",
+        errno.EAGAIN,
+        unprivileged(
+            *limited(
+                f.RLIMIT_MEMLOCK, 4, mapped(), call("mlock", AT, 4 * PAGE), call("mremap", AT, 0x4000, 0x8000, 1, 0)
+            )
+        ),
+    ),
+    Witness(
+        "mremap: RLIMIT_AS", errno.ENOMEM, limited(f.RLIMIT_AS, 100, mapped(), call("mremap", AT, 0x4000, 0x8000, 1, 0))
+    ),
+    # -- madvise
+    Witness("madvise: unknown", errno.EINVAL, (mapped(), call("madvise", AT, PAGE, 99))),
+    Witness("madvise: not aligned", errno.EINVAL, (mapped(), call("madvise", AT + 1, PAGE, 4))),
+    Witness(
+        "madvise: a hole, after the rest is done", errno.ENOMEM, (*HOLE, call("madvise", AT, 4 * PAGE, f.MADV_DONTDUMP))
+    ),
+    Witness("madvise: DOFORK on device memory", errno.EINVAL, (call("madvise", VVAR, PAGE, f.MADV_DOFORK),)),
+    Witness("madvise: WIPEONFORK on a file", errno.EINVAL, (of_file(MEMFD), call("madvise", AT, PAGE, 18))),
+    Witness(
+        "madvise: WIPEONFORK on shared memory", errno.EINVAL, (mapped(flags=SHARED), call("madvise", AT, PAGE, 18))
+    ),
+    Witness("madvise: KEEPONFORK on droppable memory", errno.EINVAL, (DROPPABLE, call("madvise", AT, PAGE, 19))),
+    Witness("madvise: DODUMP on droppable memory", errno.EINVAL, (DROPPABLE, call("madvise", AT, PAGE, 17))),
+    Witness(
+        "madvise: DONTNEED on locked memory",
+        errno.EINVAL,
+        (mapped(), call("mlock", AT, PAGE), call("madvise", AT, PAGE, 4)),
+    ),
+    Witness("madvise: FREE on a file", errno.EINVAL, (of_file(MEMFD, flags=0x12), call("madvise", AT, PAGE, 8))),
+    Witness(
+        "madvise: guards in locked memory",
+        errno.EINVAL,
+        (mapped(), call("mlock", AT, PAGE), call("madvise", AT, PAGE, 102)),
+    ),
+    Witness("madvise: guards in huge pages", errno.EINVAL, (HUGE_PAGES, call("madvise", AT, HUGE, 102))),
+    Witness("madvise: guards in special memory", errno.EINVAL, (call("madvise", VVAR, PAGE, 102),)),
+    Witness(
+        "madvise: a sealed memory that cannot be written to is not discarded",
+        errno.EPERM,
+        (mapped(prot=1), call("mseal", AT, PAGE, 0), call("madvise", AT, PAGE, 4)),
+    ),
+    Witness(
+        "madvise: POPULATE_WRITE of read-only memory", errno.EINVAL, (mapped(prot=1), call("madvise", AT, PAGE, 23))
+    ),
+    Witness("madvise: POPULATE_READ of a hole", errno.ENOMEM, (*HOLE, call("madvise", AT, 4 * PAGE, 22))),
+    Witness(
+        "madvise: POPULATE_READ beyond a file",
+        errno.EFAULT,
+        (of_file(SMALL_MEMFD, offset=20 * PAGE, pages=8), call("madvise", AT, 8 * PAGE, 22)),
+    ),
+    Witness("process_madvise: flags", errno.EINVAL, (mapped(), call("process_madvise", 4, 1, AT, PAGE))),
+    Witness("process_madvise: not user space", errno.EFAULT, (call("process_madvise", 4, 0, TASK_SIZE, PAGE),)),
+    # -- locks
+    Witness("mlock: a hole", errno.ENOMEM, (*HOLE, call("mlock", AT, 4 * PAGE))),
+    Witness("mlock: wraps", errno.EINVAL, (call("mlock", (1 << 64) - PAGE, 2 * PAGE),)),
+    Witness("mlock: no access", errno.ENOMEM, (mapped(prot=0), call("mlock", AT, PAGE))),
+    Witness("mlock2: unknown flags", errno.EINVAL, (mapped(), call("mlock2", AT, PAGE, 2))),
+    Witness(
+        "mlock: no right at all",
+        errno.EPERM,
+        unprivileged(*limited(f.RLIMIT_MEMLOCK, 0, mapped(), call("mlock", AT, PAGE))),
+    ),
+    Witness(
+        "mlock: RLIMIT_MEMLOCK",
+        errno.ENOMEM,
+        unprivileged(*limited(f.RLIMIT_MEMLOCK, 2, mapped(), call("mlock", AT, 0x3000))),
+    ),
+    Witness(
+        "mlock: what is locked is not counted twice",
+        0,
+        unprivileged(*limited(f.RLIMIT_MEMLOCK, 2, mapped(), call("mlock", AT, 0x2000), call("mlock", AT, 0x2000))),
+    ),
+    Witness("munlock: a hole", errno.ENOMEM, (*HOLE, call("munlock", AT, 4 * PAGE))),
+    Witness("mlockall: unknown flags", errno.EINVAL, (call("mlockall", 8),)),
+    Witness("mlockall: ONFAULT alone", errno.EINVAL, (call("mlockall", 4),)),
+    Witness("mlockall: RLIMIT_MEMLOCK", errno.ENOMEM, unprivileged(*limited(f.RLIMIT_MEMLOCK, 2, call("mlockall", 1)))),
+    Witness("mlockall: no right at all", errno.EPERM, unprivileged(*limited(f.RLIMIT_MEMLOCK, 0, call("mlockall", 1)))),
+    # -- policies
+    Witness("mbind: a hole", errno.EFAULT, (*HOLE, call("mbind", AT, 4 * PAGE, 2, 1, 0))),
+    Witness("mbind: a hole is fine for the default", 0, (*HOLE, call("mbind", AT, 4 * PAGE, 0, 0, 0))),
+    Witness("mbind: not aligned", errno.EINVAL, (mapped(), call("mbind", AT + 1, PAGE, 2, 1, 0))),
+    Witness("mbind: unknown mode", errno.EINVAL, (mapped(), call("mbind", AT, PAGE, 50, 1, 0))),
+    Witness("mbind: unknown flags", errno.EINVAL, (mapped(), call("mbind", AT, PAGE, 2, 1, 1 << 6))),
+    Witness("mbind: no nodes", errno.EINVAL, (mapped(), call("mbind", AT, PAGE, 2, 0, 0))),
+    Witness("set_mempolicy: no nodes", errno.EINVAL, (call("set_mempolicy", 2, 0),)),
+    Witness(
+        "set_mempolicy_home_node: no policy", errno.ENOENT, (mapped(), call("set_mempolicy_home_node", AT, PAGE, 0, 0))
+    ),
+    Witness(
+        "set_mempolicy_home_node: no such node",
+        errno.EINVAL,
+        (mapped(), call("set_mempolicy_home_node", AT, PAGE, 9, 0)),
+    ),
+    Witness(
+        "set_mempolicy_home_node: of another mode",
+        errno.EOPNOTSUPP,
+        (mapped(), call("mbind", AT, PAGE, 3, 1, 0), call("set_mempolicy_home_node", AT, PAGE, 0, 0)),
+    ),
+    Witness("get_mempolicy: nothing is mapped", errno.EFAULT, (call("get_mempolicy", AT, 2),)),
+    Witness("get_mempolicy: an address for nothing", errno.EINVAL, (call("get_mempolicy", AT, 0),)),
+    # -- seals
+    Witness("mseal: flags", errno.EINVAL, (mapped(), call("mseal", AT, PAGE, 1))),
+    Witness("mseal: not aligned", errno.EINVAL, (mapped(), call("mseal", AT + 1, PAGE, 0))),
+    Witness("mseal: a hole", errno.ENOMEM, (*HOLE, call("mseal", AT, 4 * PAGE, 0))),
+    Witness("mseal: twice", 0, (*SEALED, call("mseal", AT, 4 * PAGE, 0))),
+    Witness(
+        "seals: writable mappings are there",
+        errno.EBUSY,
+        (call("memfd", 2, 8, file=MADE), of_file(MADE), call("seal", f.F_SEAL_WRITE, file=MADE)),
+    ),
+    Witness("seals: none may be added", errno.EPERM, (call("memfd", 0, 8, file=MADE), call("seal", 2, file=MADE))),
+    Witness("seals: unknown", errno.EINVAL, (call("memfd", 2, 8, file=MADE), call("seal", 64, file=MADE))),
+    # -- msync, mincore
+    Witness("msync: unknown flags", errno.EINVAL, (mapped(), call("msync", AT, PAGE, 8))),
+    Witness("msync: two kinds", errno.EINVAL, (mapped(), call("msync", AT, PAGE, 5))),
+    Witness("msync: a hole", errno.ENOMEM, (*HOLE, call("msync", AT, 4 * PAGE, 1))),
+    Witness("msync: locked", errno.EBUSY, (mapped(), call("mlock", AT, PAGE), call("msync", AT, PAGE, 2))),
+    Witness("mincore: not aligned", errno.EINVAL, (mapped(), call("mincore", AT + 1, PAGE))),
+    Witness("mincore: a hole", errno.ENOMEM, (*HOLE, call("mincore", AT, 4 * PAGE))),
+    # -- System V shared memory
+    Witness("shmat: not aligned", errno.EINVAL, (call("shmat", AT + 8, 0, file=0),)),
+    Witness("shmat: something is there", errno.EINVAL, (mapped(), call("shmat", AT, 0, file=0))),
+    Witness("shmat: SHM_REMAP without an address", errno.EINVAL, (call("shmat", 0, f.SHM_REMAP, file=0),)),
+    Witness("shmdt: nothing is attached", errno.EINVAL, (mapped(), call("shmdt", AT))),
+    # -- userfaultfd
+    Witness("register: nothing is mapped", errno.EINVAL, (UFFD, call("register", AT, PAGE, 1, file=MADE))),
+    Witness("register: not aligned", errno.EINVAL, (UFFD, mapped(), call("register", AT + 1, PAGE, 1, file=MADE))),
+    Witness("register: length 0", errno.EINVAL, (UFFD, mapped(), call("register", AT, 0, 1, file=MADE))),
+    Witness("register: no mode", errno.EINVAL, (UFFD, mapped(), call("register", AT, PAGE, 0, file=MADE))),
+    Witness("register: a file", errno.EINVAL, (UFFD, of_file(REGULAR), call("register", AT, PAGE, 1, file=MADE))),
+    Witness(
+        "register: minor faults of anonymous memory",
+        errno.EINVAL,
+        (UFFD, mapped(), call("register", AT, PAGE, 4, file=MADE)),
+    ),
+    Witness(
+        "register: what may never be written to",
+        errno.EPERM,
+        (
+            call("memfd", 2, 8, file=MADE + 1),
+            call("seal", f.F_SEAL_WRITE, file=MADE + 1),
+            of_file(MADE + 1),
+            UFFD,
+            call("register", AT, PAGE, 1, file=MADE),
+        ),
+    ),
+    Witness(
+        "register: another userfaultfd has it",
+        errno.EBUSY,
+        (
+            UFFD,
+            call("userfaultfd", file=MADE + 1),
+            mapped(),
+            call("register", AT, PAGE, 1, file=MADE),
+            call("register", AT, PAGE, 1, file=MADE + 1),
+        ),
+    ),
+    Witness("register: holes are fine", 0, (UFFD, *HOLE, call("register", AT, 4 * PAGE, 1, file=MADE))),
+    Witness(
+        "unregister: another userfaultfd has it",
+        errno.EINVAL,
+        (
+            UFFD,
+            call("userfaultfd", file=MADE + 1),
+            mapped(),
+            call("register", AT, PAGE, 1, file=MADE),
+            call("unregister", AT, PAGE, file=MADE + 1),
+        ),
+    ),
+    # -- prctl, limits, remap_file_pages
+    Witness("prctl: MDWE stays", errno.EPERM, (call("prctl", 65, 1, 0, 0, 0), call("prctl", 65, 0, 0, 0, 0))),
+    Witness("prctl: MDWE, unknown bits", errno.EINVAL, (call("prctl", 65, 4, 0, 0, 0),)),
+    Witness("prctl: arguments that are none", errno.EINVAL, (call("prctl", 67, 1, 1, 0, 0),)),
+    Witness("remap_file_pages: private memory", errno.EINVAL, (mapped(), call("remap_file_pages", AT, PAGE, 0, 0, 0))),
+    Witness(
+        "remap_file_pages: permissions",
+        errno.EINVAL,
+        (mapped(flags=SHARED), call("remap_file_pages", AT, PAGE, 1, 0, 0)),
+    ),
+)
+
+NOT_PROVOKED = {
+    "ENOMEM because the kernel has no memory": "no fault injection here; the scenes fail each allocation in turn",
+    "mmap EINVAL of the architecture": "x86-64 accepts all flags",
+    "relocate_vma_down EFAULT and ENOMEM, insert_vm_struct ENOMEM": "they happen within execve",
+    "EBADF for a name on a file": "the kernel here has no names of anonymous memory; PR_SET_VMA is EINVAL",
+    "overcommit mode 2": "a setting of the whole machine",
+}
+"""Answers that nothing here can provoke, and why."""
