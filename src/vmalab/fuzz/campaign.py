@@ -146,9 +146,10 @@ class Runner:
         lockstep, found = self.run(make)
         agent = lockstep.agent
         run = Run(seed, lockstep.steps, agent.reader, agent.why_not_bpf, divergence=found)
-        for op, reason in lockstep.compared:
-            run.features.update(features(op))
-            run.outcomes[op.name, explain(reason).name] += 1
+        for (name, first, second, reason), steps in lockstep.counts.items():
+            for feature in features(name, first, second):
+                run.features[feature] += steps
+            run.outcomes[name, explain(reason).name] += steps
         run.ops = ops if found is not None else []
         return run
 

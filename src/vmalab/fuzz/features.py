@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab import flags as f
-from vmalab.fuzz.ops import Op
 
 _MAP_TYPES: Final = {
     f.MAP_SHARED: "MAP_SHARED",
@@ -29,6 +28,7 @@ def _choices(prefix: str) -> dict[int, str]:
 
 _MDWE: Final = ("PR_MDWE_REFUSE_EXEC_GAIN", "PR_MDWE_NO_INHERIT")
 _PROT: Final = _bits("PROT_")
+_MAP: Final = _bits("MAP_")
 _ADVICES: Final = _choices("MADV_")
 _OPTIONS: Final = _choices("PR_")
 _LIMITS: Final = _choices("RLIMIT_")
@@ -46,27 +46,26 @@ _UFFD_MODES: Final = [
     (2, "UFFDIO_REGISTER_MODE_WP"),
     (4, "UFFDIO_REGISTER_MODE_MINOR"),
 ]
-_BIT_ARGUMENTS: Final[dict[str, list[tuple[int, list[tuple[int, str]]]]]] = {
-    "mmap": [(2, _PROT), (3, _bits("MAP_"))],
-    "mprotect": [(2, _PROT)],
-    "pkey_mprotect": [(2, _PROT)],
-    "mremap": [(3, _bits("MREMAP_"))],
-    "mlock2": [(2, _bits("MLOCK_"))],
-    "mlockall": [(0, _bits("MCL_"))],
-    "msync": [(2, _bits("MS_"))],
-    "shmat": [(1, _bits("SHM_"))],
-    "seal": [(0, _bits("F_SEAL_"))],
-    "memfd": [(0, _bits("MFD_"))],
-    "register": [(2, _UFFD_MODES)],
+_BITS: Final[dict[str, list[tuple[int, str]]]] = {
+    "mprotect": _PROT,
+    "pkey_mprotect": _PROT,
+    "mremap": _bits("MREMAP_"),
+    "mlock2": _bits("MLOCK_"),
+    "mlockall": _bits("MCL_"),
+    "msync": _bits("MS_"),
+    "shmat": _bits("SHM_"),
+    "seal": _bits("F_SEAL_"),
+    "memfd": _bits("MFD_"),
+    "register": _UFFD_MODES,
 }
-"""Which arguments of a step are made of bits, and their names."""
-_CHOICE_ARGUMENTS: Final[dict[str, tuple[int, dict[int, str]]]] = {
-    "madvise": (2, _ADVICES),
-    "process_madvise": (0, _ADVICES),
-    "prctl": (0, _OPTIONS),
-    "prlimit64": (0, _LIMITS),
-    "mbind": (2, _POLICIES),
-    "set_mempolicy": (0, _POLICIES),
+"""The names of the bits of a step's flags; those of mmap, which has two such words, are apart."""
+_CHOICES: Final[dict[str, dict[int, str]]] = {
+    "madvise": _ADVICES,
+    "process_madvise": _ADVICES,
+    "prctl": _OPTIONS,
+    "prlimit64": _LIMITS,
+    "mbind": _POLICIES,
+    "set_mempolicy": _POLICIES,
 }
 CALLS: Final = {
     "memfd": "memfd_create",
@@ -80,31 +79,26 @@ CALLS: Final = {
 """What steps are called that are no system call of their name."""
 
 
-def features(op: Op) -> list[str]:
-    """The call of a step, and the call with each flag that it has."""
-    name = CALLS.get(op.name, op.name)
-    found = [name]
-    for at, bits in _BIT_ARGUMENTS.get(op.name, ()):
-        value = op.args[at]
-        for bit, flag in bits:
-            if value & bit:
-                found.append(f"{name} {flag}")
-    if op.name == "mmap" and op.args[3] & f.MAP_TYPE in _MAP_TYPES:
-        found.append(f"{name} {_MAP_TYPES[op.args[3] & f.MAP_TYPE]}")
-    choice = _CHOICE_ARGUMENTS.get(op.name)
-    if choice is not None:
-        chosen = choice[1].get(op.args[choice[0]] & 0xFFFFFFFF)
-        if chosen is not None:
-            found.append(f"{name} {chosen}")
+def features(name: str, first: int, second: int) -> list[str]:
+    """The call of a step, and the call with each flag that it has: by the step's name and what FLAG_ARGUMENTS names."""
+    shown = CALLS.get(name, name)
+    found = [shown]
+    bits = [(first, bit, flag) for bit, flag in _BITS.get(name, ())]
+    if name == "mmap":
+        bits = [(first, bit, flag) for bit, flag in _PROT] + [(second, bit, flag) for bit, flag in _MAP]
+        if second & f.MAP_TYPE in _MAP_TYPES:
+            found.append(f"{shown} {_MAP_TYPES[second & f.MAP_TYPE]}")
+    found += [f"{shown} {flag}" for word, bit, flag in bits if word & bit]
+    chosen = _CHOICES.get(name, {}).get(first & 0xFFFFFFFF)
+    if chosen is not None:
+        found.append(f"{shown} {chosen}")
     return found
 
 
 def catalogue() -> dict[str, list[str]]:
     """Every call that steps can be made of, with all its flags and choices."""
-    found: dict[str, list[str]] = {}
-    for name, arguments in _BIT_ARGUMENTS.items():
-        found[CALLS.get(name, name)] = [flag for _, bits in arguments for _, flag in bits]
-    found["mmap"] += list(_MAP_TYPES.values())
-    for name, (_, choices) in _CHOICE_ARGUMENTS.items():
+    found = {CALLS.get(name, name): [flag for _, flag in bits] for name, bits in _BITS.items()}
+    found["mmap"] = [flag for _, flag in (*_PROT, *_MAP)] + list(_MAP_TYPES.values())
+    for name, choices in _CHOICES.items():
         found[name] = list(choices.values())
     return found

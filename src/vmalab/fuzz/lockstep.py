@@ -11,7 +11,7 @@ from typing import Final, final
 from vmalab.calls import Call
 from vmalab.flags import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
 from vmalab.fuzz.files import Files
-from vmalab.fuzz.ops import FIRST_MADE, Op
+from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, Op
 from vmalab.fuzz.translate import Resources, translate
 from vmalab.fuzz.view import WIDTH, outer_view, same_view, whole_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
@@ -129,8 +129,10 @@ class Lockstep:
         self._sent: list[list[_Expected]] = []
         self.steps: int = 0
         """How many were compared since."""
-        self.compared: list[tuple[Op, int]] = []
-        """Those steps, with the model's answer: a reason."""
+        self.last_reason: int = YES
+        """The model's answer to the last of them."""
+        self.counts: dict[tuple[str, int, int, int], int] = {}
+        """Those steps by name, by the arguments that FLAG_ARGUMENTS names, and by the model's answer (a reason)."""
         self.slots: int = 0
         """The first that no file of the run has been made in."""
         self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments, self._hard_limits)}
@@ -279,8 +281,18 @@ class Lockstep:
             found = self._compare(expected, reply, who)
             if found is not None:
                 return found
-            self.compared.append((expected.op, expected.reason))
+            self._count(expected.op, expected.reason)
         return None
+
+    def _count(self, op: Op, reason: int) -> None:
+        self.last_reason = reason
+        first = second = 0
+        at = FLAG_ARGUMENTS.get(op.name)
+        if at is not None:
+            first = op.args[at[0]]
+            second = op.args[at[1]]
+        key = (op.name, first, second, reason)
+        self.counts[key] = self.counts.get(key, 0) + 1
 
     def _death(self, died: AgentDied, expected: _Expected | None = None) -> Divergence:
         at = self._sent[0][0] if expected is None else expected
@@ -348,7 +360,7 @@ class Lockstep:
         closing = self.resources[op.who].contexts()
         if closing:
             self.agent.run([Step(3, slots=(slot + 1, 0, 0, 0, 0, 0)) for slot in closing], child + 1, report=0)
-        self.compared.append((op, YES))
+        self._count(op, YES)
         expected = _Expected(place, op, [])
         expected.view = self._view(process.mm)
         return self._compare(expected, Reply(0, 0, None), child)
@@ -362,7 +374,7 @@ class Lockstep:
             self._end(op.who)
         except AgentDied as died:
             return Divergence(self._last_place, op, "outcome", "it exits", str(died))
-        self.compared.append((op, YES))
+        self._count(op, YES)
         return None
 
     def _end(self, who: int) -> None:

@@ -42,6 +42,28 @@ OTHERS: Final = (
 """Steps that are no system call, or several."""
 
 
+FLAG_ARGUMENTS: Final = {
+    "mmap": (2, 3),
+    "mprotect": (2, 2),
+    "pkey_mprotect": (2, 2),
+    "mremap": (3, 3),
+    "mlock2": (2, 2),
+    "mlockall": (0, 0),
+    "msync": (2, 2),
+    "shmat": (1, 1),
+    "seal": (0, 0),
+    "memfd": (0, 0),
+    "register": (2, 2),
+    "madvise": (2, 2),
+    "process_madvise": (0, 0),
+    "prctl": (0, 0),
+    "prlimit64": (0, 0),
+    "mbind": (2, 2),
+    "set_mempolicy": (0, 0),
+}
+"""Which arguments of a step are flags, an advice or an option: one, named twice, or two."""
+
+
 @final
 class Op:
     """One step: a system call, or one of OTHERS; who does it, and to which file (-1: none).

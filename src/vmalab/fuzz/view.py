@@ -68,7 +68,9 @@ def outer_view(mm: Mm, unnumbered: dict[int, File]) -> list[int]:
 
 def same_view(model: list[int], kernel: tuple[int, ...], unnumbered: dict[int, File]) -> bool:
     """Whether two views are the same; the inode of a file that had none is learned."""
-    if len(model) != len(kernel):
+    if list(kernel) == model:
+        return True
+    if len(model) != len(kernel) or not unnumbered:
         return False
     for at, number in enumerate(model):
         if number != kernel[at]:
