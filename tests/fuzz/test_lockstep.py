@@ -30,9 +30,11 @@ def test_random_calls() -> None:
 
 
 @live
-def test_random_calls_with_the_query_reader() -> None:
+@pytest.mark.parametrize("reader", ["query", "smaps", "maps", "none"])
+def test_random_calls_with_other_readers(reader: str) -> None:
     campaign = Campaign(900)
-    run(campaign, 4_000, lambda steps: None, Options("query", swarm=False))
+    run(campaign, 4_000, lambda steps: None, Options(reader, swarm=False))
+    assert campaign.reader == reader
     assert campaign.divergence is None, f"seed {campaign.seed}: {campaign.divergence}\n{as_python(campaign.ops)}"
 
 

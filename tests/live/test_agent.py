@@ -175,7 +175,7 @@ def test_nothing_is_left_behind() -> None:
 def test_wrong_requests() -> None:
     with pytest.raises(VmalabError, match="no reader 'smoke'"):
         Agent("smoke")
-    assert set(READERS) == {"bpf", "query", "none"}
+    assert set(READERS) == {"bpf", "query", "smaps", "maps", "none"}
 
 
 def test_a_missing_agent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,11 @@ def tree(steps: int, seed: int, as_json: bool) -> int:
 @fuzz.command()
 @click.option("--steps", type=click.IntRange(min=1), default=100_000, show_default=True, help="How many steps.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first run.")
-@click.option("--reader", type=click.Choice(["bpf", "query", "none"]), help="How VMAs are read; the best, if not said.")
+@click.option(
+    "--reader",
+    type=click.Choice(["bpf", "query", "smaps", "maps", "none"]),
+    help="How VMAs are read; the best, if not said.",
+)
 @click.option("--swarm/--no-swarm", default=True, show_default=True, help="Each run has some kinds of step, or all.")
 @click.option("--shrink/--no-shrink", default=True, show_default=True, help="Make a sequence that diverges short.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Agents at once.")

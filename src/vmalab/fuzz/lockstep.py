@@ -102,6 +102,9 @@ class Lockstep:
         self.models: list[File] = self.files.models()
         self._descriptors: list[int] = self._open_files()
         self.whole: bool = self.agent.reader == "bpf"
+        outside = self.agent.reads_outside()
+        self._batch: int = 1 if outside else BATCH
+        self._ahead: int = 0 if outside else AHEAD
         self.looks: bool = self.agent.reader != "none"
         """Whether VMAs are compared, or results alone."""
         if self.whole and self.agent.first is not None:
@@ -179,9 +182,9 @@ class Lockstep:
             self._last_place = place
             found: Divergence | None = None
             alone = op.name in ("fork", "exit")
-            if alone or (waiting and waiting[0].op.who != op.who) or len(waiting) >= BATCH:
-                switches = alone or len(waiting) < BATCH or waiting[0].op.who != op.who
-                found = self._send(waiting, AHEAD if not switches else 0)
+            if alone or (waiting and waiting[0].op.who != op.who) or len(waiting) >= self._batch:
+                switches = alone or len(waiting) < self._batch or waiting[0].op.who != op.who
+                found = self._send(waiting, self._ahead if not switches else 0)
                 if found is not None:
                     return found
                 waiting = []
@@ -227,7 +230,11 @@ class Lockstep:
     def _view(self, mm: Mm) -> list[int]:
         if not self.looks:
             return []
-        return whole_view(mm, self._unnumbered) if self.whole else outer_view(mm, self._unnumbered)
+        return (
+            whole_view(mm, self._unnumbered)
+            if self.whole
+            else outer_view(mm, self._unnumbered, self.agent.reader == "smaps")
+        )
 
     def _predict(self, place: int, op: Op) -> _Expected:
         process = self.processes[op.who]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmalab.flags import VM_MAYSHARE, VM_READ, VM_SOFTDIRTY, VM_WRITE
+from vmalab.flags import MNEMONICS, VM_MAYSHARE, VM_READ, VM_SOFTDIRTY, VM_WRITE
 from vmalab.vma.area import File
 from vmalab.vma.space import Mm
 
@@ -48,13 +48,19 @@ def whole_view(mm: Mm, unnumbered: dict[int, File]) -> list[int]:
     return view
 
 
-def outer_view(mm: Mm, unnumbered: dict[int, File]) -> list[int]:
-    """What /proc/PID/maps shows, and with it the query reader: permissions, and offsets of files."""
+SMAPS_FLAGS: int = sum([bit for bit in MNEMONICS.values() if bit != VM_SOFTDIRTY])
+
+
+def outer_view(mm: Mm, unnumbered: dict[int, File], flags_too: bool) -> list[int]:
+    """What /proc/PID/maps shows, and with it the query reader: permissions, offsets of files; with smaps all flags."""
     view: list[int] = []
     for vma in mm.vmas():
         flags: int = vma.flags
         file = vma.file
-        shown = flags & (VM_READ | VM_WRITE | VM_EXEC_SHOWN) | (8 if flags & VM_MAYSHARE else 0)
+        if flags_too:
+            shown = flags & SMAPS_FLAGS
+        else:
+            shown = flags & (VM_READ | VM_WRITE | VM_EXEC_SHOWN) | (8 if flags & VM_MAYSHARE else 0)
         view.append(vma.start)
         view.append(vma.end)
         view.append(shown)

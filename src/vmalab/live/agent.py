@@ -16,6 +16,7 @@ import time
 from typing import Final, final
 
 from vmalab.errors import VmalabError
+from vmalab.flags import VM_SOFTDIRTY, vm_flags_from_text
 from vmalab.live import build_native
 from vmalab.live.bpf import BpfError, VmaIterator
 
@@ -27,14 +28,17 @@ MAX_STEPS: Final = 400
 READ, WRITE, FORK, WAIT, SET_READER = -1, -2, -3, -4, -5
 """Steps that are no system calls."""
 SAME: Final = 0xFFFFFFFF
-READERS: Final = ("bpf", "query", "none")
-_READER_NUMBERS: Final = {"none": 0, "query": 1, "bpf": 2}
+READERS: Final = ("bpf", "query", "smaps", "maps", "none")
+_READER_NUMBERS: Final = {"none": 0, "query": 1, "bpf": 2, "smaps": 0, "maps": 0}
+_OUTSIDE: Final = ("smaps", "maps")
+"""Readers of /proc from this side: one step at a time."""
 _BATCH: Final = struct.Struct("<II")
 _STEP: Final = struct.Struct("<q6Q6BBB64s")
 _REPLY: Final = struct.Struct("<qQII")
 _RECORD_NUMBERS: Final = 8
 _ADDR_NO_RANDOMIZE: Final = 0x40000
 _CLONE_NEWNET: Final = 0x40000000
+_USER_END: Final = 1 << 47
 _CPU_SECONDS: Final = 3600
 _NO_ARGUMENTS: Final = (0, 0, 0, 0, 0, 0)
 
@@ -143,7 +147,7 @@ class Agent:
     """A running agent.  A context manager: leaving it ends the agent and all its processes."""
 
     def __init__(self, reader: str = "", *, seconds: float = 20.0, stack: int = 8 << 20) -> None:
-        """Start an agent with a reader (`bpf`, `query`, `none`), or the best that works here.
+        """Start an agent with a reader (one of READERS), or the best that works here.
 
         A batch that takes more than some seconds ends the agent.  Raises VmalabError where none can run.
         """
@@ -202,23 +206,29 @@ class Agent:
                 if wanted:
                     raise VmalabError(str(error)) from None
                 self.why_not_bpf = str(error)
-        wanted = wanted or "query"
-        if not self._set_reader(0, wanted) and wanted == "query":
-            raise VmalabError("this kernel does not have PROCMAP_QUERY (Linux 6.11), and no BPF iterator can be had")
+        if wanted in ("", "query"):
+            try:
+                self._set_reader(0, "query")
+                return "query"
+            except VmalabError:
+                if wanted:
+                    raise VmalabError("this kernel does not have PROCMAP_QUERY (Linux 6.11)") from None
+        wanted = wanted or "smaps"
+        self._set_reader(0, wanted)
         return wanted
 
-    def _set_reader(self, who: int, reader: str) -> bool:
-        """Choose a reader for a process; whether it shows any VMAs."""
+    def _set_reader(self, who: int, reader: str) -> None:
+        """Choose a reader for a process.  Raises VmalabError if it shows nothing."""
         channel = self._channels[who]
         number = 0
+        self.reader = reader
         if reader == "bpf":
             channel.iterator = VmaIterator(channel.pid)
             number = channel.iterator.number
         (reply,) = self.run([Step(SET_READER, (_READER_NUMBERS[reader], number))], who)
         if reply.result:
             raise BpfError(f"the agent cannot use the BPF iterator: {os.strerror(-reply.result)}")
-        self.first = reply.vmas
-        return bool(reply.vmas)
+        self.first = reply.vmas if reader not in _OUTSIDE else read_vmas(channel.pid, reader)
 
     # -- running ------------------------------------------------------------------------------------------
 
@@ -255,7 +265,8 @@ class Agent:
             if failed:
                 raise VmalabError(f"the agent cannot read its VMAs: {os.strerror(failed)}")
             if count == SAME:
-                return Reply(result, signalled, None)
+                outside = self.reader in _OUTSIDE and channel.pid != 0
+                return Reply(result, signalled, read_vmas(channel.pid, self.reader) if outside else None)
             numbers = count * _RECORD_NUMBERS
             vmas = struct.unpack(f"<{numbers}Q", channel.read(8 * numbers, self._seconds))
             return Reply(result, signalled, vmas)
@@ -272,6 +283,10 @@ class Agent:
             self._channels[channel].pid = reply.result
             self._set_reader(channel, self.reader)
         return reply.result
+
+    def reads_outside(self) -> bool:
+        """Whether VMAs are read from this side, when a step is done: then there can only be one on its way."""
+        return self.reader in _OUTSIDE
 
     def pid_of(self, who: int) -> int:
         """The pid of a process of the agent."""
@@ -312,6 +327,33 @@ class Agent:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self.pid = 0
+
+
+def read_vmas(pid: int, reader: str) -> Vmas:
+    """The VMAs of a process from its smaps or maps, as the query reader shows them; with smaps the flags are whole."""
+    numbers: list[int] = []
+    with open(f"/proc/{pid}/{reader}", "rb") as file:
+        for line in file.read().splitlines():
+            words = line.split()
+            if words[0] == b"VmFlags:":
+                numbers[-6] = vm_flags_from_text(line[8:].decode("ascii")) & ~VM_SOFTDIRTY
+            elif not words[0].endswith(b":"):
+                start, _, end = words[0].partition(b"-")
+                inode = int(words[4])
+                if int(start, 16) >= _USER_END:
+                    break
+                shown = sum([bit for letter, bit in zip(words[1], (1, 2, 4, 8), strict=True) if letter not in b"-p"])
+                numbers += [
+                    int(start, 16),
+                    int(end, 16),
+                    shown,
+                    int(words[2], 16) >> 12 if inode else 0,
+                    inode,
+                    0,
+                    0,
+                    0,
+                ]
+    return tuple(numbers)
 
 
 def _become_agent(theirs: list[tuple[int, int]], stack: int) -> None:
