@@ -33,6 +33,13 @@ def test_the_scenes_of_the_documentation(tmp_path: Path) -> None:
     assert "# Totals: pass:2 fail:0" in done.stdout, done.stdout
 
 
+def test_the_table_of_calls() -> None:
+    found = re.search(r"<!-- support -->\n(.*?)<!-- /support -->", README.read_text(), re.DOTALL)
+    assert found is not None
+    table = vmalab("support", "--markdown").stdout
+    assert found.group(1) == table, "put what vmalab support --markdown prints between the marks in the README"
+
+
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = why_not()
     if reason is not None:

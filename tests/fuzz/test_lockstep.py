@@ -25,7 +25,7 @@ FIXED = 0x32
 @live
 def test_random_calls() -> None:
     campaign = Campaign(1)
-    run(campaign, 30_000, lambda steps: None)
+    run(campaign, 120_000, lambda steps: None)
     assert campaign.divergence is None, f"seed {campaign.seed}: {campaign.divergence}\n{as_python(campaign.ops)}"
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from vmalab.cli.common import FILE, console, escape_text, json_option, print_json, progress
+from vmalab.behaviours import read_semantics
+from vmalab.cli.common import FILE, console, escape_text, json_option, print_json, progress, semantics_option
 from vmalab.errors import InputError
 from vmalab.explain.obstacles import Boundary, Obstacle, Sight, boundaries, count_merges
 from vmalab.explain.story import Edges, Event, describe
+from vmalab.semantics import Semantics
 from vmalab.trace import records
 from vmalab.trace.file import TraceReader, read_trace
 from vmalab.trace.load import load_exec, load_machine
@@ -103,9 +105,16 @@ class Explained:
 @click.option("--pid", type=click.IntRange(min=1), metavar="P", help="The process in the trace; else the first.")
 @click.option("--at", callback=_parse_at, default="end", metavar="N|end", help="After record N; else when it exits.")
 @click.option("--all", "everything", is_flag=True, help="Show all boundaries, in order of address.")
+@semantics_option
 @json_option
 def explain(
-    file: str | None, live: int | None, pid: int | None, at: int | None, everything: bool, as_json: bool
+    file: str | None,
+    live: int | None,
+    pid: int | None,
+    at: int | None,
+    everything: bool,
+    semantics: str | None,
+    as_json: bool,
 ) -> int:
     """Say for each pair of adjacent VMAs that touch why they did not merge.
 
@@ -113,13 +122,14 @@ def explain(
     """
     if (file is None) == (live is None):
         raise click.UsageError("give either a FILE or --live PID")
+    kernel = read_semantics(semantics) if semantics is not None else None
     if live is not None:
         if pid is not None or at is not None:
             raise click.UsageError("--pid and --at choose within a trace: they do not go with --live")
-        explained = _explain_live(live)
+        explained = _explain_live(live, kernel)
     else:
         assert file is not None
-        explained = _explain_file(file, pid, at, quiet=as_json)
+        explained = _explain_file(file, pid, at, kernel, quiet=as_json)
     if as_json:
         print_json(_as_json(explained))
     else:
@@ -127,26 +137,26 @@ def explain(
     return 0
 
 
-def _explain_file(file: str, pid: int | None, at: int | None, *, quiet: bool) -> Explained:
+def _explain_file(file: str, pid: int | None, at: int | None, semantics: Semantics | None, *, quiet: bool) -> Explained:
     from vmalab.live.snapshot import read_snapshot
 
     found = read_snapshot(file)
     if found is None:
-        return explain_trace(file, pid, at, quiet=quiet)
+        return explain_trace(file, pid, at, semantics, quiet=quiet)
     name = "standard input" if file == "-" else escape_text(file)
     if pid is not None or at is not None:
         raise InputError(f"{name} is a snapshot of one process, not a trace: it has neither --pid nor --at")
-    return _explain_snapshot(load_machine(records.Machine()), found, name)
+    return _explain_snapshot(load_machine(records.Machine(), semantics), found, name)
 
 
-def _explain_live(pid: int) -> Explained:
+def _explain_live(pid: int, semantics: Semantics | None) -> Explained:
     from vmalab.live.facts import machine_facts
     from vmalab.live.procfs import read_process
 
     found = read_process(pid)
     found.pid = pid
     title = f"process {pid}, {escape_text(found.exe)}, as it is now"
-    return _explain_snapshot(load_machine(machine_facts()), found, title)
+    return _explain_snapshot(load_machine(machine_facts(), semantics), found, title)
 
 
 def _explain_snapshot(machine: Machine, found: records.Exec, title: str) -> Explained:
@@ -158,11 +168,13 @@ def _explain_snapshot(machine: Machine, found: records.Exec, title: str) -> Expl
     return Explained(process, title, None, Sight.SNAPSHOT, [])
 
 
-def explain_trace(file: str, pid: int | None, at: int | None, *, quiet: bool = False) -> Explained:
+def explain_trace(
+    file: str, pid: int | None, at: int | None, semantics: Semantics | None = None, *, quiet: bool = False
+) -> Explained:
     """Replay a trace to record at, or to the end of the process, and look for what did not merge."""
     reader = read_trace(file)
     edges = Edges()
-    replay = Replay(reader.header, observer=edges)
+    replay = Replay(reader.header, semantics, observer=edges)
     edges.replay = replay
     seen: set[int] = set()
     chosen = pid

@@ -118,6 +118,8 @@ def _show_live(campaign: Campaign, seed: int, interrupted: bool) -> None:
     out = console()
     better = f" (no BPF iterator: {campaign.why_not_bpf})" if campaign.why_not_bpf else ""
     done = f"{campaign.steps:,} steps in {campaign.runs:,} runs from seed {seed}, read by {campaign.reader}{better}"
+    if campaign.seconds:
+        done += f", {campaign.steps / campaign.seconds:,.0f} a second"
     if campaign.divergence is None:
         more = f"; interrupted, go on with --seed {campaign.seed}" if interrupted else ""
         out.print(f"{done}: no difference{more}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -66,6 +67,8 @@ class Campaign:
     seed: int
     """Of the run that is next."""
     steps: int = 0
+    seconds: float = 0.0
+    """How long they took."""
     runs: int = 0
     reader: str = ""
     why_not_bpf: str = ""
@@ -167,10 +170,13 @@ def run(
     when it is done, in the order of their seeds.
     """
     chosen = Options() if options is None else options
+    began = time.monotonic()
     with ExitStack() as stack:
         runs = stack.enter_context(_Workers(chosen)) if chosen.jobs > 1 else _serial(stack, chosen)
         for done in _in_order(runs, campaign.seed):
             campaign.add(done)
+            now = time.monotonic()
+            campaign.seconds, began = campaign.seconds + now - began, now
             if corpus is not None:
                 corpus.add(done)
             update(campaign.steps)
