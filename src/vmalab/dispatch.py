@@ -28,6 +28,7 @@ from vmalab.flags import (
     RLIMIT_STACK,
 )
 from vmalab.reason import (
+    ADDRESS_IS_ERROR,
     BAD_DESCRIPTOR,
     BEYOND_USER_EFAULT,
     LENGTH_WRAPS,
@@ -103,6 +104,9 @@ def _mmap(process: ProcessState, call: Call) -> Outcome:
     if call.file is None and not flags & MAP_ANONYMOUS:
         return _outcome(-BAD_DESCRIPTOR)
     outcome = _outcome(map.mmap(process.mm, addr, length, prot, flags, call.file, offset))
+    if outcome.reason == ADDRESS_IS_ERROR:
+        # The one reason whose errno is whatever was asked for.
+        outcome.result = addr - ULONG_END
     # The kernel starts the low search at a random page, so the place is not known.
     outcome.known = not (flags & MAP_32BIT and not flags & MAP_FIXED and addr == 0)
     if process.mm.settings.hugepages and (flags & MAP_HUGETLB or (call.file is not None and call.file.huge_size)):

@@ -159,6 +159,7 @@ SYNC_NOTHING: Final = 147
 HUGETLB_OFFSET: Final = 148
 BEYOND_USER_EFAULT: Final = 149
 FAULT_NO_HUGE_PAGES: Final = 150
+ADDRESS_IS_ERROR: Final = 151
 
 
 class Explanation:
@@ -480,6 +481,12 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("HUGETLB_OFFSET", errno.EINVAL, "the offset is no multiple of a huge page", "hugetlbfs_file_mmap"),
     Explanation("BEYOND_USER_EFAULT", errno.EFAULT, "a range is not within user space", "import_iovec"),
     Explanation("FAULT_NO_HUGE_PAGES", errno.EFAULT, "there is no free huge page (SIGBUS)", "hugetlb_no_page"),
+    Explanation(
+        "ADDRESS_IS_ERROR",
+        errno.EPERM,
+        "the fixed address is one of the last 4095 there are, and is answered as an error number",
+        "__get_unmapped_area",
+    ),
 ]
 
 

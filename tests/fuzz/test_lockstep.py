@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.programs import vmalab
+from vmalab.fuzz.as_c import as_c
 from vmalab.fuzz.campaign import Campaign, Options, run
 from vmalab.fuzz.lockstep import Divergence, Lockstep
 from vmalab.fuzz.ops import Op
-from vmalab.fuzz.shrink import as_c, as_python, shrink
+from vmalab.fuzz.show import strips, write_trace
+from vmalab.fuzz.shrink import as_python, shrink
 from vmalab.live.agent import why_not
+from vmalab.semantics import Semantics
 
 SUPPORTED = "6.18."
 RELEASE = os.uname().release
@@ -113,26 +116,81 @@ def test_what_does_not_diverge_stays() -> None:
     assert shrink(ops, lambda ops: None) == (ops, None)
 
 
+CAPABILITIES = int(Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0], 16)
+SEQUENCE = [
+    Op("mmap", (AT, 0x3000, 3, FIXED, 0)),
+    Op("write", (AT,)),
+    Op("read", (AT,)),
+    Op("read", (0x1000,)),
+    Op("mbind", (AT, 0x1000, 2, 1, 0)),
+    Op("set_mempolicy", (2, 1)),
+    Op("get_mempolicy", (0, 0)),
+    Op("mmap", (AT + 0x1000, 0x1000, 1, 0x11, 0x1000), 0, 3),
+    Op("mmap", (AT + 0x10000, 0x1000, 1, 0x11, 0x1000), 0, 0),
+    Op("prlimit64", (9, 1 << 40)),
+    Op("process_madvise", (4, 0, AT, 0x1000, AT + 0x2000, 0x1000)),
+    Op("mincore", (AT, 0x1000)),
+    Op("shmat", (0, 0), 0, 1),
+    Op("memfd", (2, 8), 0, 16),
+    Op("seal", (8,), 0, 16),
+    Op("mmap", (AT + 0x20000, 0x1000, 1, 0x11, 0), 0, 16),
+    Op("memfd_secret", (8,), 0, 17),
+    Op("userfaultfd", (), 0, 18),
+    Op("register", (AT, 0x1000, 2), 0, 18),
+    Op("unregister", (AT, 0x1000), 0, 18),
+    Op("close", (), 0, 18),
+    Op("capset", (CAPABILITIES & ~(1 << 14),)),
+    Op("fork"),
+    Op("mprotect", (AT, 0x1000, 1), 1),
+    Op("exit", (), 1),
+    Op("munmap", (AT, 0x1000)),
+]
+
+
 @live
-def test_a_sequence_as_python_and_as_c(tmp_path: Path) -> None:
-    ops = [
-        Op("mmap", (AT, 0x3000, 3, FIXED, 0)),
-        Op("write", (AT,)),
-        Op("read", (AT,)),
-        Op("mbind", (AT, 0x1000, 2, 1, 0)),
-        Op("mmap", (AT + 0x1000, 0x1000, 1, 0x11, 0x1000), 0, 3),
-        Op("prlimit64", (9, 1 << 40)),
-        Op("fork"),
-        Op("mprotect", (AT, 0x1000, 1)),
-    ]
+def test_a_sequence_as_python() -> None:
     space: dict[str, object] = {}
-    exec(compile(as_python(ops), "sequence", "exec"), space)
+    exec(compile(as_python(SEQUENCE), "sequence", "exec"), space)
+    assert isinstance(space["lockstep"], Lockstep)
+
+
+@live
+def test_a_sequence_as_c(tmp_path: Path) -> None:
     source = tmp_path / "sequence.c"
-    source.write_text(as_c(ops))
+    source.write_text(as_c(SEQUENCE))
     subprocess.run(["cc", "-Wall", "-Werror", "-o", str(tmp_path / "sequence"), str(source)], check=True)
     done = subprocess.run([str(tmp_path / "sequence")], capture_output=True, text=True, check=True)
-    assert "mprotect: 0, errno 0" in done.stdout
-    assert "10001000-10002000 r--s 00001000" in done.stdout
+    lines = done.stdout.splitlines()
+    assert lines.count("write 0x10000000: works") == 1
+    assert "read 0x1000: SIGSEGV" in lines
+    told = [line for line in lines if ", errno " in line]
+    assert [line for line in told if not line.endswith("errno 0")] == []
+    child, parent = done.stdout.split("process 0")
+    assert "10000000-10001000 r--p" in child
+    assert "10001000-10002000 r--s 00001000" in parent
+    assert "10000000-10001000" not in parent
+
+
+@live
+def test_a_sequence_as_a_trace(tmp_path: Path) -> None:
+    path = tmp_path / "sequence.jsonl"
+    write_trace(str(path), SEQUENCE)
+    done = vmalab("replay", str(path))
+    assert (done.returncode, "differ" in done.stdout) == (0, False), done.stdout + done.stderr
+    assert "final VMAs: 1 of 1 lists equal" in done.stdout
+
+
+@live
+def test_strips() -> None:
+    other = Semantics()
+    other.dontunmap_merges_source = False
+    with Lockstep(semantics=other) as lockstep:
+        ops = [Op("mmap", (AT, 0x2000, 3, FIXED, 0)), Op("mremap", (AT, 0x2000, 0x2000, 5, AT + 0x2000))]
+        found = lockstep.run(ops)
+    assert found is not None
+    assert strips(found)[:3] == ["  before  .aa...", "  model   .aa|bb.", "  kernel  .cccc."]
+    assert strips(found)[3].startswith("    a 10000000-10002000 rw-p pgoff 10000  rd wr mr mw me ac")
+    assert strips(Divergence(0, ops[0], "result", "0", "1")) == []
 
 
 @live

@@ -5,7 +5,7 @@ import pytest
 from vmalab import flags as f
 from vmalab.addr import PAGE_SIZE, PMD_SIZE, TASK_SIZE
 from vmalab.machine import Machine
-from vmalab.reason import BELOW_MIN_ADDR, BEYOND_TASK_SIZE_MAP, HUGETLB_LENGTH, NO_GAP, UNALIGNED, YES
+from vmalab.reason import ADDRESS_IS_ERROR, BELOW_MIN_ADDR, BEYOND_TASK_SIZE_MAP, HUGETLB_LENGTH, NO_GAP, UNALIGNED, YES
 from vmalab.semantics import THP_ALIGN_LARGE, THP_ALIGN_MULTIPLE, THP_ALIGN_NEVER
 from vmalab.vma.area import SHMEM_OPS, File
 from vmalab.vma.place import (
@@ -142,6 +142,8 @@ def test_the_ends_of_the_address_space() -> None:
     assert get_unmapped_area(mm, None, 0, TASK_SIZE + PAGE_SIZE, 0, 0) == -BEYOND_TASK_SIZE_MAP
     assert get_unmapped_area(mm, None, TASK_SIZE, PAGE_SIZE, 0, f.MAP_FIXED) == -BEYOND_TASK_SIZE_MAP
     assert get_unmapped_area(mm, None, 0x10001, PAGE_SIZE, 0, f.MAP_FIXED) == -UNALIGNED
+    assert get_unmapped_area(mm, None, (1 << 64) - 4095, PAGE_SIZE, 0, f.MAP_FIXED) == -ADDRESS_IS_ERROR
+    assert get_unmapped_area(mm, None, (1 << 64) - 4096, PAGE_SIZE, 0, f.MAP_FIXED) == -BEYOND_TASK_SIZE_MAP
     assert check_fixed(mm, 0x1000, PAGE_SIZE) == BELOW_MIN_ADDR
     mm.limits.sys_rawio = True
     assert check_fixed(mm, 0x1000, PAGE_SIZE) == YES

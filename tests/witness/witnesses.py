@@ -70,6 +70,7 @@ WITNESSES = (
     Witness("mmap: the offset is not aligned", errno.EINVAL, (of_file(REGULAR, offset=1),)),
     Witness("mmap: a fixed address is not aligned", errno.EINVAL, (mapped(AT + 1),)),
     Witness("mmap: beyond the end of user space", errno.ENOMEM, (mapped(TASK_SIZE - PAGE, 2),)),
+    Witness("mmap: a fixed address that looks like an error", errno.EPERM, (mapped((1 << 64) - 1, 1),)),
     Witness("mmap: neither shared nor private", errno.EINVAL, (mapped(flags=0x30),)),
     Witness("mmap: MAP_FIXED_NOREPLACE over something", errno.EEXIST, (mapped(), mapped(AT - PAGE, flags=0x100022))),
     Witness("mmap: MAP_FIXED_NOREPLACE beside something", 0, (mapped(), mapped(AT - 4 * PAGE, flags=0x100022))),

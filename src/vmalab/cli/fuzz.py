@@ -51,6 +51,7 @@ def tree(steps: int, seed: int, as_json: bool) -> int:
 @click.option("--shrink/--no-shrink", default=True, show_default=True, help="Make a sequence that diverges short.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Agents at once.")
 @click.option("--corpus", type=click.Path(dir_okay=False), help="SQLite file that keeps runs and divergences.")
+@click.option("--trace", metavar="FILE", help="Write the sequence that diverges as a trace, for vmalab replay.")
 @semantics_option
 @click.option("--resume", is_flag=True, help="Go on behind the last run that the corpus has.")
 @json_option
@@ -62,6 +63,7 @@ def live(
     shrink: bool,
     jobs: int,
     corpus: str | None,
+    trace: str | None,
     semantics: str | None,
     resume: bool,
     as_json: bool,
@@ -75,6 +77,7 @@ def live(
     from vmalab.behaviours import behaviours, read_semantics
     from vmalab.fuzz.campaign import Campaign, Options, run
     from vmalab.fuzz.corpus import Corpus
+    from vmalab.fuzz.show import write_trace
 
     if resume and corpus is None:
         raise click.UsageError("--resume goes on with a corpus: name it with --corpus FILE")
@@ -89,6 +92,8 @@ def live(
                 run(campaign, steps, update, Options(reader or "", swarm, shrink, jobs, kernel), kept)
         except KeyboardInterrupt:
             interrupted = True
+    if trace is not None and campaign.divergence is not None:
+        write_trace(trace, campaign.ops, reader or "")
     if as_json:
         print_json(_live_json(campaign, interrupted))
     else:
@@ -113,7 +118,9 @@ def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
 
 
 def _show_live(campaign: Campaign, seed: int, interrupted: bool) -> None:
-    from vmalab.fuzz.shrink import as_c, as_python
+    from vmalab.fuzz.as_c import as_c
+    from vmalab.fuzz.show import strips
+    from vmalab.fuzz.shrink import as_python
 
     out = console()
     better = f" (no BPF iterator: {campaign.why_not_bpf})" if campaign.why_not_bpf else ""
@@ -126,6 +133,8 @@ def _show_live(campaign: Campaign, seed: int, interrupted: bool) -> None:
         return
     out.print(f"{done}: seed {campaign.seed} diverges")
     out.print(f"  {campaign.divergence}")
+    for line in strips(campaign.divergence):
+        out.print(line)
     out.print("\nthe sequence, as Python:\n")
     out.print(as_python(campaign.ops))
     out.print("and as C:\n")

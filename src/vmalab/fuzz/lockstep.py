@@ -43,8 +43,13 @@ class Divergence:
         self.field = field
         self.model = model
         self.kernel = kernel
+        self.before: list[int] = []
+        """The model's VMAs before the step, as view.py puts them in a row; empty where VMAs do not differ."""
+        self.model_view: list[int] = []
+        self.kernel_view: list[int] = []
 
     def __reduce__(self) -> tuple[object, ...]:
+        # What the strips are made of stays where it was found: it is found again when the sequence is made short.
         return Divergence, (self.step, self.op, self.field, self.model, self.kernel)
 
     def __str__(self) -> str:
@@ -128,10 +133,16 @@ class Lockstep:
         self._kernel: dict[int, Vmas] = {}
         self._unnumbered: dict[int, File] = {}
         """Files whose inodes the kernel chooses, and the first look tells."""
+        self._before: dict[int, list[int]] = {}
+        """The last view of each process that was equal on both sides."""
         self._last_place: int = -1
         self._sent: list[list[_Expected]] = []
         self.steps: int = 0
         """How many were compared since."""
+        self.last_call: Call | None = None
+        """The last call that the model was asked to do."""
+        self.last_result: int = 0
+        """What the kernel answered to the last step."""
         self.last_reason: int = YES
         """The model's answer to the last of them."""
         self.counts: dict[tuple[str, int, int, int], int] = {}
@@ -245,6 +256,7 @@ class Lockstep:
             expected.result = -errno_of(expected.reason) if expected.reason != YES else 0
         else:
             call, steps = self._translate(op)
+            self.last_call = call
             outcome = process.do(call)
             expected = _Expected(place, op, steps)
             expected.result = outcome.result
@@ -285,6 +297,7 @@ class Lockstep:
             except AgentDied as died:
                 return self._death(died, expected)
             self.steps += 1
+            self.last_result = reply.result
             found = self._compare(expected, reply, who)
             if found is not None:
                 return found
@@ -317,8 +330,12 @@ class Lockstep:
             return Divergence(expected.place, op, "result", model, _result_text(reply.result))
         kernel_view = self._kernel[who]
         if not self.looks or same_view(expected.view, kernel_view, self._unnumbered):
+            self._before[who] = expected.view
             return None
-        return self._difference(expected, kernel_view)
+        found = self._difference(expected, kernel_view)
+        found.before = self._before.get(who, [])
+        found.model_view, found.kernel_view = expected.view, list(kernel_view)
+        return found
 
     def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence:
         """What exactly differs."""

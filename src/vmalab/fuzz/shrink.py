@@ -8,7 +8,7 @@ from typing import Final
 
 from vmalab.addr import PAGE_SIZE, TASK_SIZE
 from vmalab.fuzz.lockstep import Divergence
-from vmalab.fuzz.ops import NUMBERS, Op
+from vmalab.fuzz.ops import Op
 
 Tries = Callable[[list[Op]], Divergence | None]
 ROUNDS: Final = 4
@@ -135,64 +135,3 @@ def as_python(ops: list[Op]) -> str:
     lines.append("    print(lockstep.run([")
     lines += [f"        {op!r}," for op in ops]
     return "\n".join([*lines, "    ]))", ""])
-
-
-def as_c(ops: list[Op]) -> str:
-    """A sequence of one process as a C program that performs it, prints each result, and its VMAs at the end."""
-    lines = [
-        "#define _GNU_SOURCE",
-        "#include <errno.h>",
-        "#include <fcntl.h>",
-        "#include <stdio.h>",
-        "#include <stdlib.h>",
-        "#include <sys/mman.h>",
-        "#include <sys/personality.h>",
-        "#include <sys/resource.h>",
-        "#include <sys/syscall.h>",
-        "#include <unistd.h>",
-        "",
-        "int main(int argc, char **argv)",
-        "{",
-        "	long files[5], result;",
-        "",
-        "	(void)argc;",
-        "	if (!(personality(0xffffffff) & ADDR_NO_RANDOMIZE)) {",
-        "		personality(ADDR_NO_RANDOMIZE);",
-        '		execv("/proc/self/exe", argv);',
-        "	}",
-        '	files[0] = open("/tmp/lockstep", O_RDWR | O_CREAT, 0600);',
-        '	files[1] = open("/tmp/lockstep", O_RDWR);',
-        '	files[2] = open("/tmp/lockstep", O_RDONLY);',
-        '	files[3] = memfd_create("m", 0);',
-        '	files[4] = memfd_create("n", 0);',
-        "	if (ftruncate(files[0], 1 << 30) || ftruncate(files[3], 1 << 30) || ftruncate(files[4], 24 * 4096))",
-        "		return 2;",
-    ]
-    for op in ops:
-        lines += [f"	{line}" for line in _c_lines(op)]
-    lines += ["	return system(\"cat /proc/$PPID/smaps | grep -E '^[0-9a-f]+-|VmFlags'\");", "}", ""]
-    return "\n".join(lines)
-
-
-def _c_lines(op: Op) -> list[str]:
-    if op.name in ("read", "write"):
-        access = "(void)*p" if op.name == "read" else "++*p"
-        return [f"{{ volatile char *p = (char *){op.args[0]:#x}; {access}; }}"]
-    if op.name in ("fork", "exit"):
-        return [f"/* {op.name}: needs the agent */"]
-    args = [f"{arg:#x}ul" for arg in op.args]
-    before = ""
-    if op.name == "mmap":
-        args = [*args[:4], f"files[{op.file}]" if op.file >= 0 else "-1L", args[4]]
-    elif op.name == "mbind":
-        before = f"unsigned long mask = {args[3]}; "
-        args = [*args[:3], "&mask", "65ul", args[4]]
-    elif op.name == "prlimit64":
-        before = f"struct rlimit limit = {{{args[1]}, RLIM_INFINITY}}; "
-        args = ["0ul", args[0], "&limit", "0ul"]
-    call = ", ".join([str(NUMBERS[op.name]), *args])
-    return [
-        f"{{ {before}result = syscall({call}); }}",
-        f'printf("{op.name}: %#lx, errno %d\\n", result, result == -1 ? errno : 0);',
-        "fflush(stdout);",
-    ]

@@ -129,7 +129,7 @@ def _process_madvise(op: Op, resources: Resources, scratch: int) -> Translated:
 def _shmat(op: Op, resources: Resources, scratch: int) -> Translated:
     addr, flags = op.args
     number = resources.segments[op.file]
-    segment = File("/SYSV00000000 (deleted)", ino=number, kind="shm", ops=SHM_OPS, private_ops=SHM_OPS)
+    segment = File("/SYSV00000000 (deleted)", "00:01", ino=number, kind="shm", ops=SHM_OPS, private_ops=SHM_OPS)
     segment.size = SEGMENT_PAGES[op.file] * PAGE_SIZE
     call = Call("shmat", (number, addr, flags), segment, {"size": segment.size})
     return call, [Step(30, (number, addr, flags))]

@@ -262,6 +262,9 @@ class Agent:
         channel = self._channels[who]
         try:
             result, signalled, count, failed = _REPLY.unpack(channel.read(_REPLY.size, self._seconds))
+            if failed and result < 0:
+                # A reader that could not be set is the reason, and the result says why.
+                return Reply(result, signalled, None)
             if failed:
                 raise VmalabError(f"the agent cannot read its VMAs: {os.strerror(failed)}")
             if count == SAME:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, page_down, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, ULONG_END, page_down, page_up
 from vmalab.flags import MAP_32BIT, MAP_ABOVE4G, MAP_FIXED, MAP_SHARED, VM_GROWSDOWN
-from vmalab.reason import BELOW_MIN_ADDR, BEYOND_TASK_SIZE_MAP, HUGETLB_LENGTH, NO_GAP, UNALIGNED, YES
+from vmalab.reason import ADDRESS_IS_ERROR, BELOW_MIN_ADDR, BEYOND_TASK_SIZE_MAP, HUGETLB_LENGTH, NO_GAP, UNALIGNED, YES
 from vmalab.semantics import THP_ALIGN_LARGE, THP_ALIGN_MULTIPLE
 from vmalab.vma.area import File
 from vmalab.vma.space import Mm
@@ -137,6 +137,10 @@ def hugetlb_get_unmapped_area(mm: Mm, addr: int, length: int, flags: int, huge_s
     return arch_get_unmapped_area(mm, addr, length, flags, mask & ~PAGE_MASK)
 
 
+LAST_ADDRESS: int = ULONG_END - 4096
+"""What is above it the kernel takes for an error number (IS_ERR_VALUE), also where a program asks for it."""
+
+
 def get_unmapped_area(mm: Mm, file: File | None, addr: int, length: int, pgoff: int, flags: int) -> int:
     """The address at which a mapping of length bytes goes, or minus a reason (__get_unmapped_area)."""
     if length > mm.task_size:
@@ -155,6 +159,8 @@ def get_unmapped_area(mm: Mm, file: File | None, addr: int, length: int, pgoff: 
         found = arch_get_unmapped_area(mm, addr, length, flags)
     if found < 0:
         return found
+    if found > LAST_ADDRESS:
+        return -ADDRESS_IS_ERROR
     if found > mm.task_size - length:
         return -BEYOND_TASK_SIZE_MAP
     if found & PAGE_MASK:

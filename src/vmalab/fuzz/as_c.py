@@ -1,0 +1,205 @@
+"""A sequence of steps as a C program that performs it on the kernel, without the agent."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vmalab.fuzz.files import FILE_PAGES, SEGMENT_PAGES
+from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
+
+_HEAD: Final = """\
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/personality.h>
+#include <sys/resource.h>
+#include <sys/shm.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static long files[64], segments[2], result;
+static sigjmp_buf back;
+
+static void caught(int number)
+{
+	siglongjmp(back, number);
+}
+
+static void touch(const char *name, unsigned long addr, int writes)
+{
+	volatile char *p = (volatile char *)addr;
+	int number = sigsetjmp(back, 1);
+
+	if (!number) {
+		if (writes)
+			++*p;
+		else
+			(void)*p;
+	}
+	printf("%s %#lx: %s\\n", name, addr, !number ? "works" : number == SIGBUS ? "SIGBUS" : "SIGSEGV");
+}
+
+static void told(const char *name)
+{
+	printf("%s: %#lx, errno %d\\n", name, result, result == -1 ? errno : 0);
+	fflush(stdout);
+}
+
+static void show(int who)
+{
+	char command[99];
+
+	printf("process %d\\n", who);
+	fflush(stdout);
+	snprintf(command, sizeof(command), "cat /proc/%d/smaps | grep -E '^[0-9a-f]+-|VmFlags'", getpid());
+	if (system(command))
+		exit(2);
+}
+"""
+_MAIN: Final = """\
+
+int main(int argc, char **argv)
+{
+	static char signal_stack[65536];
+	stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof(signal_stack)};
+	struct sigaction action = {.sa_handler = caught, .sa_flags = SA_ONSTACK};
+
+	(void)argc;
+	if (!(personality(0xffffffff) & ADDR_NO_RANDOMIZE)) {
+		personality(ADDR_NO_RANDOMIZE);
+		execv("/proc/self/exe", argv);
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	sigaltstack(&stack, NULL);
+	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
+"""
+
+
+def as_c(ops: list[Op]) -> str:
+    """The program: it prints each result, and the VMAs of every process at the end.
+
+    A process that forks waits for its child before it goes on, so steps of a parent after a fork come when the child is
+    done with all of its own: where the order matters, the Python form keeps it.
+    """
+    lines = [_HEAD, *_functions(ops), _MAIN.rstrip("\n"), *[f"	{line}" for line in _files(ops)], "	process0();"]
+    return "\n".join([*lines, "	return 0;", "}", ""])
+
+
+def _functions(ops: list[Op]) -> list[str]:
+    """One function for each process; a fork calls the child's in the child."""
+    bodies: dict[int, list[str]] = {0: []}
+    for op in ops:
+        body = bodies.setdefault(op.who, [])
+        if op.name == "fork":
+            child = next(who for who in range(len(ops) + 1) if who not in bodies)
+            bodies[child] = []
+            body.append(f"if (!fork()) {{ process{child}(); _exit(0); }}")
+            body.append("wait(NULL);")
+        elif op.name != "exit":
+            body += _step(op)
+    lines = [f"static void process{who}(void);" for who in bodies]
+    for who, body in bodies.items():
+        lines += [
+            "",
+            f"static void process{who}(void)",
+            "{",
+            *[f"	{line}" for line in body],
+            f"	show({who});",
+            "}",
+        ]
+    return lines
+
+
+def _files(ops: list[Op]) -> list[str]:
+    """What makes the files that the sequence uses."""
+    used = {op.file for op in ops if op.name == "mmap" and 0 <= op.file < FIRST_MADE}
+    lines: list[str] = []
+    if used & {0, 1, 2}:
+        modes = ("O_RDWR | O_CREAT", "O_RDWR", "O_RDONLY")
+        lines += [f'files[{at}] = open("/tmp/lockstep", {mode}, 0600);' for at, mode in enumerate(modes)]
+        lines += [f"if (ftruncate(files[0], {FILE_PAGES}l * 4096))", "	return 2;"]
+    for at, name, pages in ((3, "m", FILE_PAGES), (4, "n", 24)):
+        if at in used:
+            lines.append(f'files[{at}] = memfd_create("{name}", 0);')
+            lines += [f"if (ftruncate(files[{at}], {pages}l * 4096))", "	return 2;"]
+    if any(op.name == "shmat" for op in ops):
+        for at, pages in enumerate(SEGMENT_PAGES):
+            lines.append(f"segments[{at}] = shmget(IPC_PRIVATE, {pages}l * 4096, IPC_CREAT | 0600);")
+    return lines
+
+
+def _step(op: Op) -> list[str]:
+    """The statements for one step."""
+    args = [f"{arg:#x}ul" for arg in op.args]
+    if op.name in ("read", "write"):
+        return [f'touch("{op.name}", {args[0]}, {int(op.name == "write")});']
+    file = f"files[{op.file}]"
+    if op.name == "memfd":
+        return [f'{file} = memfd_create("v", {args[0]});', *_truncated(file, op.args[1])]
+    if op.name == "memfd_secret":
+        return [f"{file} = syscall(447, 0);", *_truncated(file, op.args[0])]
+    if op.name == "userfaultfd":
+        api = "struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS};"
+        return [
+            f"{{ {api} {file} = syscall(323, 0); result = ioctl({file}, UFFDIO_API, &api); }}",
+            'told("userfaultfd");',
+        ]
+    return [f"{{ {_call(op, args, file)} }}", f'told("{op.name}");']
+
+
+def _truncated(file: str, pages: int) -> list[str]:
+    return [f"result = ftruncate({file}, {pages}l * 4096);", f'told("{file}");']
+
+
+def _call(op: Op, args: list[str], file: str) -> str:
+    """A statement that sets result."""
+    if op.name == "mmap":
+        return _syscall(9, [*args[:4], file if op.file >= 0 else "-1L", args[4]])
+    if op.name in ("mbind", "set_mempolicy"):
+        mask = args[3] if op.name == "mbind" else args[1]
+        rest = [*args[:3], "&mask", "65ul", args[4]] if op.name == "mbind" else [args[0], "&mask", "65ul"]
+        return f"unsigned long mask = {mask}; {_syscall(NUMBERS[op.name], rest)}"
+    if op.name == "get_mempolicy":
+        return f"unsigned long mask[2]; int mode; {_syscall(239, ['&mode', 'mask', '65ul', *args])}"
+    if op.name == "prlimit64":
+        return f"struct rlimit limit = {{{args[1]}, RLIM_INFINITY}}; {_syscall(302, ['0ul', args[0], '&limit', '0ul'])}"
+    if op.name == "mincore":
+        return f"static unsigned char shown[1 << 16]; {_syscall(27, [*args, 'shown'])}"
+    if op.name == "process_madvise":
+        ranges = ", ".join([f"{{(void *){args[at]}, {args[at + 1]}}}" for at in range(2, len(args), 2)])
+        count = f"{(len(args) - 2) // 2}ul"
+        return f"struct iovec ranges[] = {{{ranges}}}; {_syscall(440, ['-10000L', 'ranges', count, args[0], args[1]])}"
+    if op.name == "shmat":
+        return _syscall(30, [f"segments[{op.file}]", *args])
+    if op.name == "seal":
+        return f"result = fcntl({file}, F_ADD_SEALS, {args[0]});"
+    if op.name == "register":
+        return (
+            f"struct uffdio_register range = {{{{{args[0]}, {args[1]}}}, {args[2]}, 0}}; "
+            f"result = ioctl({file}, UFFDIO_REGISTER, &range);"
+        )
+    if op.name == "unregister":
+        return (
+            f"struct uffdio_range range = {{{args[0]}, {args[1]}}}; result = ioctl({file}, UFFDIO_UNREGISTER, &range);"
+        )
+    if op.name == "close":
+        return f"result = close({file});"
+    if op.name == "capset":
+        low, high = op.args[0] & 0xFFFFFFFF, op.args[0] >> 32
+        head = "unsigned head[] = {0x20080522, 0}"
+        return f"{head}, caps[] = {{{low}u, {low}u, 0, {high}u, {high}u, 0}}; {_syscall(126, ['head', 'caps'])}"
+    return _syscall(NUMBERS[op.name], args)
+
+
+def _syscall(number: int, args: list[str]) -> str:
+    return f"result = syscall({', '.join([str(number), *args])});"
