@@ -399,6 +399,5 @@ NOT_PROVOKED = {
     "mmap EINVAL of the architecture": "x86-64 accepts all flags",
     "relocate_vma_down EFAULT and ENOMEM, insert_vm_struct ENOMEM": "they happen within execve",
     "EBADF for a name on a file": "the kernel here has no names of anonymous memory; PR_SET_VMA is EINVAL",
-    "overcommit mode 2": "a setting of the whole machine",
 }
 """Answers that nothing here can provoke, and why."""
