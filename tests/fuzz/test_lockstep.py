@@ -1,5 +1,6 @@
 """The model and the running kernel, step by step."""
 
+import errno
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from vmalab.fuzz.ops import Op
 from vmalab.fuzz.show import strips, write_trace
 from vmalab.fuzz.shrink import as_python, shrink
 from vmalab.live.agent import why_not
+from vmalab.reason import errno_of
 from vmalab.semantics import Semantics
 
 SUPPORTED = "6.18."
@@ -39,6 +41,26 @@ def test_random_calls_with_other_readers(reader: str) -> None:
     run(campaign, 4_000, lambda steps: None, Options(reader, swarm=False))
     assert campaign.reader == reader
     assert campaign.divergence is None, f"seed {campaign.seed}: {campaign.divergence}\n{as_python(campaign.ops)}"
+
+
+@live
+def test_random_calls_with_the_legacy_layout() -> None:
+    campaign = Campaign(700)
+    run(campaign, 8_000, lambda steps: None, Options(legacy=True))
+    assert campaign.divergence is None, f"seed {campaign.seed}: {campaign.divergence}\n{as_python(campaign.ops)}"
+
+
+@live
+def test_close_to_the_limit_of_the_map_count() -> None:
+    with Lockstep() as lockstep:
+        room = lockstep.machine.settings.max_map_count - lockstep.processes[0].mm.map_count
+        if room > 100_000:
+            pytest.skip(f"vm.max_map_count lies {room} above: too many VMAs to make")
+        ops = [Op("crowd", (room - 1,)), *[Op("mmap", (AT + at * 0x2000, 0x1000, 3, FIXED, 0)) for at in range(4)]]
+        assert lockstep.run(ops) is None
+        assert errno_of(lockstep.last_reason) == errno.ENOMEM
+        lockstep.restart()
+        assert lockstep.run([Op("mmap", (AT, 0x1000, 3, FIXED, 0))]) is None
 
 
 WITNESSES = {

@@ -48,6 +48,7 @@ def tree(steps: int, seed: int, as_json: bool) -> int:
     help="How VMAs are read; the best, if not said.",
 )
 @click.option("--swarm/--no-swarm", default=True, show_default=True, help="Each run has some kinds of step, or all.")
+@click.option("--layout", type=click.Choice(["topdown", "legacy"]), default="topdown", help="Where mappings go.")
 @click.option("--shrink/--no-shrink", default=True, show_default=True, help="Make a sequence that diverges short.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Agents at once.")
 @click.option("--corpus", type=click.Path(dir_okay=False), help="SQLite file that keeps runs and divergences.")
@@ -60,6 +61,7 @@ def live(
     seed: int,
     reader: str | None,
     swarm: bool,
+    layout: str,
     shrink: bool,
     jobs: int,
     corpus: str | None,
@@ -82,6 +84,7 @@ def live(
     if resume and corpus is None:
         raise click.UsageError("--resume goes on with a corpus: name it with --corpus FILE")
     kernel = behaviours(read_semantics(semantics)) if semantics is not None else {}
+    options = Options(reader or "", swarm, shrink, jobs, layout == "legacy", kernel)
     interrupted = False
     with ExitStack() as stack:
         kept = stack.enter_context(Corpus(corpus)) if corpus is not None else None
@@ -89,7 +92,7 @@ def live(
         campaign = Campaign(first)
         try:
             with progress("fuzz live", steps, quiet=as_json) as update:
-                run(campaign, steps, update, Options(reader or "", swarm, shrink, jobs, kernel), kept)
+                run(campaign, steps, update, options, kept)
         except KeyboardInterrupt:
             interrupted = True
     if trace is not None and campaign.divergence is not None:

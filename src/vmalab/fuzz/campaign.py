@@ -38,6 +38,8 @@ class Options:
     swarm: bool = True
     shorten: bool = True
     jobs: int = 1
+    legacy: bool = False
+    """Mappings are placed from below, as before the kernel placed them from above."""
     behaviours: dict[str, Value] = field(default_factory=dict)
     """Those that are not the default ones."""
 
@@ -119,7 +121,9 @@ class Runner:
                 # What the run before has left behind is no part of this one.
                 self._stop()
         if self._lockstep is None:
-            self._lockstep = Lockstep(self._options.reader, self._files, semantics_of(self._options.behaviours))
+            options = self._options
+            kernel = semantics_of(options.behaviours)
+            self._lockstep = Lockstep(options.reader, self._files, kernel, legacy=options.legacy)
             self._runs = 0
         lockstep = self._lockstep
         self._runs += 1

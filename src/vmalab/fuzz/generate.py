@@ -22,6 +22,10 @@ T = TypeVar("T")
 WINDOWS: Final = (0x10000000, 0x20000000 - 16 * PAGE_SIZE, 0x7FFFE0000000)
 """Where fixed addresses lie: the second around a boundary of huge pages, the third near what the kernel chooses."""
 WINDOW_PAGES: Final = 40
+CROWDED: Final = 0.003
+"""How many runs are close to the limit of the map count."""
+MOST_VMAS: Final = 1 << 17
+"""A limit of the map count beyond this is never come close to."""
 MOST_SLOTS: Final = 40
 """How many files and userfaultfds a run makes."""
 PROTECTIONS: Final = (0, 1, 3, 3, 3, 5, 7, 2, 4)
@@ -130,6 +134,7 @@ class Generator:
         self._kinds = list(chosen)
         self._weights = list(itertools.accumulate(chosen.values()))
         self._windows = self._random.sample(WINDOWS, self._random.randint(1, len(WINDOWS)) if swarm else len(WINDOWS))
+        self._crowded = CROWDED if swarm else 0.0
         self._wrong = self._random.choice((0.0, 0.02, 0.1)) if swarm else 0.03
         self._makers: dict[str, Callable[[Process, int], Op]] = {
             "mmap": self._mmap,
@@ -171,6 +176,11 @@ class Generator:
     def steps(self, count: int) -> Iterator[Op]:
         """So many steps, each made when the one before it is done on the model."""
         who = 0
+        if self._random.random() < self._crowded:
+            settings = self._lockstep.machine.settings
+            room = settings.max_map_count - self._lockstep.processes[0].mm.map_count
+            if room < MOST_VMAS:
+                yield Op("crowd", (max(1, room - int(self._random.random() * 40)),))
         for _ in range(count):
             # One process goes on for a while: the agent takes its steps in one batch.
             if who not in self._lockstep.processes or self._random.random() < 0.04:

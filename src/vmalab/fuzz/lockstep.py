@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, final
 
+from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
 from vmalab.flags import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
 from vmalab.fuzz.files import Files
@@ -30,7 +31,13 @@ BATCH: Final = 32
 """Steps that are sent at once, while the model goes on with the next."""
 AHEAD: Final = 4
 """Batches that are sent before the answer to the first is waited for."""
-_GETPID: Final = 39
+ALONE: Final = ("fork", "exit", "crowd")
+"""Steps that are taken when all before them are compared."""
+CROWD: Final = 0x200000000000
+"""Where a crowd of VMAs lies."""
+CROWD_FLAGS: Final = 0x4032
+"""MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE."""
+_MMAP: Final = 9
 
 
 class Divergence:
@@ -77,7 +84,19 @@ class Lockstep:
     The agent's first process never takes a step: every run starts with a child of it, process 0 of the run.
     """
 
-    def __init__(self, reader: str = "", files: Files | None = None, semantics: Semantics | None = None) -> None:
+    def __init__(
+        self,
+        reader: str = "",
+        files: Files | None = None,
+        semantics: Semantics | None = None,
+        *,
+        legacy: bool = False,
+    ) -> None:
+        """Start an agent with a reader, and a model of it with a kernel's semantics.
+
+        legacy: mappings are placed from below.
+        """
+        self._legacy: bool = legacy
         self._semantics: Semantics | None = semantics
         self._own_files: bool = files is None
         self.files: Files = Files() if files is None else files
@@ -89,7 +108,7 @@ class Lockstep:
             raise
 
     def _start(self, reader: str) -> None:
-        self.agent: Agent = Agent(reader)
+        self.agent: Agent = Agent(reader, legacy=self._legacy)
         self._stopped = False
         try:
             self._load()
@@ -110,7 +129,7 @@ class Lockstep:
         outside = self.agent.reads_outside()
         self._batch: int = 1 if outside else BATCH
         self._ahead: int = 0 if outside else AHEAD
-        self.looks: bool = self.agent.reader != "none"
+        self.looks: bool = True
         """Whether VMAs are compared, or results alone."""
         if self.whole and self.agent.first is not None:
             adopt(self._first.mm, self.agent.first)
@@ -133,6 +152,7 @@ class Lockstep:
         self._kernel: dict[int, Vmas] = {}
         self._unnumbered: dict[int, File] = {}
         """Files whose inodes the kernel chooses, and the first look tells."""
+        self.looks = self.agent.reader != "none"
         self._before: dict[int, list[int]] = {}
         """The last view of each process that was equal on both sides."""
         self._last_place: int = -1
@@ -192,7 +212,7 @@ class Lockstep:
         for place, op in enumerate(ops):
             self._last_place = place
             found: Divergence | None = None
-            alone = op.name in ("fork", "exit")
+            alone = op.name in ALONE
             if alone or (waiting and waiting[0].op.who != op.who) or len(waiting) >= self._batch:
                 switches = alone or len(waiting) < self._batch or waiting[0].op.who != op.who
                 found = self._send(waiting, self._ahead if not switches else 0)
@@ -206,6 +226,8 @@ class Lockstep:
                 found = self._fork(op)
             elif op.name == "exit":
                 found = self._exit(op)
+            elif op.name == "crowd":
+                found = self._crowd(op)
             else:
                 try:
                     waiting.append(self._predict(place, op))
@@ -351,6 +373,27 @@ class Lockstep:
                 return Divergence(expected.place, expected.op, where, hex(model[at + i]), hex(kernel[at + i]))
         counts = (str(len(model) // WIDTH), str(len(kernel) // WIDTH))
         return Divergence(expected.place, expected.op, "number of VMAs", *counts)
+
+    def _crowd(self, op: Op) -> Divergence | None:
+        """Many VMAs, away from all others: from here on results are compared alone, lists of VMAs would be long."""
+        process = self.processes[op.who]
+        steps: list[Step] = []
+        for at in range(op.args[0]):
+            # Neighbours of different permissions do not merge.
+            args = (CROWD + at * PAGE_SIZE, PAGE_SIZE, 1 + 2 * (at & 1), CROWD_FLAGS)
+            process.do(Call("mmap", (*args, 3, 0)))
+            steps.append(Step(_MMAP, (*args, 0xFFFFFFFFFFFFFFFF, 0)))
+        self.looks = False
+        try:
+            replies = self.agent.run(steps, op.who + 1, report=0)
+        except AgentDied as died:
+            return self._death(died, _Expected(self._last_place, op, []))
+        self.steps += 1
+        self._count(op, YES)
+        failed = [reply for reply in replies if reply.result < 0]
+        if failed:
+            return Divergence(self._last_place, op, "result", "YES", _result_text(failed[0].result))
+        return None
 
     # -- processes ----------------------------------------------------------------------------------------
 

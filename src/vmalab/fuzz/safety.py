@@ -22,7 +22,19 @@ TOUCHES: Final = POPULATES | {"write", "mprotect", "pkey_mprotect"}
 IF_LOCKED: Final = frozenset({"mprotect", "pkey_mprotect", "mremap"})
 """Steps that touch the pages that are there only where they are locked."""
 NO_RANGE: Final = frozenset(
-    {"fork", "exit", "prlimit64", "munlockall", "prctl", "personality", "capset", "memfd", "memfd_secret", "seal"}
+    {
+        "crowd",
+        "fork",
+        "exit",
+        "prlimit64",
+        "munlockall",
+        "prctl",
+        "personality",
+        "capset",
+        "memfd",
+        "memfd_secret",
+        "seal",
+    }
     | {"userfaultfd", "close", "pkey_alloc", "pkey_free", "set_mempolicy", "get_mempolicy", "mincore", "msync", "shmdt"}
 )
 """Steps that change no VMA of their own choice, or none of the agent's."""
@@ -90,20 +102,20 @@ def _can_follow(process: Process, op: Op) -> bool:
         return False
     if advice >= 0 and advice not in (f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE, f.MADV_HUGEPAGE):
         return True
-    if op.name in POPULATES and _may_fault_huge(process, advice):
-        # Whether the huge page fits beside the pages that are there is not modelled.
-        return False
-    if advice == f.MADV_HUGEPAGE:
-        return True
     if op.name in ("read", "write"):
         found = process.mm.find_vma(args[0])
-        return found is None or not _hides_pages(found)
+        return found is None or not (_hides_pages(found) or (op.name == "read" and _may_be_huge(found)))
     if op.name in ("mmap", "brk"):
-        # The pages of what is mapped anew are the only ones they touch.
+        # The pages of what is mapped anew are the only ones they touch, and those are small.
         return True
     for start, length in _ranges(op):
         for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE)):
-            if _hides_pages(vma) and (op.name not in IF_LOCKED or vma.flags & f.VM_LOCKED):
+            if op.name in IF_LOCKED and not vma.flags & f.VM_LOCKED:
+                continue
+            if advice == f.MADV_HUGEPAGE:
+                if vma.flags & f.VM_LOCKED:
+                    return False
+            elif _hides_pages(vma) or (advice != f.MADV_POPULATE_WRITE and _may_be_huge(vma)):
                 return False
     return True
 
@@ -113,13 +125,11 @@ def _hides_pages(vma: Vma) -> bool:
     return vma.flags & (f.VM_MAYBE_GUARD | f.VM_UFFD_MISSING | f.VM_UFFD_MINOR | f.VM_UFFD_WP) != 0
 
 
-def _may_fault_huge(process: Process, advice: int) -> bool:
-    """Whether a step may read the place of a huge page: that makes an anon_vma, where a small page would not."""
-    if advice == f.MADV_POPULATE_WRITE:
+def _may_be_huge(vma: Vma) -> bool:
+    """Whether reading a VMA may give it a huge page: that makes an anon_vma, where a small page would not.
+
+    Whether a huge page fits beside the pages that are there is not modelled.
+    """
+    if not vma.flags & f.VM_HUGEPAGE or vma.anon_vma is not None or not vma.is_anonymous():
         return False
-    for vma in process.vmas():
-        first = vma.start + PMD_SIZE - 1 & -PMD_SIZE
-        if first + PMD_SIZE <= vma.end and vma.anon_vma is None and vma.is_anonymous():
-            if vma.flags & f.VM_HUGEPAGE or advice >= 0:
-                return True
-    return False
+    return (vma.start + PMD_SIZE - 1 & -PMD_SIZE) + PMD_SIZE <= vma.end

@@ -37,6 +37,8 @@ _STEP: Final = struct.Struct("<q6Q6BBB64s")
 _REPLY: Final = struct.Struct("<qQII")
 _RECORD_NUMBERS: Final = 8
 _ADDR_NO_RANDOMIZE: Final = 0x40000
+_ADDR_COMPAT_LAYOUT: Final = 0x200000
+_STACK: Final = 8 << 20
 _CLONE_NEWNET: Final = 0x40000000
 _USER_END: Final = 1 << 47
 _CPU_SECONDS: Final = 3600
@@ -146,10 +148,11 @@ class _Channel:
 class Agent:
     """A running agent.  A context manager: leaving it ends the agent and all its processes."""
 
-    def __init__(self, reader: str = "", *, seconds: float = 20.0, stack: int = 8 << 20) -> None:
+    def __init__(self, reader: str = "", *, seconds: float = 20.0, legacy: bool = False) -> None:
         """Start an agent with a reader (one of READERS), or the best that works here.
 
-        A batch that takes more than some seconds ends the agent.  Raises VmalabError where none can run.
+        legacy: mappings are placed from below (ADDR_COMPAT_LAYOUT).  A batch that takes more than some seconds ends the
+        agent.  Raises VmalabError where none can run.
         """
         reason = why_not()
         if reason is not None:
@@ -162,7 +165,7 @@ class Agent:
         self.scratch: int = _scratch_address()
         """Where the data of a step goes."""
         self._channels: list[_Channel] = []
-        self.pid = self._spawn(stack)
+        self.pid = self._spawn(legacy)
         self._channels[0].pid = self.pid
         self.why_not_bpf = ""
         """Why the BPF reader was not chosen."""
@@ -178,7 +181,7 @@ class Agent:
     def __exit__(self, *what: object) -> None:
         self.close()
 
-    def _spawn(self, stack: int) -> int:
+    def _spawn(self, legacy: bool) -> int:
         """Start the program with its pipes, alone, contained, and with a layout that is always the same."""
         theirs: list[tuple[int, int]] = []
         for _ in range(CHANNELS):
@@ -189,7 +192,7 @@ class Agent:
         pid = os.fork()
         if pid == 0:
             try:
-                _become_agent(theirs, stack)
+                _become_agent(theirs, legacy)
             finally:
                 os._exit(127)
         for pair in theirs:
@@ -359,15 +362,15 @@ def read_vmas(pid: int, reader: str) -> Vmas:
     return tuple(numbers)
 
 
-def _become_agent(theirs: list[tuple[int, int]], stack: int) -> None:
+def _become_agent(theirs: list[tuple[int, int]], legacy: bool) -> None:
     """What the child of the fork does before it is the agent."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(1, signal.SIGKILL, 0, 0, 0)
     os.setpgid(0, 0)
-    libc.personality(_ADDR_NO_RANDOMIZE)
+    libc.personality(_ADDR_NO_RANDOMIZE | (_ADDR_COMPAT_LAYOUT if legacy else 0))
     libc.unshare(_CLONE_NEWNET)
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK, hard))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -421,11 +421,7 @@ __attribute__((used)) void run(void)
 	catch_signals();
 	for (page = 0; page < sizeof(signal_stack); page += 4096)
 		signal_stack[page] = 0;
-	/* All its memory is written to now, so that its own VMAs do not change under way. */
-	memset(steps, 0, sizeof(steps));
-	memset(now, 0, sizeof(now));
-	memset(before, 0, sizeof(before));
-	memset(out, 0, sizeof(out));
+	/* Each of its VMAs is written to by now, so that none changes under way; one page does for all of a VMA. */
 	open_maps();
 	for (;;) {
 		int mine = in_fd;
