@@ -26,6 +26,8 @@ CROWDED: Final = 0.003
 """How many runs are close to the limit of the map count."""
 MOST_VMAS: Final = 1 << 17
 """A limit of the map count beyond this is never come close to."""
+FEW_VMAS: Final = 1000
+"""Up to so many VMAs a step may choose among all of them."""
 MOST_SLOTS: Final = 40
 """How many files and userfaultfds a run makes."""
 PROTECTIONS: Final = (0, 1, 3, 3, 3, 5, 7, 2, 4)
@@ -206,10 +208,11 @@ class Generator:
 
     def _edge(self, process: Process) -> int:
         """An address at or near an edge of a VMA that is not the agent's own."""
-        vmas = process.vmas()
+        mm = process.mm
+        vmas = mm.vmas() if mm.map_count < FEW_VMAS else []
         for _ in range(4):
-            vma = self._choose(vmas)
-            if vma.start not in self._own:
+            vma = self._choose(vmas) if vmas else mm.find_vma(self._place())
+            if vma is not None and vma.start not in self._own:
                 near = self._choose((vma.start, vma.end, vma.start + PAGE_SIZE, vma.end - PAGE_SIZE, vma.start))
                 return max(near, PAGE_SIZE)
         return self._place()
@@ -364,7 +367,8 @@ class Generator:
 
     def _shm(self, process: Process, who: int) -> Op:
         if self._random.random() < 0.4:
-            attached = [vma.start for vma in process.vmas() if vma.ops is not None and vma.ops.name == "shm"]
+            vmas = process.vmas() if process.mm.map_count < FEW_VMAS else []
+            attached = [vma.start for vma in vmas if vma.ops is not None and vma.ops.name == "shm"]
             return Op("shmdt", (self._choose(attached) if attached else self._place(),), who)
         flags = self._choose((0, 0, f.SHM_RDONLY, f.SHM_EXEC)) | self._choose((0, f.SHM_REMAP, f.SHM_REMAP))
         addr = self._choose((0, self._place(), self._edge(process), self._place() + 8))
