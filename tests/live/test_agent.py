@@ -10,7 +10,7 @@ import pytest
 
 from vmalab.errors import VmalabError
 from vmalab.live import build_native
-from vmalab.live.agent import CHANNELS, MAX_STEPS, READ, READERS, WRITE, Agent, AgentDied, Step, why_not
+from vmalab.live.agent import CHANNELS, MAX_STEPS, READ, READERS, WRITE, Agent, AgentDied, Step, Vmas, why_not
 from vmalab.live.bpf import BpfError, VmaIterator
 from vmalab.live.procfs import parse_smaps
 
@@ -19,7 +19,6 @@ AT = 0x10000000
 ANON = 0x22
 FIXED = 0x32
 NO_FILE = -1
-WIDTH = 8
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -43,10 +42,10 @@ def agent(request: pytest.FixtureRequest) -> Iterator[Agent]:
         yield started
 
 
-def bounds(vmas: tuple[int, ...] | None) -> list[tuple[int, int]]:
+def bounds(vmas: Vmas | None) -> list[tuple[int, int]]:
     """The bounds of the VMAs of a report."""
     assert vmas is not None
-    return [(vmas[at], vmas[at + 1]) for at in range(0, len(vmas), WIDTH)]
+    return [(row[0], row[1]) for row in vmas]
 
 
 def test_a_batch_shows_what_each_step_has_done(agent: Agent) -> None:
@@ -70,7 +69,7 @@ def test_the_layout_is_always_the_same() -> None:
     layouts = set()
     for _ in range(3):
         with Agent("query") as started:
-            layouts.add(started.first)
+            layouts.add(tuple(started.first or ()))
     assert len(layouts) == 1
 
 
@@ -81,7 +80,7 @@ def test_the_readers_agree_with_smaps(agent: Agent) -> None:
         expected = [vma for vma in parse_smaps(file.read()) if vma.path != "[vsyscall]"]
     assert bounds(shown) == [(vma.start, vma.end) for vma in expected]
     assert shown is not None
-    assert [shown[at + 4] for at in range(0, len(shown), WIDTH)] == [vma.ino for vma in expected]
+    assert [row[4] for row in shown] == [vma.ino for vma in expected]
 
 
 @pytest.mark.skipif("bpf" not in readers(), reason="no BPF iterator can be had")
@@ -91,14 +90,14 @@ def test_the_iterator_shows_what_proc_does_not() -> None:
         steps += [Step(WRITE, (AT + page * 0x2000,)) for page in range(2)]
         shown = started.run(steps, report=2)[-1].vmas
         assert shown is not None
-        rows = [shown[at : at + WIDTH] for at in range(0, len(shown), WIDTH) if AT <= shown[at] < AT + 0x10000]
+        rows = [row for row in shown if AT <= row[0] < AT + 0x10000]
         assert [row[3] for row in rows] == [AT >> 12, (AT >> 12) + 2], "offsets of anonymous memory"
         assert all(row[5] and row[6] == 1 for row in rows), "each has an anon_vma"
         assert rows[0][5] != rows[1][5], "of its own"
         assert started.fork(0, 1) > 0
         shown = started.first
         assert shown is not None
-        lengths = [shown[at + 6] for at in range(0, len(shown), WIDTH) if AT <= shown[at] < AT + 0x10000]
+        lengths = [row[6] for row in shown if AT <= row[0] < AT + 0x10000]
         assert lengths == [2, 2], "a child's chain"
 
 

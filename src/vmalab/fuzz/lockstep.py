@@ -14,7 +14,7 @@ from vmalab.flags import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, 
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, Op
 from vmalab.fuzz.translate import Resources, translate
-from vmalab.fuzz.view import WIDTH, outer_view, same_view, whole_view
+from vmalab.fuzz.view import Row, Rows, outer_view, same_view, whole_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
 from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import read_process
@@ -50,10 +50,10 @@ class Divergence:
         self.field = field
         self.model = model
         self.kernel = kernel
-        self.before: list[int] = []
-        """The model's VMAs before the step, as view.py puts them in a row; empty where VMAs do not differ."""
-        self.model_view: list[int] = []
-        self.kernel_view: list[int] = []
+        self.before: list[Row] = []
+        """The model's VMAs before the step, as view.py has them; empty where VMAs do not differ."""
+        self.model_view: list[Row] = []
+        self.kernel_view: list[Row] = []
 
     def __reduce__(self) -> tuple[object, ...]:
         # What the strips are made of stays where it was found: it is found again when the sequence is made short.
@@ -75,7 +75,7 @@ class _Expected:
         self.result: int = 0
         self.known: bool = False
         self.reason: int = YES
-        self.view: list[int] = []
+        self.view: list[Row] = []
 
 
 class Lockstep:
@@ -150,10 +150,12 @@ class Lockstep:
                 if who not in self.parents.values():
                     self._end(who)
         self._kernel: dict[int, Vmas] = {}
-        self._unnumbered: dict[int, File] = {}
-        """Files whose inodes the kernel chooses, and the first look tells."""
+        self.agent.known.clear()
+        self._rows: Rows = Rows(self.agent.known)
+        self._views: dict[int, list[Row]] = {}
+        """What the model was like after the last step of each process."""
         self.looks = self.agent.reader != "none"
-        self._before: dict[int, list[int]] = {}
+        self._before: dict[int, list[Row]] = {}
         """The last view of each process that was equal on both sides."""
         self._last_place: int = -1
         self._sent: list[list[_Expected]] = []
@@ -260,14 +262,16 @@ class Lockstep:
             return Divergence(self._last_place, op, "the model's state", str(error), "")
         return None
 
-    def _view(self, mm: Mm) -> list[int]:
+    def _view(self, who: int) -> list[Row]:
         if not self.looks:
             return []
-        return (
-            whole_view(mm, self._unnumbered)
-            if self.whole
-            else outer_view(mm, self._unnumbered, self.agent.reader == "smaps")
-        )
+        mm: Mm = self.processes[who].mm
+        if self.whole:
+            view = whole_view(mm, self._rows, self._views.get(who, []))
+        else:
+            view = outer_view(mm, self._rows, self.agent.reader == "smaps")
+        self._views[who] = view
+        return view
 
     def _predict(self, place: int, op: Op) -> _Expected:
         process = self.processes[op.who]
@@ -284,7 +288,7 @@ class Lockstep:
             expected.result = outcome.result
             expected.known = outcome.known
             expected.reason = outcome.reason
-        expected.view = self._view(process.mm)
+        expected.view = self._view(op.who)
         return expected
 
     def _translate(self, op: Op) -> tuple[Call, list[Step]]:
@@ -351,27 +355,24 @@ class Lockstep:
             model = f"{expected.result:#x} ({explain(expected.reason).name})"
             return Divergence(expected.place, op, "result", model, _result_text(reply.result))
         kernel_view = self._kernel[who]
-        if not self.looks or same_view(expected.view, kernel_view, self._unnumbered):
+        if not self.looks or same_view(expected.view, kernel_view, self._rows):
             self._before[who] = expected.view
             return None
         found = self._difference(expected, kernel_view)
         found.before = self._before.get(who, [])
-        found.model_view, found.kernel_view = expected.view, list(kernel_view)
+        found.model_view, found.kernel_view = expected.view, kernel_view
         return found
 
     def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence:
         """What exactly differs."""
         model = expected.view
-        for at in range(0, min(len(model), len(kernel)), WIDTH):
+        for ours, theirs in zip(model, kernel, strict=False):
             for i, name in enumerate(FIELDS):
-                if model[at + i] == kernel[at + i]:
+                if ours[i] == theirs[i] or (name == "inode" and self._rows.is_inode(ours[i], theirs[i])):
                     continue
-                file = self._unnumbered.get(-model[at + i]) if name == "inode" else None
-                if file is not None and file.ino == kernel[at + i]:
-                    continue
-                where = f"VMA {model[at]:x}-{model[at + 1]:x}: {name}"
-                return Divergence(expected.place, expected.op, where, hex(model[at + i]), hex(kernel[at + i]))
-        counts = (str(len(model) // WIDTH), str(len(kernel) // WIDTH))
+                where = f"VMA {ours[0]:x}-{ours[1]:x}: {name}"
+                return Divergence(expected.place, expected.op, where, hex(ours[i]), hex(theirs[i]))
+        counts = (str(len(model)), str(len(kernel)))
         return Divergence(expected.place, expected.op, "number of VMAs", *counts)
 
     def _crowd(self, op: Op) -> Divergence | None:
@@ -423,13 +424,13 @@ class Lockstep:
         self.parents[child] = op.who
         self.resources[child] = self.resources[op.who].inherited()
         shown = self.agent.first
-        self._kernel[child] = () if shown is None else shown
+        self._kernel[child] = [] if shown is None else shown
         closing = self.resources[op.who].contexts()
         if closing:
             self.agent.run([Step(3, slots=(slot + 1, 0, 0, 0, 0, 0)) for slot in closing], child + 1, report=0)
         self._count(op, YES)
         expected = _Expected(place, op, [])
-        expected.view = self._view(process.mm)
+        expected.view = self._view(child)
         return self._compare(expected, Reply(0, 0, None), child)
 
     def _exit(self, op: Op) -> Divergence | None:
@@ -489,8 +490,7 @@ def adopt(mm: Mm, shown: Vmas) -> None:
     mm.mmap_write_lock()
     anon_vmas: dict[int, AnonVma] = {}
     vmas = mm.vmas()
-    for at in range(0, len(shown), WIDTH):
-        start, _, flags, pgoff, _, anon, length, extra = shown[at : at + WIDTH]
+    for start, _, flags, pgoff, _, anon, length, extra in shown:
         vma = next((each for each in vmas if each.start == start), None)
         if vma is None:
             continue

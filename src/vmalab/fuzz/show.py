@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Sequence
 from typing import Final
 
 from vmalab.addr import PAGE_SIZE
@@ -12,7 +11,7 @@ from vmalab.calls import Call
 from vmalab.flags import permissions, vm_flags_text
 from vmalab.fuzz.lockstep import Divergence, Lockstep
 from vmalab.fuzz.ops import Op
-from vmalab.fuzz.view import WIDTH
+from vmalab.fuzz.view import Row
 from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import read_process
 from vmalab.trace import records
@@ -24,16 +23,10 @@ AROUND: Final = 24
 WIDEST: Final = 6
 """Characters for a stretch of pages in which nothing changes, at most."""
 
-Row = tuple[int, ...]
-
-
-def _rows(view: Sequence[int]) -> list[Row]:
-    return [tuple(view[at : at + WIDTH]) for at in range(0, len(view), WIDTH)]
-
 
 def strips(found: Divergence) -> list[str]:
     """The memory around the difference: before the step, after it in the model, after it on the kernel."""
-    views = {"before": _rows(found.before), "model": _rows(found.model_view), "kernel": _rows(found.kernel_view)}
+    views = {"before": found.before, "model": found.model_view, "kernel": found.kernel_view}
     different = list(set(views["model"]) ^ set(views["kernel"]))
     if not different:
         return []
@@ -71,7 +64,7 @@ def _describe(row: Row) -> str:
     if inode:
         words.append(f"inode {inode}" if inode > 0 else "a new inode")
     if anon:
-        words.append(f"anon_vma of VMA {anon}, chain of {chain}")
+        words.append(f"anon_vma of {anon:x}, chain of {chain}")
     return "  ".join(words)
 
 

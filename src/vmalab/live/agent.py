@@ -35,7 +35,8 @@ _OUTSIDE: Final = ("smaps", "maps")
 _BATCH: Final = struct.Struct("<II")
 _STEP: Final = struct.Struct("<q6Q6BBB64s")
 _REPLY: Final = struct.Struct("<qQII")
-_RECORD_NUMBERS: Final = 8
+_KEPT: Final = struct.Struct("<II")
+_RECORD: Final = struct.Struct("<8Q")
 _ADDR_NO_RANDOMIZE: Final = 0x40000
 _ADDR_COMPAT_LAYOUT: Final = 0x200000
 _STACK: Final = 8 << 20
@@ -44,11 +45,11 @@ _USER_END: Final = 1 << 47
 _CPU_SECONDS: Final = 3600
 _NO_ARGUMENTS: Final = (0, 0, 0, 0, 0, 0)
 
-Vmas = tuple[int, ...]
+Vmas = list[tuple[int, ...]]
 """Eight numbers for each VMA: start, end, flags, page offset, inode, anon_vma, chain length, extra.
 
-The anon_vma is the place (from 1) of the first VMA that has the same; the query reader leaves it and what follows 0,
-and its flags are 1 readable, 2 writable, 4 executable, 8 shared.
+The anon_vma is the start of the first VMA that has the same; the query reader leaves it and what follows 0, and its
+flags are 1 readable, 2 writable, 4 executable, 8 shared.
 """
 
 
@@ -120,6 +121,8 @@ class _Channel:
         self.back = back
         self.pid = 0
         self.iterator: VmaIterator | None = None
+        self.vmas: Vmas = []
+        """As it was last reported."""
         self._buffer = b""
         self._at = 0
 
@@ -164,6 +167,8 @@ class Agent:
         """The VMAs of the process whose reader was chosen last, as it found them."""
         self.scratch: int = _scratch_address()
         """Where the data of a step goes."""
+        self.known: dict[tuple[int, ...], tuple[int, ...]] = {}
+        """Rows of lists of VMAs: equal ones are one object.  Whoever likes may clear it."""
         self._channels: list[_Channel] = []
         self.pid = self._spawn(legacy)
         self._channels[0].pid = self.pid
@@ -228,6 +233,7 @@ class Agent:
         if reader == "bpf":
             channel.iterator = VmaIterator(channel.pid)
             number = channel.iterator.number
+        channel.vmas = []
         (reply,) = self.run([Step(SET_READER, (_READER_NUMBERS[reader], number))], who)
         if reply.result:
             raise BpfError(f"the agent cannot use the BPF iterator: {os.strerror(-reply.result)}")
@@ -273,14 +279,22 @@ class Agent:
             if count == SAME:
                 outside = self.reader in _OUTSIDE and channel.pid != 0
                 return Reply(result, signalled, read_vmas(channel.pid, self.reader) if outside else None)
-            numbers = count * _RECORD_NUMBERS
-            vmas = struct.unpack(f"<{numbers}Q", channel.read(8 * numbers, self._seconds))
-            return Reply(result, signalled, vmas)
+            channel.vmas = self._list(channel, count)
+            return Reply(result, signalled, channel.vmas)
         except EOFError:
             raise AgentDied(self._death(channel), 0) from None
         except TimeoutError:
             os.kill(channel.pid, signal.SIGKILL)
             raise AgentDied(f"the agent was killed: no answer for {self._seconds:g} s", 0) from None
+
+    def _list(self, channel: _Channel, count: int) -> Vmas:
+        """The list of VMAs: what stays of the last one at its two ends, and what comes between."""
+        below, above = _KEPT.unpack(channel.read(_KEPT.size, self._seconds))
+        last = channel.vmas
+        changed = channel.read((count - below - above) * _RECORD.size, self._seconds)
+        known = self.known
+        rows = [known.setdefault(row, row) for row in _RECORD.iter_unpack(changed)]
+        return last[:below] + rows + last[len(last) - above :]
 
     def fork(self, who: int, channel: int) -> int:
         """Fork a process of the agent; the child answers on a free channel from then on.  Its pid, or -errno."""
@@ -337,29 +351,21 @@ class Agent:
 
 def read_vmas(pid: int, reader: str) -> Vmas:
     """The VMAs of a process from its smaps or maps, as the query reader shows them; with smaps the flags are whole."""
-    numbers: list[int] = []
+    rows: list[list[int]] = []
     with open(f"/proc/{pid}/{reader}", "rb") as file:
         for line in file.read().splitlines():
             words = line.split()
             if words[0] == b"VmFlags:":
-                numbers[-6] = vm_flags_from_text(line[8:].decode("ascii")) & ~VM_SOFTDIRTY
+                rows[-1][2] = vm_flags_from_text(line[8:].decode("ascii")) & ~VM_SOFTDIRTY
             elif not words[0].endswith(b":"):
                 start, _, end = words[0].partition(b"-")
                 inode = int(words[4])
                 if int(start, 16) >= _USER_END:
                     break
                 shown = sum([bit for letter, bit in zip(words[1], (1, 2, 4, 8), strict=True) if letter not in b"-p"])
-                numbers += [
-                    int(start, 16),
-                    int(end, 16),
-                    shown,
-                    int(words[2], 16) >> 12 if inode else 0,
-                    inode,
-                    0,
-                    0,
-                    0,
-                ]
-    return tuple(numbers)
+                offset = int(words[2], 16) >> 12 if inode else 0
+                rows.append([int(start, 16), int(end, 16), shown, offset, inode, 0, 0, 0])
+    return [tuple(row) for row in rows]
 
 
 def _become_agent(theirs: list[tuple[int, int]], legacy: bool) -> None:

@@ -48,8 +48,13 @@ struct batch {
 struct reply {
 	i64 result;
 	u64 signal; /* number << 56 | si_code << 48 | address, where a touch was ended by one */
-	u32 count;  /* of records that follow, or SAME */
+	u32 count;  /* of VMAs, or SAME */
 	u32 failed; /* errno of the reader */
+};
+
+/* Follows a reply that is not SAME; then come the records between the two. */
+struct kept {
+	u32 below, above; /* how many of the last list's first and last records stay */
 };
 
 struct record {
@@ -257,11 +262,12 @@ static i64 read_query(void)
 	return -7;
 }
 
-/* What of an anon_vma can be compared between kernels: the number of the first VMA that has it. */
+/* What of an anon_vma can be compared between kernels: where the first VMA that has it begins. */
 static void number_anon(u32 n)
 {
 	static u64 keys[4096];
-	static u32 values[4096], used[4096];
+	static u64 values[4096];
+	static u32 used[4096];
 	u32 i, stored = 0;
 
 	for (i = 0; i < n; i++) {
@@ -278,7 +284,7 @@ static void number_anon(u32 n)
 				continue;
 			}
 			keys[at] = anon;
-			values[at] = i + 1;
+			values[at] = now[i].start;
 			used[stored++] = at;
 		}
 		now[i].anon = values[at];
@@ -312,36 +318,52 @@ static i64 read_bpf(void)
 	return used / sizeof(now[0]);
 }
 
-static int is_same(u32 n)
+static int is_equal(const struct record *one, const struct record *two)
 {
-	u64 *one = (u64 *)now, *two = (u64 *)before;
+	const u64 *a = (const u64 *)one, *b = (const u64 *)two;
 	u64 i;
 
-	if (n != count_before)
-		return 0;
-	for (i = 0; i < n * sizeof(now[0]) / 8; i++)
-		if (one[i] != two[i])
+	for (i = 0; i < sizeof(*one) / 8; i++)
+		if (a[i] != b[i])
 			return 0;
 	return 1;
 }
 
+/* How many records at either end are as they were. */
+static struct kept compare(u32 n)
+{
+	u32 most = n < count_before ? n : count_before;
+	struct kept kept = {0, 0};
+
+	while (kept.below < most && is_equal(&now[kept.below], &before[kept.below]))
+		kept.below++;
+	while (kept.above < most - kept.below && is_equal(&now[n - 1 - kept.above], &before[count_before - 1 - kept.above]))
+		kept.above++;
+	return kept;
+}
+
 static void report(struct reply *reply, int wanted)
 {
+	struct kept kept = {0, 0};
 	i64 n = 0;
 
 	reply->count = SAME;
 	reply->failed = 0;
 	if (wanted && reader != READER_NONE) {
 		n = reader == READER_BPF ? read_bpf() : read_query();
-		if (n < 0)
+		if (n < 0) {
 			reply->failed = -n;
-		else if (!is_same(n))
-			reply->count = n;
+		} else {
+			kept = compare(n);
+			if (kept.below < n || n != count_before)
+				reply->count = n;
+		}
 	}
 	put(reply, sizeof(*reply));
 	if (reply->count != SAME) {
-		put(now, n * sizeof(now[0]));
-		memcpy(before, now, n * sizeof(now[0]));
+		put(&kept, sizeof(kept));
+		put(now + kept.below, (n - kept.below - kept.above) * sizeof(now[0]));
+		memcpy(before + kept.below, now + kept.below, (n - kept.below) * sizeof(now[0]));
 		count_before = n;
 	}
 }
