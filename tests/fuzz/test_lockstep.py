@@ -13,6 +13,7 @@ from vmalab.fuzz.as_c import as_c
 from vmalab.fuzz.campaign import Campaign, Options, run
 from vmalab.fuzz.lockstep import Divergence, Lockstep
 from vmalab.fuzz.ops import Op
+from vmalab.fuzz.pool import POOL
 from vmalab.fuzz.show import strips, write_trace
 from vmalab.fuzz.shrink import as_python, shrink
 from vmalab.live.agent import why_not
@@ -48,6 +49,16 @@ def test_random_calls_with_the_legacy_layout() -> None:
     campaign = Campaign(700)
     run(campaign, 8_000, lambda steps: None, Options(legacy=True))
     assert campaign.divergence is None, f"seed {campaign.seed}: {campaign.divergence}\n{as_python(campaign.ops)}"
+
+
+@live
+def test_random_calls_with_huge_pages() -> None:
+    before = POOL.read_text()
+    done = vmalab("fuzz", "live", "--hugepages", "64", "--steps", "8000", "--seed", "30")
+    assert POOL.read_text() == before
+    if "cannot be set" in done.stderr or "no room" in done.stderr:
+        pytest.skip(done.stderr)
+    assert (done.returncode, "no difference" in done.stdout) == (0, True), done.stdout
 
 
 @live

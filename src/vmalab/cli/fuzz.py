@@ -49,6 +49,7 @@ def tree(steps: int, seed: int, as_json: bool) -> int:
 )
 @click.option("--swarm/--no-swarm", default=True, show_default=True, help="Each run has some kinds of step, or all.")
 @click.option("--layout", type=click.Choice(["topdown", "legacy"]), default="topdown", help="Where mappings go.")
+@click.option("--hugepages", type=click.IntRange(min=0), default=0, help="Have so many huge pages of 2 MiB meanwhile.")
 @click.option("--shrink/--no-shrink", default=True, show_default=True, help="Make a sequence that diverges short.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Agents at once.")
 @click.option("--corpus", type=click.Path(dir_okay=False), help="SQLite file that keeps runs and divergences.")
@@ -62,6 +63,7 @@ def live(
     reader: str | None,
     swarm: bool,
     layout: str,
+    hugepages: int,
     shrink: bool,
     jobs: int,
     corpus: str | None,
@@ -79,6 +81,7 @@ def live(
     from vmalab.behaviours import behaviours, read_semantics
     from vmalab.fuzz.campaign import Campaign, Options, run
     from vmalab.fuzz.corpus import Corpus
+    from vmalab.fuzz.pool import huge_pages
     from vmalab.fuzz.show import write_trace
 
     if resume and corpus is None:
@@ -87,6 +90,7 @@ def live(
     options = Options(reader or "", swarm, shrink, jobs, layout == "legacy", kernel)
     interrupted = False
     with ExitStack() as stack:
+        stack.enter_context(huge_pages(hugepages))
         kept = stack.enter_context(Corpus(corpus)) if corpus is not None else None
         first = kept.next_seed(seed) if kept is not None and resume else seed
         campaign = Campaign(first)
