@@ -40,7 +40,6 @@ NOT_IN_LOCKSTEP: Final = {
     "clone": ("CLONE_VM",),
     "execve": ("with a list of its VMAs",),
     "setrlimit": ("",),
-    "userfaultfd": ("UFFD_FEATURE_EVENT_FORK", "UFFD_FEATURE_EVENT_REMAP", "UFFD_FEATURE_WP_ASYNC"),
     "prctl": ("PR_SET_VMA_ANON_NAME",),
     "mmap": ("MAP_32BIT without MAP_FIXED",),
 }

@@ -214,6 +214,32 @@ def test_a_sequence_as_a_trace(tmp_path: Path) -> None:
 
 
 @live
+def test_events_of_a_userfaultfd() -> None:
+    features = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6
+    ops = [
+        Op("userfaultfd", (features,), 0, 16),
+        Op("mmap", (AT, 0x4000, 3, FIXED, 0)),
+        Op("register", (AT, 0x4000, 1), 0, 16),
+        Op("fork"),
+        Op("fork", (), 1),
+        Op("mremap", (AT, 0x1000, 0x1000, 3, AT + 0x10000)),
+        Op("madvise", (AT + 0x1000, 0x1000, 4)),
+        Op("munmap", (AT + 0x2000, 0x1000)),
+        Op("munmap", (AT, 0x1000), 1),
+    ]
+    with Lockstep() as lockstep:
+        assert lockstep.run(ops) is None
+        child = lockstep.processes[1].mm.vma_lookup(AT + 0x1000)
+        assert child is not None
+        assert child.uffd is not None, "a child keeps its registration where fork is told of"
+        (reader,) = lockstep._readers.values()
+        names = {0x13: "fork", 0x14: "remap", 0x15: "remove", 0x16: "unmap"}
+        seen = [names[event] for event in reader.seen]
+        assert (seen.count("fork"), sorted(set(seen))) == (2, ["fork", "remap", "remove", "unmap"])
+        assert lockstep.run([Op("close", (), 0, 16)]) is None
+
+
+@live
 def test_strips() -> None:
     other = Semantics()
     other.dontunmap_merges_source = False

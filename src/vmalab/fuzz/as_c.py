@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from vmalab.fuzz.events import EVENTS
 from vmalab.fuzz.files import FILE_PAGES, SEGMENT_PAGES
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
 
@@ -149,11 +150,11 @@ def _step(op: Op) -> list[str]:
     if op.name == "memfd_secret":
         return [f"{file} = syscall(447, 0);", *_truncated(file, op.args[0])]
     if op.name == "userfaultfd":
-        api = "struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS};"
-        return [
-            f"{{ {api} {file} = syscall(323, 0); result = ioctl({file}, UFFDIO_API, &api); }}",
-            'told("userfaultfd");',
-        ]
+        features = op.args[0] & ~EVENTS if op.args else 0
+        api = f"struct uffdio_api api = {{.api = UFFD_API, .features = UFFD_FEATURE_SIGBUS | {features:#x}}};"
+        make = f"{file} = syscall(323, 0); result = ioctl({file}, UFFDIO_API, &api);"
+        # Events would have to be read: the Python form has a reader.
+        return [f"{{ {api} {make} }}", 'told("userfaultfd");']
     return [f"{{ {_call(op, args, file)} }}", f'told("{op.name}");']
 
 

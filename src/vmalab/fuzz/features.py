@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from vmalab import flags as f
@@ -41,6 +42,13 @@ _POLICIES: Final = {
     5: "MPOL_PREFERRED_MANY",
     6: "MPOL_WEIGHTED_INTERLEAVE",
 }
+_UFFD_FEATURES: Final = [
+    (1 << 1, "UFFD_FEATURE_EVENT_FORK"),
+    (1 << 2, "UFFD_FEATURE_EVENT_REMAP"),
+    (1 << 3, "UFFD_FEATURE_EVENT_REMOVE"),
+    (1 << 6, "UFFD_FEATURE_EVENT_UNMAP"),
+    (1 << 15, "UFFD_FEATURE_WP_ASYNC"),
+]
 _UFFD_MODES: Final = [
     (1, "UFFDIO_REGISTER_MODE_MISSING"),
     (2, "UFFDIO_REGISTER_MODE_WP"),
@@ -57,6 +65,7 @@ _BITS: Final[dict[str, list[tuple[int, str]]]] = {
     "seal": _bits("F_SEAL_"),
     "memfd": _bits("MFD_"),
     "register": _UFFD_MODES,
+    "userfaultfd": _UFFD_FEATURES,
 }
 """The names of the bits of a step's flags; those of mmap, which has two such words, are apart."""
 _CHOICES: Final[dict[str, dict[int, str]]] = {
@@ -79,7 +88,8 @@ CALLS: Final = {
 """What steps are called that are no system call of their name."""
 
 
-def features(name: str, first: int, second: int) -> list[str]:
+@functools.cache
+def features(name: str, first: int, second: int) -> tuple[str, ...]:
     """The call of a step, and the call with each flag that it has: by the step's name and what FLAG_ARGUMENTS names."""
     shown = CALLS.get(name, name)
     found = [shown]
@@ -92,7 +102,7 @@ def features(name: str, first: int, second: int) -> list[str]:
     chosen = _CHOICES.get(name, {}).get(first & 0xFFFFFFFF)
     if chosen is not None:
         found.append(f"{shown} {chosen}")
-    return found
+    return tuple(found)
 
 
 def catalogue() -> dict[str, list[str]]:

@@ -102,6 +102,8 @@ KINDS: Final = {
 """The kinds of step, with their weights where a run has them all."""
 
 
+FEATURES: Final = (0, 0, 0, 2, 4, 2 | 4 | 8 | 1 << 6, 1 << 15)
+"""Of userfaultfds: events of fork, remap, remove, unmap; writes that wait for nobody."""
 NEVER_WRONG: Final = frozenset(
     {
         "read",
@@ -409,7 +411,7 @@ class Generator:
         made = self._made(who, True)
         which = self._random.random()
         if not made or (which < 0.05 and self._lockstep.slots < MOST_SLOTS):
-            return Op("userfaultfd", (), who, self._new_file())
+            return Op("userfaultfd", (self._choose(FEATURES),), who, self._new_file())
         if which < 0.15:
             return Op("close", (), who, self._choose(made))
         if which < 0.35:

@@ -11,6 +11,7 @@ from typing import Final, final
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
 from vmalab.flags import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
+from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, Op
 from vmalab.fuzz.translate import Resources, translate
@@ -31,7 +32,7 @@ BATCH: Final = 32
 """Steps that are sent at once, while the model goes on with the next."""
 AHEAD: Final = 4
 """Batches that are sent before the answer to the first is waited for."""
-ALONE: Final = ("fork", "exit", "crowd")
+ALONE: Final = ("fork", "exit", "crowd", "userfaultfd", "close")
 """Steps that are taken when all before them are compared."""
 CROWD: Final = 0x200000000000
 """Where a crowd of VMAs lies."""
@@ -139,6 +140,8 @@ class Lockstep:
         for limit in (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK):
             hard = resource.prlimit(self.agent.pid, limit)[1]
             self._hard_limits[limit] = RLIM_INFINITY if hard == resource.RLIM_INFINITY else hard
+        self._readers: dict[int, EventReader] = {}
+        """Of the events of userfaultfds, by file."""
         self.processes: dict[int, Process] = {}
         self.parents: dict[int, int] = {}
         self.resources: dict[int, Resources] = {}
@@ -155,6 +158,9 @@ class Lockstep:
         self._views: dict[int, list[Row]] = {}
         """What the model was like after the last step of each process."""
         self.looks = self.agent.reader != "none"
+        for reader in self._readers.values():
+            reader.forget()
+        self._readers.clear()
         self._before: dict[int, list[Row]] = {}
         """The last view of each process that was equal on both sides."""
         self._last_place: int = -1
@@ -185,6 +191,9 @@ class Lockstep:
         if not self._stopped:
             self._stopped = True
             self.agent.close()
+            for each in self._readers.values():
+                each.forget()
+            self._readers.clear()
         self._close_files()
 
     def _close_files(self) -> None:
@@ -231,10 +240,17 @@ class Lockstep:
             elif op.name == "crowd":
                 found = self._crowd(op)
             else:
+                if op.name == "close" and op.file in self._readers:
+                    # The last descriptor is to be the agent's.
+                    self._readers[op.file].stop()
                 try:
                     waiting.append(self._predict(place, op))
                 except Exception as error:  # a fault of the model is a finding, with the step that shows it
                     found = Divergence(place, op, "the model fails", f"{type(error).__name__}: {error}", "")
+                if op.name == "userfaultfd" and found is None:
+                    # Whoever reads its events has to be there before the first.
+                    found = self._send(waiting, 0)
+                    waiting = []
             if found is not None:
                 return found
         found = self._send(waiting, 0)
@@ -316,25 +332,33 @@ class Lockstep:
         who = batch[0].op.who
         for expected in batch:
             try:
-                for _ in expected.steps:
+                for at in range(len(expected.steps)):
                     reply = self.agent.receive(who + 1)
+                    if at == 0:
+                        first = reply.result
                     if reply.vmas is not None:
                         self._kernel[who] = reply.vmas
             except AgentDied as died:
                 return self._death(died, expected)
             self.steps += 1
             self.last_result = reply.result
+            self._listen(expected.op, first)
             found = self._compare(expected, reply, who)
             if found is not None:
                 return found
             self._count(expected.op, expected.reason)
         return None
 
+    def _listen(self, op: Op, descriptor: int) -> None:
+        """Read the events of a new userfaultfd that has any."""
+        if op.name == "userfaultfd" and op.args and op.args[0] & EVENTS and descriptor >= 0:
+            self._readers[op.file] = EventReader(self.agent.pid_of(op.who + 1), descriptor)
+
     def _count(self, op: Op, reason: int) -> None:
         self.last_reason = reason
         first = second = 0
         at = FLAG_ARGUMENTS.get(op.name)
-        if at is not None:
+        if at is not None and op.args:
             first = op.args[at[0]]
             second = op.args[at[1]]
         key = (op.name, first, second, reason)

@@ -55,6 +55,7 @@ FLAG_ARGUMENTS: Final = {
     "seal": (0, 0),
     "memfd": (0, 0),
     "register": (2, 2),
+    "userfaultfd": (0, 0),
     "madvise": (2, 2),
     "process_madvise": (0, 0),
     "prctl": (0, 0),

@@ -167,13 +167,14 @@ def _seal(op: Op, resources: Resources, scratch: int) -> Translated:
 
 
 def _userfaultfd(op: Op, resources: Resources, scratch: int) -> Translated:
-    """A userfaultfd that answers a missing page with SIGBUS, so that nobody waits for it."""
+    """A userfaultfd that answers a missing page with SIGBUS, so that nobody waits for it; other features as asked."""
     slot = op.file - FIRST_MADE
     resources.made[slot] = None
-    api = _bytes(_UFFD_API) + _bytes(_FEATURE_SIGBUS) + bytes(8)
+    features = _FEATURE_SIGBUS | (op.args[0] if op.args else 0)
+    api = _bytes(_UFFD_API) + _bytes(features) + bytes(8)
     create = Step(_USERFAULTFD, (_O_CLOEXEC,), to=slot + 1)
     speak = Step(_IOCTL, (0, _UFFDIO_API, scratch), api, slots=(slot + 1, 0, 0, 0, 0, 0))
-    call = Call("ioctl", (slot, _UFFDIO_API, scratch), data={"uffd": slot, "features": _FEATURE_SIGBUS})
+    call = Call("ioctl", (slot, _UFFDIO_API, scratch), data={"uffd": slot, "features": features})
     return call, [create, speak]
 
 

@@ -40,6 +40,7 @@ _RECORD: Final = struct.Struct("<8Q")
 _ADDR_NO_RANDOMIZE: Final = 0x40000
 _ADDR_COMPAT_LAYOUT: Final = 0x200000
 _STACK: Final = 8 << 20
+_MOST_FILES: Final = 256
 _CLONE_NEWNET: Final = 0x40000000
 _USER_END: Final = 1 << 47
 _CPU_SECONDS: Final = 3600
@@ -380,6 +381,9 @@ def _become_agent(theirs: list[tuple[int, int]], legacy: bool) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Where memory runs out, this is what goes first.
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
     high = [os.dup(each) for pair in theirs for each in pair]
     low = FIRST_CHANNEL + len(high)
     moved: list[int] = []
@@ -395,6 +399,7 @@ def _become_agent(theirs: list[tuple[int, int]], legacy: bool) -> None:
         os.dup2(null, number)
     os.closerange(3, FIRST_CHANNEL)
     os.closerange(low, 4096)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
     os.execve(build_native.AGENT, ["agent"], {})
 
 
