@@ -27,7 +27,9 @@ def support(as_markdown: bool, added: tuple[str, ...], data: str | None, as_json
     for name in added:
         add(record, *_run(name))
     if added:
-        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        written = path.with_name(path.name + ".new")
+        written.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        written.replace(path)
     if as_json:
         print_json([vars(row) for row in table(record)])
     elif as_markdown:
