@@ -80,7 +80,7 @@ def test_real_programs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert_equal(trace, processes=4 if name in ("gcc", "pipeline") else 1)
 
 
-@pytest.mark.parametrize("seed", [11, 20, 21, 35])
+@pytest.mark.parametrize("seed", [5, 11, 20, 21, 35])
 def test_random_calls(seed: int, tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     record(trace, [compile_program(RANDOM, tmp_path, "-static"), str(seed), "1200"])

@@ -72,13 +72,16 @@ def populate_range(mm: Mm, start: int, end: int) -> int:
         if not vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
             if not vma.flags & VM_ACCESS or _pkey_denies(vma) or _is_secret(vma):
                 return POPULATE_FAULT
-            if mm.faults_observed and pages_uncertain(vma):
+            if mm.faults_observed and vma.flags & VM_MAYBE_GUARD:
                 return YES
             last = min(end, vma.end) - 1
             if _breaks_cow(vma) or _takes_huge_page(vma):
+                # Before the file is asked for the page.
                 refusal = anon_vma_prepare(vma)
                 if refusal != YES:
                     return refusal
+            if mm.faults_observed and pages_uncertain(vma):
+                return YES
             if _beyond_file(vma, last) or _pool_is_empty(vma):
                 return POPULATE_FAULT
         vma = mm.find_vma(vma.end)
@@ -127,12 +130,14 @@ def _madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
             or not vma.flags & (VM_WRITE if write else VM_READ)
         ):
             return POPULATE_NO_PERMISSION
-        if mm.faults_observed and pages_uncertain(vma):
+        if mm.faults_observed and vma.flags & VM_MAYBE_GUARD:
             return YES
         if (write and not vma.flags & VM_SHARED) or _takes_huge_page(vma):
             refusal = anon_vma_prepare(vma)
             if refusal != YES:
                 return refusal
+        if mm.faults_observed and pages_uncertain(vma):
+            return YES
         if _beyond_file(vma, min(end, vma.end) - 1) or _pool_is_empty(vma):
             return POPULATE_FAULT
         at = vma.end
