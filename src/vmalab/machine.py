@@ -202,8 +202,10 @@ class Machine:
 
     def replace_mm(self, process: Process) -> Mm:
         """Give a process a new, empty address space, as execve does, and let go of the old one."""
-        self._release(process.mm)
+        old = process.mm
         process.mm = self._new_mm(process.limits)
+        process.mm.outlive(old)
+        self._release(old)
         self._users[id(process.mm)] = 1
         return process.mm
 

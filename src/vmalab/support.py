@@ -33,12 +33,11 @@ NOT_MODELLED: Final = {
     "ioctl(UFFDIO_COPY)": ("",),
     "io_uring_register": ("",),
     "map_shadow_stack": ("",),
-    "execve": ("without a list of its VMAs",),
+    "execve": ("the layout of the new program, which is taken from a list of its VMAs",),
 }
 """Calls and flags that the model does not know; nothing after a call: all of it."""
 NOT_IN_LOCKSTEP: Final = {
     "clone": ("CLONE_VM",),
-    "execve": ("with a list of its VMAs",),
     "setrlimit": ("",),
     "prctl": ("PR_SET_VMA_ANON_NAME",),
     "mmap": ("MAP_32BIT without MAP_FIXED",),

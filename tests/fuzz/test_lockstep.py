@@ -240,6 +240,22 @@ def test_events_of_a_userfaultfd() -> None:
 
 
 @live
+def test_what_outlives_execve() -> None:
+    settings = ((65, 1), (67, 1), (41, 1))
+    ops = [Op("prctl", (option, value, 0, 0, 0)) for option, value in settings]
+    asked = [Op("prctl", (option, 0, 0, 0, 0)) for option in (66, 68, 42)]
+    with Lockstep() as lockstep:
+        before = lockstep.processes[0].mm
+        mapped = Op("mmap", (AT, 0x1000, 3, FIXED, 0))
+        assert lockstep.run([*ops, mapped, Op("prlimit64", (3, 64 << 20)), Op("exec"), *asked]) is None
+        after = lockstep.processes[0].mm
+        assert after is not before
+        assert after.vma_lookup(AT) is None
+        assert (after.mdwe, after.merge_any, after.thp_disable) == (True, True, 1)
+        assert lockstep.run([Op("mmap", (0, 0x1000, 3, 0x22, 0)), Op("exec"), Op("brk", (0x900000,))]) is None
+
+
+@live
 def test_strips() -> None:
     other = Semantics()
     other.dontunmap_merges_source = False

@@ -106,6 +106,8 @@ def _functions(ops: list[Op]) -> list[str]:
             bodies[child] = []
             body.append(f"if (!fork()) {{ process{child}(); _exit(0); }}")
             body.append("wait(NULL);")
+        elif op.name in ("exec", "crowd"):
+            body.append(f"/* {op.name}: needs the agent */")
         elif op.name != "exit":
             body += _step(op)
     lines = [f"static void process{who}(void);" for who in bodies]

@@ -77,6 +77,7 @@ _CHOICES: Final[dict[str, dict[int, str]]] = {
     "set_mempolicy": _POLICIES,
 }
 CALLS: Final = {
+    "exec": "execve",
     "memfd": "memfd_create",
     "seal": "fcntl(F_ADD_SEALS)",
     "register": "ioctl(UFFDIO_REGISTER)",

@@ -98,6 +98,7 @@ KINDS: Final = {
     "query": 2,
     "mempolicy": 1,
     "capset": 1,
+    "exec": 1,
 }
 """The kinds of step, with their weights where a run has them all."""
 
@@ -174,6 +175,7 @@ class Generator:
             "personality": self._personality,
             "query": self._query,
             "mempolicy": self._mempolicy,
+            "exec": lambda process, who: Op("exec", (), who),
             "capset": lambda process, who: Op("capset", (self._lockstep.capabilities & ~DROPPABLE_CAPABILITIES,), who),
         }
 

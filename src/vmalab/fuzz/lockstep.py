@@ -32,7 +32,7 @@ BATCH: Final = 32
 """Steps that are sent at once, while the model goes on with the next."""
 AHEAD: Final = 4
 """Batches that are sent before the answer to the first is waited for."""
-ALONE: Final = ("fork", "exit", "crowd", "userfaultfd", "close")
+ALONE: Final = ("fork", "exit", "crowd", "exec", "userfaultfd", "close")
 """Steps that are taken when all before them are compared."""
 CROWD: Final = 0x200000000000
 """Where a crowd of VMAs lies."""
@@ -178,6 +178,8 @@ class Lockstep:
         self.slots: int = 0
         """The first that no file of the run has been made in."""
         self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments, self._hard_limits)}
+        self.own: set[int] = {vma.start for vma in self._first.vmas()}
+        """Where the agent's own VMAs begin, in any process of the run."""
         self._first_fork: Divergence | None = self._fork(Op("fork", (), -1))
 
     def __enter__(self) -> Lockstep:
@@ -207,7 +209,7 @@ class Lockstep:
         for descriptor, record in zip(self.files.descriptors, self.files.records, strict=True):
             path = f"/proc/{os.getpid()}/fd/{descriptor}".encode() + b"\0"
             flags = os.O_RDWR if record.writable else os.O_RDONLY
-            reply = self.agent.run([Step(2, (self.agent.scratch, flags | os.O_CLOEXEC), path)], report=0)[0]
+            reply = self.agent.run([Step(2, (self.agent.scratch, flags), path)], report=0)[0]
             if reply.result < 0:
                 raise OSError(-reply.result, os.strerror(-reply.result), record.path)
             opened.append(reply.result)
@@ -239,6 +241,8 @@ class Lockstep:
                 found = self._exit(op)
             elif op.name == "crowd":
                 found = self._crowd(op)
+            elif op.name == "exec":
+                found = self._exec(op)
             else:
                 if op.name == "close" and op.file in self._readers:
                     # The last descriptor is to be the agent's.
@@ -456,6 +460,31 @@ class Lockstep:
         expected = _Expected(place, op, [])
         expected.view = self._view(child)
         return self._compare(expected, Reply(0, 0, None), child)
+
+    def _exec(self, op: Op) -> Divergence | None:
+        """A process executes the agent anew; the model takes its VMAs as they are then."""
+        process = self.processes[op.who]
+        try:
+            self.agent.exec(op.who + 1)
+        except AgentDied as died:
+            return Divergence(self._last_place, op, "outcome", "it goes on", str(died))
+        shown = self.agent.first
+        self._kernel[op.who] = [] if shown is None else shown
+        mm = self.machine.replace_mm(process)
+        found = read_process(self.agent.pid_of(op.who + 1))
+        lasting = (mm.mdwe, mm.mdwe_inherits, mm.thp_disable, mm.merge_any)
+        load_exec(process, found)
+        if self.whole and shown is not None:
+            adopt(mm, shown)
+        # What a dump does not show lasts from before.
+        mm.mdwe, mm.mdwe_inherits, mm.thp_disable, mm.merge_any = lasting
+        self.own |= {vma.start for vma in mm.vmas()}
+        self.resources[op.who].made.clear()
+        self.steps += 1
+        self._count(op, YES)
+        expected = _Expected(self._last_place, op, [])
+        expected.view = self._view(op.who)
+        return self._compare(expected, Reply(0, 0, None), op.who)
 
     def _exit(self, op: Op) -> Divergence | None:
         # Its own children go on without it; only a process without any is ended.

@@ -37,7 +37,7 @@ NUMBERS: Final = {
 """The system calls that are one step each, with their numbers on x86-64."""
 OTHERS: Final = (
     *("read", "write", "fork", "exit"),
-    "crowd",
+    *("crowd", "exec"),
     *("memfd", "memfd_secret", "seal", "userfaultfd", "register", "unregister", "close", "capset"),
 )
 """Steps that are no system call, or several."""

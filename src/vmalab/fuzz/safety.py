@@ -49,7 +49,7 @@ class Safety:
 
     def __init__(self, lockstep: Lockstep) -> None:
         self._lockstep: Lockstep = lockstep
-        self.own: set[int] = {vma.start for vma in lockstep.processes[0].vmas()}
+        self.own: set[int] = lockstep.own
         """Where the VMAs of the agent itself begin: they are left alone."""
 
     def allows(self, op: Op) -> bool:
@@ -58,6 +58,9 @@ class Safety:
         args = op.args
         if op.name in TOUCHES and not _can_follow(process, op):
             return False
+        if op.name == "exec":
+            # Root would get its capabilities back, and with them lose the layout that is always the same.
+            return process.limits.ipc_lock
         if op.name in NO_RANGE or op.name == "mlockall":
             return True
         if op.name == "mbind" and args[4] & _MPOL_MF:

@@ -25,7 +25,7 @@ CHANNELS: Final = 8
 """How many processes an agent can have: itself and its descendants."""
 MAX_STEPS: Final = 400
 """Steps of one batch: they fit into the pipe, so that neither side waits for the other."""
-READ, WRITE, FORK, WAIT, SET_READER = -1, -2, -3, -4, -5
+READ, WRITE, FORK, WAIT, SET_READER, EXEC = -1, -2, -3, -4, -5, -6
 """Steps that are no system calls."""
 SAME: Final = 0xFFFFFFFF
 READERS: Final = ("bpf", "query", "smaps", "maps", "none")
@@ -304,6 +304,16 @@ class Agent:
             self._channels[channel].pid = reply.result
             self._set_reader(channel, self.reader)
         return reply.result
+
+    def exec(self, who: int) -> None:
+        """Replace the program of a process by itself: a new address space, the same channel.  Raises AgentDied."""
+        channel = self._channels[who]
+        # What comes back is not an answer to this, but to the first step of the new program.
+        self.send([Step(EXEC)], who, report=0)
+        if channel.iterator is not None:
+            channel.iterator.close()
+            channel.iterator = None
+        self._set_reader(who, self.reader)
 
     def reads_outside(self) -> bool:
         """Whether VMAs are read from this side, when a step is done: then there can only be one on its way."""

@@ -202,6 +202,12 @@ class Mm:
         """An execve has failed half-way: the counters are off, and the process can only exit."""
         self.mmap_lock: int = UNLOCKED
 
+    def outlive(self, old: Mm) -> None:
+        """Take over what lasts through execve, and through fork (MMF_INIT_MASK): settings of prctl."""
+        self.mdwe = old.mdwe and old.mdwe_inherits
+        self.merge_any = old.merge_any
+        self.thp_disable = old.thp_disable
+
     def inherit(self, parent: Mm) -> None:
         """Take the layout and the lasting settings of the address space that this one is forked from."""
         self.task_size = parent.task_size
@@ -215,9 +221,7 @@ class Mm:
         self.start_data = parent.start_data
         self.end_data = parent.end_data
         self.start_stack = parent.start_stack
-        self.merge_any = parent.merge_any
-        self.mdwe = parent.mdwe and parent.mdwe_inherits
-        self.thp_disable = parent.thp_disable
+        self.outlive(parent)
         self.pkeys = parent.pkeys
         self.execute_only_pkey = parent.execute_only_pkey
         self.observer = parent.observer
