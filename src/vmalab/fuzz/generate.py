@@ -130,7 +130,6 @@ class Generator:
         self._lockstep = lockstep
         self._random = random.Random(seed)
         self._safety = Safety(lockstep)
-        self._own = self._safety.own
         chosen = dict(KINDS)
         if swarm:
             kept = self._random.sample(list(KINDS), self._random.randint(3, len(KINDS)))
@@ -216,7 +215,7 @@ class Generator:
         vmas = mm.vmas() if mm.map_count < FEW_VMAS else []
         for _ in range(4):
             vma = self._choose(vmas) if vmas else mm.find_vma(self._place())
-            if vma is not None and vma.start not in self._own:
+            if vma is not None and not self._safety.is_own(vma.start, vma.end):
                 near = self._choose((vma.start, vma.end, vma.start + PAGE_SIZE, vma.end - PAGE_SIZE, vma.start))
                 return max(near, PAGE_SIZE)
         return self._place()
@@ -225,7 +224,7 @@ class Generator:
         if self._random.random() < 0.5:
             return self._place(), self._pages()
         vma = process.mm.find_vma(self._edge(process))
-        if vma is not None and vma.start not in self._own and self._random.random() < 0.5:
+        if vma is not None and self._random.random() < 0.5 and not self._safety.is_own(vma.start, vma.end):
             length = vma.end - vma.start
             return vma.start, min(length, self._choose((length, PAGE_SIZE, length + PAGE_SIZE)))
         return self._edge(process), self._pages()

@@ -178,8 +178,8 @@ class Lockstep:
         self.slots: int = 0
         """The first that no file of the run has been made in."""
         self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments, self._hard_limits)}
-        self.own: set[int] = {vma.start for vma in self._first.vmas()}
-        """Where the agent's own VMAs begin, in any process of the run."""
+        self.own: set[tuple[int, int]] = {(vma.start, vma.end) for vma in self._first.vmas()}
+        """Where the agent's own memory lies, in any process of the run."""
         self._first_fork: Divergence | None = self._fork(Op("fork", (), -1))
 
     def __enter__(self) -> Lockstep:
@@ -478,7 +478,7 @@ class Lockstep:
             adopt(mm, shown)
         # What a dump does not show lasts from before.
         mm.mdwe, mm.mdwe_inherits, mm.thp_disable, mm.merge_any = lasting
-        self.own |= {vma.start for vma in mm.vmas()}
+        self.own.update([(vma.start, vma.end) for vma in mm.vmas()])
         self.resources[op.who].made.clear()
         self.steps += 1
         self._count(op, YES)

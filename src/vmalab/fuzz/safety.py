@@ -49,8 +49,6 @@ class Safety:
 
     def __init__(self, lockstep: Lockstep) -> None:
         self._lockstep: Lockstep = lockstep
-        self.own: set[int] = lockstep.own
-        """Where the VMAs of the agent itself begin: they are left alone."""
 
     def allows(self, op: Op) -> bool:
         """Whether a step may be taken now."""
@@ -77,10 +75,13 @@ class Safety:
             if length >= LARGE and start < TASK_SIZE and length <= TASK_SIZE:
                 return False
             last = min(start + length + PAGE_SIZE, 1 << 64)
-            for vma in process.mm.tree.walk(min(start, last), last):
-                if vma.start in self.own:
-                    return False
+            if self.is_own(start, last):
+                return False
         return True
+
+    def is_own(self, start: int, end: int) -> bool:
+        """Whether a range touches the memory of the agent itself, which is left alone."""
+        return any([start < last and first < end for first, last in self._lockstep.own])
 
 
 def _ranges(op: Op) -> list[tuple[int, int]]:
