@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz.test_lockstep import whole
 from tests.programs import vmalab
 from vmalab.behaviours import behaviours, read_semantics, semantics_of, write_semantics
 from vmalab.errors import InputError
 from vmalab.fuzz.probe import WITNESSES
-from vmalab.live.agent import why_not
 from vmalab.semantics import Semantics
 
 
@@ -49,7 +49,7 @@ def test_every_behaviour_has_a_witness() -> None:
         assert witness.values[0] == behaviours(Semantics())[name]
 
 
-@pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
+@whole
 def test_this_kernel_is_on_one_side_of_each(tmp_path: Path) -> None:
     path = tmp_path / "semantics"
     done = vmalab("probe", "-o", str(path))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.test_lockstep import live
+from tests.fuzz.test_lockstep import live, whole
 from tests.programs import vmalab
 from vmalab.errors import VmalabError
 from vmalab.fuzz.campaign import Campaign, Options, Run, run
@@ -60,7 +60,7 @@ def test_several_agents_do_the_same_as_one(tmp_path: Path) -> None:
     assert (one.features, one.outcomes, one.seed, one.steps) == (two.features, two.outcomes, two.seed, two.steps)
 
 
-@live
+@whole
 def test_a_divergence_comes_back_from_a_worker(tmp_path: Path) -> None:
     campaign = Campaign(0)
     options = Options(jobs=2, behaviours={"map_stack_no_hugepage": False})
