@@ -118,6 +118,12 @@ WITNESSES = {
         Op("madvise", (AT, 0x1000, 18)),
         Op("madvise", (AT, 0x1000, 4)),
     ],
+    "memory that has the home node already is not split for it": [
+        Op("mmap", (AT, 0x4000, 3, FIXED, 0)),
+        Op("mbind", (AT, 0x4000, 2, 1, 0)),
+        Op("set_mempolicy_home_node", (AT, 0x4000, 0, 0)),
+        Op("set_mempolicy_home_node", (AT, 0x1000, 0, 0)),
+    ],
     "flags that are ints are cut to 32 bits": [
         Op("mmap", (AT, 0x1000, 3, FIXED, 0)),
         Op("mlock2", (AT, 0x1000, 1 << 47)),

@@ -185,7 +185,9 @@ def _set_home_node(mm: Mm, start: int, end: int, home_node: int) -> int:
             if old.mode not in (MPOL_BIND, MPOL_PREFERRED_MANY):
                 return POLICY_NOT_SUPPORTED
             new = Policy(old.mode, old.flags, old.nodes, home_node)
-            vma, result = vma_modify_policy(vma, max(at, vma.start), upto, new)
+            result = YES
+            if not mpol_equal(old, new):
+                vma, result = vma_modify_policy(vma, max(at, vma.start), upto, new)
             if result != YES:
                 return result
         at = max(upto, vma.end)
