@@ -93,7 +93,12 @@ def as_c(ops: list[Op]) -> str:
     done with all of its own: where the order matters, the Python form keeps it.
     """
     lines = [_HEAD, *_functions(ops), _MAIN.rstrip("\n"), *[f"	{line}" for line in _files(ops)], "	process0();"]
+    lines += [f"	shmctl(segments[{at}], IPC_RMID, NULL);" for at in range(len(SEGMENT_PAGES)) if _has_segments(ops)]
     return "\n".join([*lines, "	return 0;", "}", ""])
+
+
+def _has_segments(ops: list[Op]) -> bool:
+    return any(op.name == "shmat" for op in ops)
 
 
 def _functions(ops: list[Op]) -> list[str]:
@@ -135,7 +140,7 @@ def _files(ops: list[Op]) -> list[str]:
         if at in used:
             lines.append(f'files[{at}] = memfd_create("{name}", 0);')
             lines += [f"if (ftruncate(files[{at}], {pages}l * 4096))", "	return 2;"]
-    if any(op.name == "shmat" for op in ops):
+    if _has_segments(ops):
         for at, pages in enumerate(SEGMENT_PAGES):
             lines.append(f"segments[{at}] = shmget(IPC_PRIVATE, {pages}l * 4096, IPC_CREAT | 0600);")
     return lines
