@@ -135,7 +135,7 @@ def _files(ops: list[Op]) -> list[str]:
     if used & {0, 1, 2}:
         modes = ("O_RDWR | O_CREAT", "O_RDWR", "O_RDONLY")
         lines += [f'files[{at}] = open("/tmp/lockstep", {mode}, 0600);' for at, mode in enumerate(modes)]
-        lines += [f"if (ftruncate(files[0], {FILE_PAGES}l * 4096))", "	return 2;"]
+        lines += [f"if (ftruncate(files[0], {FILE_PAGES}l * 4096))", "	return 2;", 'unlink("/tmp/lockstep");']
     for at, name, pages in ((3, "m", FILE_PAGES), (4, "n", 24)):
         if at in used:
             lines.append(f'files[{at}] = memfd_create("{name}", 0);')
