@@ -8,6 +8,9 @@ from typing import Final
 from vmalab.addr import ULONG_END
 from vmalab.calls import Call, Outcome
 from vmalab.flags import (
+    CAP_IPC_LOCK,
+    CAP_SYS_ADMIN,
+    CAP_SYS_RAWIO,
     F_ADD_SEALS,
     MADV_COLLAPSE,
     MADV_POPULATE_READ,
@@ -26,6 +29,12 @@ from vmalab.flags import (
     RLIMIT_DATA,
     RLIMIT_MEMLOCK,
     RLIMIT_STACK,
+    UFFD_FEATURE_EVENT_FORK,
+    UFFD_FEATURE_EVENT_REMAP,
+    UFFD_FEATURE_WP_ASYNC,
+    UFFDIO_API,
+    UFFDIO_REGISTER,
+    UFFDIO_UNREGISTER,
 )
 from vmalab.reason import (
     ADDRESS_IS_ERROR,
@@ -43,16 +52,6 @@ from vmalab.syscalls.policy import UNKNOWN
 from vmalab.syscalls.populate import pages_uncertain
 from vmalab.vma.area import Userfaultfd
 from vmalab.world import ProcessState
-
-CAP_IPC_LOCK: Final = 14
-CAP_SYS_RAWIO: Final = 17
-CAP_SYS_ADMIN: Final = 21
-UFFDIO_API: Final = 0xC018AA3F
-UFFDIO_REGISTER: Final = 0xC020AA00
-UFFDIO_UNREGISTER: Final = 0x8010AA01
-UFFD_FEATURE_EVENT_FORK: Final = 2
-UFFD_FEATURE_EVENT_REMAP: Final = 4
-UFFD_FEATURE_WP_ASYNC: Final = 1 << 15
 
 NO_EFFECT: Final = frozenset(
     {

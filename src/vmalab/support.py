@@ -62,9 +62,9 @@ def load(path: Path | None = None) -> dict[str, Any]:
     try:
         found = json.loads(text)
         for kernel in found["kernels"].values():
-            assert isinstance(kernel["steps"], int)
-            assert all(isinstance(steps, int) for steps in kernel["features"].values())
-    except (ValueError, KeyError, AttributeError, TypeError, AssertionError):
+            if not all(isinstance(steps, int) for steps in (kernel["steps"], *kernel["features"].values())):
+                raise ValueError
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise InputError(f"{escape_text(str(path or DATA))}: this is no record of support") from None
     return dict(found)
 

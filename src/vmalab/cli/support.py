@@ -43,12 +43,13 @@ def _run(name: str) -> tuple[str, int, dict[str, int]]:
     """The kernel, the steps and the features of a run that found no difference."""
     try:
         run = json.loads(Path(name).read_text("utf-8"))
-        kernel, steps, features, divergence = run["kernel"], run["steps"], run["features"], run["divergence"]
-    except (ValueError, KeyError, TypeError) as error:
+        divergence = run["divergence"]
+        found = str(run["kernel"]), int(run["steps"]), {str(name): int(many) for name, many in run["features"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{escape_text(name)}: this is not what vmalab fuzz live --json prints: {error}") from None
     if divergence is not None:
         raise InputError(f"{escape_text(name)}: the run found a difference: there is nothing to add")
-    return str(kernel), int(steps), dict(features)
+    return found
 
 
 def _print(record: dict[str, Any]) -> None:

@@ -117,7 +117,7 @@ class Runner:
         if self._lockstep is not None and self._runs:
             try:
                 self._lockstep.restart()
-            except (AgentDied, AssertionError):
+            except AgentDied:
                 # What the run before has left behind is no part of this one.
                 self._stop()
         if self._lockstep is None:
@@ -177,7 +177,7 @@ def run(
     began = time.monotonic()
     with ExitStack() as stack:
         runs = stack.enter_context(_Workers(chosen)) if chosen.jobs > 1 else _serial(stack, chosen)
-        for done in _in_order(runs, campaign.seed):
+        for done in runs(count(campaign.seed)):
             campaign.add(done)
             now = time.monotonic()
             campaign.seconds, began = campaign.seconds + now - began, now
@@ -204,10 +204,6 @@ def _conclude(campaign: Campaign, options: Options, corpus: Corpus | None) -> No
 
 
 Runs = Callable[[Iterator[int]], Iterator[Run]]
-
-
-def _in_order(runs: Runs, seed: int) -> Iterator[Run]:
-    return runs(count(seed))
 
 
 def _serial(stack: ExitStack, options: Options) -> Runs:

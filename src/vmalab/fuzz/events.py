@@ -9,8 +9,17 @@ import struct
 import threading
 from typing import Final
 
-EVENTS: Final = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6
-"""UFFD_FEATURE_EVENT_FORK, _REMAP, _REMOVE and _UNMAP."""
+from vmalab.flags import (
+    UFFD_FEATURE_EVENT_FORK,
+    UFFD_FEATURE_EVENT_REMAP,
+    UFFD_FEATURE_EVENT_REMOVE,
+    UFFD_FEATURE_EVENT_UNMAP,
+)
+
+EVENTS: Final = (
+    UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP
+)
+"""Features of a userfaultfd that make others wait until they are read."""
 _EVENT_FORK: Final = 0x13
 _MESSAGE: Final = struct.Struct("<B7xQQQ")
 _PIDFD_GETFD: Final = 438

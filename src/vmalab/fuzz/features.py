@@ -6,53 +6,29 @@ import functools
 from typing import Final
 
 from vmalab import flags as f
-
-_MAP_TYPES: Final = {
-    f.MAP_SHARED: "MAP_SHARED",
-    f.MAP_PRIVATE: "MAP_PRIVATE",
-    f.MAP_SHARED_VALIDATE: "MAP_SHARED_VALIDATE",
-    f.MAP_DROPPABLE: "MAP_DROPPABLE",
-}
-_NO_BITS: Final = frozenset({"MAP_TYPE", "MAP_HUGE_SHIFT", "MAP_HUGE_MASK", "PROT_NONE", *_MAP_TYPES.values()})
+from vmalab.syscalls import policy, uffd
+from vmalab.trace.show import MAP_TYPES, flag_names
 
 
 def _bits(prefix: str) -> list[tuple[int, str]]:
-    """The flags of a prefix that are one bit each."""
-    found = [(value, name) for name, value in vars(f).items() if name.startswith(prefix) and isinstance(value, int)]
-    return [(value, name) for value, name in found if name not in _NO_BITS]
+    """The flags of a prefix that have a bit."""
+    return [(value, name) for value, name in flag_names(prefix) if value]
 
 
-def _choices(prefix: str) -> dict[int, str]:
-    """The values of a prefix, one of which is chosen."""
-    return {value: name for value, name in _bits(prefix) if name not in ("PR_SET_VMA_ANON_NAME", *_MDWE)}
-
-
-_MDWE: Final = ("PR_MDWE_REFUSE_EXEC_GAIN", "PR_MDWE_NO_INHERIT")
 _PROT: Final = _bits("PROT_")
 _MAP: Final = _bits("MAP_")
-_ADVICES: Final = _choices("MADV_")
-_OPTIONS: Final = _choices("PR_")
-_LIMITS: Final = _choices("RLIMIT_")
+_ADVICES: Final = dict(flag_names("MADV_"))
+_OPTIONS: Final = dict(flag_names("PR_"))
+_LIMITS: Final = dict(flag_names("RLIMIT_"))
 _POLICIES: Final = {
-    0: "MPOL_DEFAULT",
-    1: "MPOL_PREFERRED",
-    2: "MPOL_BIND",
-    3: "MPOL_INTERLEAVE",
-    4: "MPOL_LOCAL",
-    5: "MPOL_PREFERRED_MANY",
-    6: "MPOL_WEIGHTED_INTERLEAVE",
+    value: name
+    for name, value in vars(policy).items()
+    if name.startswith("MPOL_") and not name.startswith(("MPOL_F_", "MPOL_MF_", "MPOL_MODE_"))
 }
-_UFFD_FEATURES: Final = [
-    (1 << 1, "UFFD_FEATURE_EVENT_FORK"),
-    (1 << 2, "UFFD_FEATURE_EVENT_REMAP"),
-    (1 << 3, "UFFD_FEATURE_EVENT_REMOVE"),
-    (1 << 6, "UFFD_FEATURE_EVENT_UNMAP"),
-    (1 << 15, "UFFD_FEATURE_WP_ASYNC"),
-]
 _UFFD_MODES: Final = [
-    (1, "UFFDIO_REGISTER_MODE_MISSING"),
-    (2, "UFFDIO_REGISTER_MODE_WP"),
-    (4, "UFFDIO_REGISTER_MODE_MINOR"),
+    (uffd.REGISTER_MODE_MISSING, "UFFDIO_REGISTER_MODE_MISSING"),
+    (uffd.REGISTER_MODE_WP, "UFFDIO_REGISTER_MODE_WP"),
+    (uffd.REGISTER_MODE_MINOR, "UFFDIO_REGISTER_MODE_MINOR"),
 ]
 _BITS: Final[dict[str, list[tuple[int, str]]]] = {
     "mprotect": _PROT,
@@ -65,7 +41,7 @@ _BITS: Final[dict[str, list[tuple[int, str]]]] = {
     "seal": _bits("F_SEAL_"),
     "memfd": _bits("MFD_"),
     "register": _UFFD_MODES,
-    "userfaultfd": _UFFD_FEATURES,
+    "userfaultfd": [(bit, name) for bit, name in _bits("UFFD_FEATURE_") if bit != f.UFFD_FEATURE_SIGBUS],
 }
 """The names of the bits of a step's flags; those of mmap, which has two such words, are apart."""
 _CHOICES: Final[dict[str, dict[int, str]]] = {
@@ -97,8 +73,8 @@ def features(name: str, first: int, second: int) -> tuple[str, ...]:
     bits = [(first, bit, flag) for bit, flag in _BITS.get(name, ())]
     if name == "mmap":
         bits = [(first, bit, flag) for bit, flag in _PROT] + [(second, bit, flag) for bit, flag in _MAP]
-        if second & f.MAP_TYPE in _MAP_TYPES:
-            found.append(f"{shown} {_MAP_TYPES[second & f.MAP_TYPE]}")
+        if second & f.MAP_TYPE in MAP_TYPES:
+            found.append(f"{shown} {MAP_TYPES[second & f.MAP_TYPE]}")
     found += [f"{shown} {flag}" for word, bit, flag in bits if word & bit]
     chosen = _CHOICES.get(name, {}).get(first & 0xFFFFFFFF)
     if chosen is not None:
@@ -109,7 +85,7 @@ def features(name: str, first: int, second: int) -> tuple[str, ...]:
 def catalogue() -> dict[str, list[str]]:
     """Every call that steps can be made of, with all its flags and choices."""
     found = {CALLS.get(name, name): [flag for _, flag in bits] for name, bits in _BITS.items()}
-    found["mmap"] = [flag for _, flag in (*_PROT, *_MAP)] + list(_MAP_TYPES.values())
+    found["mmap"] = [flag for _, flag in (*_PROT, *_MAP)] + list(MAP_TYPES.values())
     for name, choices in _CHOICES.items():
         found[name] = list(choices.values())
     return found

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from vmalab import flags as f
 from vmalab.addr import PAGE_SIZE, PMD_SIZE, TASK_SIZE
+from vmalab.fuzz.events import EVENTS
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import FIRST_MADE, Op
 from vmalab.fuzz.safety import Safety
@@ -61,8 +62,7 @@ CONTROLS: Final = (
     (f.PR_SET_VMA, f.PR_SET_VMA_ANON_NAME, WINDOWS[0], PAGE_SIZE),
     *((f.PR_SET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 2), (f.PR_GET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 1)),
 )
-DROPPABLE_CAPABILITIES: Final = 1 << 14 | 1 << 17 | 1 << 24
-"""CAP_IPC_LOCK, CAP_SYS_RAWIO, CAP_SYS_RESOURCE."""
+DROPPABLE_CAPABILITIES: Final = 1 << f.CAP_IPC_LOCK | 1 << f.CAP_SYS_RAWIO | 1 << f.CAP_SYS_RESOURCE
 KINDS: Final = {
     "mmap": 10,
     "mmap anywhere": 4,
@@ -103,7 +103,7 @@ KINDS: Final = {
 """The kinds of step, with their weights where a run has them all."""
 
 
-FEATURES: Final = (0, 0, 0, 2, 4, 2 | 4 | 8 | 1 << 6, 1 << 15)
+FEATURES: Final = (0, 0, 0, f.UFFD_FEATURE_EVENT_FORK, f.UFFD_FEATURE_EVENT_REMAP, EVENTS, f.UFFD_FEATURE_WP_ASYNC)
 """Of userfaultfds: events of fork, remap, remove, unmap; writes that wait for nobody."""
 NEVER_WRONG: Final = frozenset(
     {

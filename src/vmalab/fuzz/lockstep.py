@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, final
 
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
+from vmalab.errors import VmalabError
 from vmalab.flags import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
 from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import Files
-from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, Op
-from vmalab.fuzz.translate import Resources, translate
+from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, Op
+from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Row, Rows, outer_view, same_view, whole_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
 from vmalab.live.facts import machine_facts
-from vmalab.live.procfs import read_process
+from vmalab.live.procfs import read_process, read_status
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.reason import YES, errno_of, explain
 from vmalab.semantics import Semantics
@@ -38,7 +38,8 @@ CROWD: Final = 0x200000000000
 """Where a crowd of VMAs lies."""
 CROWD_FLAGS: Final = 0x4032
 """MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE."""
-_MMAP: Final = 9
+COUNTERS: Final = ("VmSize", "VmLck", "VmData", "VmStk")
+"""What both sides count for each process: all, locked, data and stack pages."""
 
 
 class Divergence:
@@ -130,11 +131,9 @@ class Lockstep:
         outside = self.agent.reads_outside()
         self._batch: int = 1 if outside else BATCH
         self._ahead: int = 0 if outside else AHEAD
-        self.looks: bool = True
-        """Whether VMAs are compared, or results alone."""
         if self.whole and self.agent.first is not None:
             adopt(self._first.mm, self.agent.first)
-        self.capabilities: int = _capabilities(self.agent.pid)
+        self.capabilities: int = int(read_status(self.agent.pid).get(b"CapEff", b"0"), 16)
         """What the agent may do, as bits."""
         self._hard_limits: dict[int, int] = {}
         for limit in (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK):
@@ -157,7 +156,8 @@ class Lockstep:
         self._rows: Rows = Rows(self.agent.known)
         self._views: dict[int, list[Row]] = {}
         """What the model was like after the last step of each process."""
-        self.looks = self.agent.reader != "none"
+        self.looks: bool = self.agent.reader != "none"
+        """Whether VMAs are compared, or results alone."""
         for reader in self._readers.values():
             reader.forget()
         self._readers.clear()
@@ -225,54 +225,54 @@ class Lockstep:
         for place, op in enumerate(ops):
             self._last_place = place
             found: Divergence | None = None
-            alone = op.name in ALONE
-            if alone or (waiting and waiting[0].op.who != op.who) or len(waiting) >= self._batch:
-                switches = alone or len(waiting) < self._batch or waiting[0].op.who != op.who
-                found = self._send(waiting, self._ahead if not switches else 0)
-                if found is not None:
-                    return found
-                waiting = []
             if op.who not in self.processes or not self.resources[op.who].has(op):
                 # What makes the process, or the file, is left out of a sequence that is made short.
                 continue
-            if op.name == "fork":
-                found = self._fork(op)
-            elif op.name == "exit":
-                found = self._exit(op)
-            elif op.name == "crowd":
-                found = self._crowd(op)
-            elif op.name == "exec":
-                found = self._exec(op)
-            else:
-                if op.name == "close" and op.file in self._readers:
-                    # The last descriptor is to be the agent's.
-                    self._readers[op.file].stop()
-                try:
-                    waiting.append(self._predict(place, op))
-                except Exception as error:  # a fault of the model is a finding, with the step that shows it
-                    found = Divergence(place, op, "the model fails", f"{type(error).__name__}: {error}", "")
-                if op.name == "userfaultfd" and found is None:
-                    # Whoever reads its events has to be there before the first.
-                    found = self._send(waiting, 0)
-                    waiting = []
+            switches = op.name in ALONE or (len(waiting) > 0 and waiting[0].op.who != op.who)
+            if switches or len(waiting) >= self._batch:
+                found = self._send(waiting, 0 if switches else self._ahead)
+                if found is not None:
+                    return found
+                waiting = []
+            try:
+                found = self._take(place, op, waiting)
+            except (VmalabError, OSError):
+                raise
+            except Exception as error:  # a fault of the model is a finding, with the step that shows it
+                found = Divergence(place, op, "the model fails", f"{type(error).__name__}: {error}", "")
+            if found is None and op.name == "userfaultfd":
+                # Whoever reads its events has to be there before the first.
+                found = self._send(waiting, 0)
+                waiting = []
             if found is not None:
                 return found
         found = self._send(waiting, 0)
         return self._conclude() if found is None else found
+
+    def _take(self, place: int, op: Op, waiting: list[_Expected]) -> Divergence | None:
+        """Perform a step that concerns processes at once; take any other in the model, and put it among the waiting."""
+        if op.name == "fork":
+            return self._fork(op)
+        if op.name == "exit":
+            return self._exit(op)
+        if op.name == "crowd":
+            return self._crowd(op)
+        if op.name == "exec":
+            return self._exec(op)
+        if op.name == "close" and op.file in self._readers:
+            # The last descriptor is to be the agent's.
+            self._readers[op.file].stop()
+        waiting.append(self._predict(place, op))
+        return None
 
     def _conclude(self) -> Divergence | None:
         """At the end of a sequence: what each process counts, and whether the model is whole."""
         op = Op("end")
         for who, process in self.processes.items():
             mm = process.mm
-            counted = {
-                "VmSize": mm.total_vm,
-                "VmLck": mm.locked_vm,
-                "VmData": mm.data_vm,
-                "VmStk": mm.stack_vm,
-            }
+            counted = (mm.total_vm, mm.locked_vm, mm.data_vm, mm.stack_vm)
             kernel = _counters(self.agent.pid_of(who + 1))
-            for name, pages in counted.items():
+            for name, pages in zip(COUNTERS, counted, strict=True):
                 if kernel.get(name, pages) != pages:
                     text = f"process {who}: {name} in pages"
                     return Divergence(self._last_place, op, text, str(pages), str(kernel[name]))
@@ -411,7 +411,7 @@ class Lockstep:
             # Neighbours of different permissions do not merge.
             args = (CROWD + at * PAGE_SIZE, PAGE_SIZE, 1 + 2 * (at & 1), CROWD_FLAGS)
             process.do(Call("mmap", (*args, 3, 0)))
-            steps.append(Step(_MMAP, (*args, 0xFFFFFFFFFFFFFFFF, 0)))
+            steps.append(Step(NUMBERS["mmap"], (*args, 0xFFFFFFFFFFFFFFFF, 0)))
         self.looks = False
         try:
             replies = self.agent.run(steps, op.who + 1, report=0)
@@ -455,11 +455,15 @@ class Lockstep:
         self._kernel[child] = [] if shown is None else shown
         closing = self.resources[op.who].contexts()
         if closing:
-            self.agent.run([Step(3, slots=(slot + 1, 0, 0, 0, 0, 0)) for slot in closing], child + 1, report=0)
+            self.agent.run([Step(CLOSE, slots=(slot + 1, 0, 0, 0, 0, 0)) for slot in closing], child + 1, report=0)
+        return self._look(op, child)
+
+    def _look(self, op: Op, who: int) -> Divergence | None:
+        """Count a step that has made an address space, and compare that."""
         self._count(op, YES)
-        expected = _Expected(place, op, [])
-        expected.view = self._view(child)
-        return self._compare(expected, Reply(0, 0, None), child)
+        expected = _Expected(self._last_place, op, [])
+        expected.view = self._view(who)
+        return self._compare(expected, Reply(0, 0, None), who)
 
     def _exec(self, op: Op) -> Divergence | None:
         """A process executes the agent anew; the model takes its VMAs as they are then."""
@@ -471,20 +475,13 @@ class Lockstep:
         shown = self.agent.first
         self._kernel[op.who] = [] if shown is None else shown
         mm = self.machine.replace_mm(process)
-        found = read_process(self.agent.pid_of(op.who + 1))
-        lasting = (mm.mdwe, mm.mdwe_inherits, mm.thp_disable, mm.merge_any)
-        load_exec(process, found)
+        load_exec(process, read_process(self.agent.pid_of(op.who + 1)))
         if self.whole and shown is not None:
             adopt(mm, shown)
-        # What a dump does not show lasts from before.
-        mm.mdwe, mm.mdwe_inherits, mm.thp_disable, mm.merge_any = lasting
         self.own.update([(vma.start, vma.end) for vma in mm.vmas()])
         self.resources[op.who].made.clear()
         self.steps += 1
-        self._count(op, YES)
-        expected = _Expected(self._last_place, op, [])
-        expected.view = self._view(op.who)
-        return self._compare(expected, Reply(0, 0, None), op.who)
+        return self._look(op, op.who)
 
     def _exit(self, op: Op) -> Divergence | None:
         # Its own children go on without it; only a process without any is ended.
@@ -513,19 +510,8 @@ def _result_text(result: int) -> str:
 
 def _counters(pid: int) -> dict[str, int]:
     """What /proc/PID/status counts, in pages."""
-    counted: dict[str, int] = {}
-    for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
-        words = line.split()
-        if line.startswith("Vm") and len(words) == 3:
-            counted[words[0].rstrip(":")] = int(words[1]) // 4
-    return counted
-
-
-def _capabilities(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
+    fields = read_status(pid)
+    return {name: int(fields[name.encode()].split()[0]) // 4 for name in COUNTERS if name.encode() in fields}
 
 
 _FACTS: list[records.Machine] = []

@@ -13,29 +13,27 @@ from vmalab.vma.area import Vma
 
 LARGE: Final = 1 << 24
 """Bytes that no step may touch at once."""
-POPULATES: Final = frozenset(
-    {"read", "mlock", "mlock2", "mlockall", "mmap", "madvise", "mremap", "brk", "process_madvise"}
+TOUCHES: Final = frozenset(
+    {
+        "read",
+        "write",
+        "mlock",
+        "mlock2",
+        "mlockall",
+        "madvise",
+        "process_madvise",
+        "mprotect",
+        "pkey_mprotect",
+        "mremap",
+    }
 )
-"""Steps that can read memory that was never written to."""
-TOUCHES: Final = POPULATES | {"write", "mprotect", "pkey_mprotect"}
-"""Steps that can touch pages at all."""
+"""Steps that can touch pages that are there; what is mapped anew has none, and gets small ones."""
 IF_LOCKED: Final = frozenset({"mprotect", "pkey_mprotect", "mremap"})
 """Steps that touch the pages that are there only where they are locked."""
 NO_RANGE: Final = frozenset(
-    {
-        "crowd",
-        "fork",
-        "exit",
-        "prlimit64",
-        "munlockall",
-        "prctl",
-        "personality",
-        "capset",
-        "memfd",
-        "memfd_secret",
-        "seal",
-    }
-    | {"userfaultfd", "close", "pkey_alloc", "pkey_free", "set_mempolicy", "get_mempolicy", "mincore", "msync", "shmdt"}
+    {"crowd", "fork", "exit", "prlimit64", "munlockall", "prctl", "personality", "capset", "memfd", "seal", "close"}
+    | {"memfd_secret", "userfaultfd", "pkey_alloc", "pkey_free", "set_mempolicy", "get_mempolicy", "mincore", "msync"}
+    | {"shmdt", "mlockall"}
 )
 """Steps that change no VMA of their own choice, or none of the agent's."""
 HARMFUL_ADVICES: Final = (f.MADV_HWPOISON, f.MADV_SOFT_OFFLINE)
@@ -59,7 +57,7 @@ class Safety:
         if op.name == "exec":
             # Root would get its capabilities back, and with them lose the layout that is always the same.
             return process.limits.ipc_lock
-        if op.name in NO_RANGE or op.name == "mlockall":
+        if op.name in NO_RANGE:
             return True
         if op.name == "mbind" and args[4] & _MPOL_MF:
             # Whether pages lie where a policy wants them is not modelled.
@@ -95,7 +93,7 @@ def _ranges(op: Op) -> list[tuple[int, int]]:
         return [(args[0], 16 * PAGE_SIZE)] if args[0] else []
     if op.name == "mlockall":
         return [(0, TASK_SIZE)]
-    return [(args[0], args[1] if op.name not in ("read", "write", "brk") else 1)]
+    return [(args[0], args[1] if op.name not in ("read", "write") else 1)]
 
 
 def _can_follow(process: Process, op: Op) -> bool:
@@ -109,9 +107,6 @@ def _can_follow(process: Process, op: Op) -> bool:
     if op.name in ("read", "write"):
         found = process.mm.find_vma(args[0])
         return found is None or not (_hides_pages(found) or (op.name == "read" and _may_be_huge(found)))
-    if op.name in ("mmap", "brk"):
-        # The pages of what is mapped anew are the only ones they touch, and those are small.
-        return True
     for start, length in _ranges(op):
         for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE)):
             if op.name in IF_LOCKED and not vma.flags & f.VM_LOCKED:

@@ -7,27 +7,33 @@ from typing import Final, final
 
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
-from vmalab.flags import F_ADD_SEALS, F_SEAL_SEAL, MFD_ALLOW_SEALING, RLIM_INFINITY
+from vmalab.flags import (
+    F_ADD_SEALS,
+    F_SEAL_SEAL,
+    MFD_ALLOW_SEALING,
+    RLIM_INFINITY,
+    UFFD_FEATURE_SIGBUS,
+    UFFDIO_API,
+    UFFDIO_REGISTER,
+    UFFDIO_UNREGISTER,
+)
 from vmalab.fuzz.files import SEGMENT_PAGES
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
 from vmalab.live.agent import Step
 from vmalab.vma.area import SECRET_OPS, SHM_OPS, SHMEM_OPS, File
 
 NODE_MASK_BITS: Final = 64
-NO_SLOTS: Final = (0, 0, 0, 0, 0, 0)
 PIDFD_SELF: Final = (1 << 64) - 10000
 """This thread group, where a call takes a descriptor of a process (Linux 6.14)."""
+CLOSE: Final = 3
 _FTRUNCATE: Final = 77
+_CAPSET: Final = 126
 _IOCTL: Final = 16
 _FCNTL: Final = 72
 _MEMFD_CREATE: Final = 319
 _USERFAULTFD: Final = 323
 _MEMFD_SECRET: Final = 447
-_UFFDIO_API: Final = 0xC018AA3F
-_UFFDIO_REGISTER: Final = 0xC020AA00
-_UFFDIO_UNREGISTER: Final = 0x8010AA01
 _UFFD_API: Final = 0xAA
-_FEATURE_SIGBUS: Final = 1 << 7
 _CAPABILITY_VERSION: Final = 0x20080522
 _O_CLOEXEC: Final = 0o2000000
 
@@ -71,9 +77,18 @@ def _bytes(value: int) -> bytes:
     return (value & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
 
 
+def _first(slot: int) -> tuple[int, int, int, int, int, int]:
+    """Where the arguments of a step come from whose first is in a slot."""
+    return slot + 1, 0, 0, 0, 0, 0
+
+
+def _nodes(mask: int) -> list[int]:
+    return [node for node in range(NODE_MASK_BITS) if mask >> node & 1]
+
+
 def _mmap(op: Op, resources: Resources, scratch: int) -> Translated:
     args = op.args
-    slots = NO_SLOTS
+    slots = (0, 0, 0, 0, 0, 0)
     file: File | None = None
     descriptor = 0xFFFFFFFFFFFFFFFF
     if op.file >= FIRST_MADE:
@@ -84,46 +99,48 @@ def _mmap(op: Op, resources: Resources, scratch: int) -> Translated:
         file = resources.files[op.file]
         descriptor = resources.descriptors[op.file]
     four = args[:4]
-    return Call("mmap", (*four, 3, args[4]), file), [Step(9, (*four, descriptor, args[4]), slots=slots)]
+    return Call("mmap", (*four, 3, args[4]), file), [Step(NUMBERS["mmap"], (*four, descriptor, args[4]), slots=slots)]
 
 
 def _mbind(op: Op, resources: Resources, scratch: int) -> Translated:
     start, length, mode, mask, flags = op.args
-    nodes = [node for node in range(NODE_MASK_BITS) if mask >> node & 1]
     args = (start, length, mode, scratch, NODE_MASK_BITS + 1, flags)
-    return Call("mbind", args, data={"nodes": nodes}), [Step(237, args, _bytes(mask))]
+    return Call("mbind", args, data={"nodes": _nodes(mask)}), [Step(NUMBERS["mbind"], args, _bytes(mask))]
 
 
 def _set_mempolicy(op: Op, resources: Resources, scratch: int) -> Translated:
     mode, mask = op.args
     args = (mode, scratch, NODE_MASK_BITS + 1)
-    nodes = [node for node in range(NODE_MASK_BITS) if mask >> node & 1]
-    return Call("set_mempolicy", args, data={"nodes": nodes}), [Step(238, args, _bytes(mask))]
+    return Call("set_mempolicy", args, data={"nodes": _nodes(mask)}), [
+        Step(NUMBERS["set_mempolicy"], args, _bytes(mask))
+    ]
 
 
 def _get_mempolicy(op: Op, resources: Resources, scratch: int) -> Translated:
     addr, flags = op.args
     args = (scratch, scratch + 8, NODE_MASK_BITS + 1, addr, flags)
-    return Call("get_mempolicy", args), [Step(239, args)]
+    return Call("get_mempolicy", args), [Step(NUMBERS["get_mempolicy"], args)]
 
 
 def _prlimit64(op: Op, resources: Resources, scratch: int) -> Translated:
     limit, value = op.args
     args = (0, limit, scratch, 0)
     hard = resources.hard_limits.get(limit, RLIM_INFINITY)
-    return Call("prlimit64", args, data={"cur": value, "max": hard}), [Step(302, args, _bytes(value) + _bytes(hard))]
+    return Call("prlimit64", args, data={"cur": value, "max": hard}), [
+        Step(NUMBERS["prlimit64"], args, _bytes(value) + _bytes(hard))
+    ]
 
 
 def _mincore(op: Op, resources: Resources, scratch: int) -> Translated:
     args = (op.args[0], op.args[1], scratch)
-    return Call("mincore", args), [Step(27, args)]
+    return Call("mincore", args), [Step(NUMBERS["mincore"], args)]
 
 
 def _process_madvise(op: Op, resources: Resources, scratch: int) -> Translated:
     advice, flags, ranges = op.args[0], op.args[1], list(op.args[2:])
     args = (PIDFD_SELF, scratch, len(ranges) // 2, advice, flags)
     data = b"".join([_bytes(word) for word in ranges])
-    return Call("process_madvise", args, data={"ranges": ranges}), [Step(440, args, data)]
+    return Call("process_madvise", args, data={"ranges": ranges}), [Step(NUMBERS["process_madvise"], args, data)]
 
 
 def _shmat(op: Op, resources: Resources, scratch: int) -> Translated:
@@ -132,7 +149,7 @@ def _shmat(op: Op, resources: Resources, scratch: int) -> Translated:
     segment = File("/SYSV00000000 (deleted)", "00:01", ino=number, kind="shm", ops=SHM_OPS, private_ops=SHM_OPS)
     segment.size = SEGMENT_PAGES[op.file] * PAGE_SIZE
     call = Call("shmat", (number, addr, flags), segment, {"size": segment.size})
-    return call, [Step(30, (number, addr, flags))]
+    return call, [Step(NUMBERS["shmat"], (number, addr, flags))]
 
 
 def _memfd(op: Op, resources: Resources, scratch: int) -> Translated:
@@ -148,7 +165,7 @@ def _memfd(op: Op, resources: Resources, scratch: int) -> Translated:
 
 
 def _truncate(slot: int, size: int) -> Step:
-    return Step(_FTRUNCATE, (0, size), slots=(slot + 1, 0, 0, 0, 0, 0))
+    return Step(_FTRUNCATE, (0, size), slots=_first(slot))
 
 
 def _memfd_secret(op: Op, resources: Resources, scratch: int) -> Translated:
@@ -163,18 +180,18 @@ def _memfd_secret(op: Op, resources: Resources, scratch: int) -> Translated:
 def _seal(op: Op, resources: Resources, scratch: int) -> Translated:
     slot = op.file - FIRST_MADE
     call = Call("fcntl", (slot, F_ADD_SEALS, op.args[0]), resources.made[slot])
-    return call, [Step(_FCNTL, (0, F_ADD_SEALS, op.args[0]), slots=(slot + 1, 0, 0, 0, 0, 0))]
+    return call, [Step(_FCNTL, (0, F_ADD_SEALS, op.args[0]), slots=_first(slot))]
 
 
 def _userfaultfd(op: Op, resources: Resources, scratch: int) -> Translated:
     """A userfaultfd that answers a missing page with SIGBUS, so that nobody waits for it; other features as asked."""
     slot = op.file - FIRST_MADE
     resources.made[slot] = None
-    features = _FEATURE_SIGBUS | (op.args[0] if op.args else 0)
+    features = UFFD_FEATURE_SIGBUS | (op.args[0] if op.args else 0)
     api = _bytes(_UFFD_API) + _bytes(features) + bytes(8)
     create = Step(_USERFAULTFD, (_O_CLOEXEC,), to=slot + 1)
-    speak = Step(_IOCTL, (0, _UFFDIO_API, scratch), api, slots=(slot + 1, 0, 0, 0, 0, 0))
-    call = Call("ioctl", (slot, _UFFDIO_API, scratch), data={"uffd": slot, "features": features})
+    speak = Step(_IOCTL, (0, UFFDIO_API, scratch), api, slots=_first(slot))
+    call = Call("ioctl", (slot, UFFDIO_API, scratch), data={"uffd": slot, "features": features})
     return call, [create, speak]
 
 
@@ -183,18 +200,16 @@ def _register(op: Op, resources: Resources, scratch: int) -> Translated:
     slot = op.file - FIRST_MADE
     data: dict[str, int | str | list[int]] = {"uffd": slot, "start": start, "len": length, "mode": mode}
     packed = _bytes(start) + _bytes(length) + _bytes(mode) + bytes(8)
-    step = Step(_IOCTL, (0, _UFFDIO_REGISTER, scratch), packed, slots=(slot + 1, 0, 0, 0, 0, 0))
-    return Call("ioctl", (slot, _UFFDIO_REGISTER, scratch), data=data), [step]
+    step = Step(_IOCTL, (0, UFFDIO_REGISTER, scratch), packed, slots=_first(slot))
+    return Call("ioctl", (slot, UFFDIO_REGISTER, scratch), data=data), [step]
 
 
 def _unregister(op: Op, resources: Resources, scratch: int) -> Translated:
     start, length = op.args
     slot = op.file - FIRST_MADE
     data: dict[str, int | str | list[int]] = {"uffd": slot, "start": start, "len": length}
-    step = Step(
-        _IOCTL, (0, _UFFDIO_UNREGISTER, scratch), _bytes(start) + _bytes(length), slots=(slot + 1, 0, 0, 0, 0, 0)
-    )
-    return Call("ioctl", (slot, _UFFDIO_UNREGISTER, scratch), data=data), [step]
+    step = Step(_IOCTL, (0, UFFDIO_UNREGISTER, scratch), _bytes(start) + _bytes(length), slots=_first(slot))
+    return Call("ioctl", (slot, UFFDIO_UNREGISTER, scratch), data=data), [step]
 
 
 def _capset(op: Op, resources: Resources, scratch: int) -> Translated:
@@ -203,13 +218,13 @@ def _capset(op: Op, resources: Resources, scratch: int) -> Translated:
     words = (_CAPABILITY_VERSION, 0, low, low, 0, high, high, 0)
     packed = b"".join([word.to_bytes(4, "little") for word in words])
     call = Call("capset", (scratch, scratch + 8), data={"effective": effective})
-    return call, [Step(126, (scratch, scratch + 8), packed)]
+    return call, [Step(_CAPSET, (scratch, scratch + 8), packed)]
 
 
 def _close(op: Op, resources: Resources, scratch: int) -> Translated:
     slot = op.file - FIRST_MADE
     del resources.made[slot]
-    return Call("close", (slot,), data={"uffd": slot}), [Step(3, slots=(slot + 1, 0, 0, 0, 0, 0))]
+    return Call("close", (slot,), data={"uffd": slot}), [Step(CLOSE, slots=_first(slot))]
 
 
 _TRANSLATORS: Final[dict[str, Callable[[Op, Resources, int], Translated]]] = {

@@ -70,7 +70,7 @@ def whole_view(mm: Mm, rows: Rows, before: list[Row]) -> list[Row]:
             at += 1
         if at < many:
             row = before[at]
-            if row[0] == start and _is_row(vma, row, anon):
+            if row[0] == start and _is_row(vma, rows, row, anon):
                 view.append(row)
                 continue
         view.append(rows.one(_row(vma, rows, anon)))
@@ -81,14 +81,13 @@ def _extra(vma: Vma) -> int:
     return (EXTRA_POLICY if vma.policy is not None else 0) | (EXTRA_USERFAULTFD if vma.uffd is not None else 0)
 
 
-def _is_row(vma: Vma, row: Row, anon: int) -> bool:
+def _is_row(vma: Vma, rows: Rows, row: Row, anon: int) -> bool:
     """Whether a row is that of a VMA with the same start."""
-    file = vma.file
     return (
         row[1] == vma.end
         and row[2] == vma.flags & ~VM_SOFTDIRTY
         and row[3] == vma.pgoff
-        and row[4] == (0 if file is None else file.ino if file.ino else -id(file))
+        and row[INODE] == rows.inode(vma.file)
         and row[5] == anon
         and row[6] == len(vma.chain)
         and row[7] == _extra(vma)

@@ -205,8 +205,13 @@ def _assemble(types: _Types) -> bytes:
     return program.encode()
 
 
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _bpf(command: int, attributes: bytes) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     result = int(libc.syscall(_CALL_BPF, command, buffer, len(attributes)))
     if result < 0:

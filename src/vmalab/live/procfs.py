@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from vmalab import flags
 from vmalab.errors import InputError
 from vmalab.text import escape_text
 from vmalab.trace.records import Exec, Limits, Vma
@@ -25,7 +26,12 @@ LEGACY_BASE: Final = 0x2AAAAAAAB000
 """Where the search starts without randomisation in the layout from the bottom up: a third of the address space."""
 PIE_BASE: Final = 0x555555554000
 """Position-independent programs start here: two thirds."""
-_CAPS: Final = {"ipc_lock": 14, "sys_rawio": 17, "sys_admin": 21, "sys_resource": 24}
+_CAPS: Final = {
+    "ipc_lock": flags.CAP_IPC_LOCK,
+    "sys_rawio": flags.CAP_SYS_RAWIO,
+    "sys_admin": flags.CAP_SYS_ADMIN,
+    "sys_resource": flags.CAP_SYS_RESOURCE,
+}
 _HEADER: Final = re.compile(
     rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16}) ([0-9a-f]+:[0-9a-f]+) (\d{1,20})"
     rb"(?: +(.*))?"
@@ -241,6 +247,11 @@ def read_process(pid: int) -> Exec:
     except OSError:
         files.exe = b""
     return describe(pid, files)
+
+
+def read_status(pid: int) -> dict[bytes, bytes]:
+    """The fields of /proc/PID/status.  Raises InputError if there is no such process."""
+    return _fields(_read(pid, "status"))
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -34,6 +34,9 @@ from vmalab.vma.area import Vma
 from vmalab.vma.relocate import expand_stack
 from vmalab.vma.space import Mm
 
+UNCERTAIN: int = -1
+"""Instead of a reason: nothing is assumed of the pages from here on."""
+
 
 def _breaks_cow(vma: Vma) -> bool:
     """Whether populating writes: private writable memory gets pages of its own at once."""
@@ -72,19 +75,27 @@ def populate_range(mm: Mm, start: int, end: int) -> int:
         if not vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
             if not vma.flags & VM_ACCESS or _pkey_denies(vma) or _is_secret(vma):
                 return POPULATE_FAULT
-            if mm.faults_observed and vma.flags & VM_MAYBE_GUARD:
-                return YES
-            last = min(end, vma.end) - 1
-            if _breaks_cow(vma) or _takes_huge_page(vma):
-                # Before the file is asked for the page.
-                refusal = anon_vma_prepare(vma)
-                if refusal != YES:
-                    return refusal
-            if mm.faults_observed and pages_uncertain(vma):
-                return YES
-            if _beyond_file(vma, last) or _pool_is_empty(vma):
-                return POPULATE_FAULT
+            refusal = _populate_vma(vma, end, _breaks_cow(vma))
+            if refusal != YES:
+                return YES if refusal == UNCERTAIN else refusal
         vma = mm.find_vma(vma.end)
+    return YES
+
+
+def _populate_vma(vma: Vma, end: int, breaks_cow: bool) -> int:
+    """Touch the pages of a VMA up to end: YES, POPULATE_FAULT, or UNCERTAIN where somebody tells which are there."""
+    observed = vma.mm.faults_observed
+    if observed and vma.flags & VM_MAYBE_GUARD:
+        return UNCERTAIN
+    if breaks_cow or _takes_huge_page(vma):
+        # Before the file is asked for the page.
+        refusal = anon_vma_prepare(vma)
+        if refusal != YES:
+            return refusal
+    if observed and pages_uncertain(vma):
+        return UNCERTAIN
+    if _beyond_file(vma, min(end, vma.end) - 1) or _pool_is_empty(vma):
+        return POPULATE_FAULT
     return YES
 
 
@@ -130,16 +141,9 @@ def _madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
             or not vma.flags & (VM_WRITE if write else VM_READ)
         ):
             return POPULATE_NO_PERMISSION
-        if mm.faults_observed and vma.flags & VM_MAYBE_GUARD:
-            return YES
-        if (write and not vma.flags & VM_SHARED) or _takes_huge_page(vma):
-            refusal = anon_vma_prepare(vma)
-            if refusal != YES:
-                return refusal
-        if mm.faults_observed and pages_uncertain(vma):
-            return YES
-        if _beyond_file(vma, min(end, vma.end) - 1) or _pool_is_empty(vma):
-            return POPULATE_FAULT
+        refusal = _populate_vma(vma, end, write and not vma.flags & VM_SHARED)
+        if refusal != YES:
+            return YES if refusal == UNCERTAIN else refusal
         at = vma.end
     return YES
 

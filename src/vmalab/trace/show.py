@@ -34,16 +34,23 @@ _ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 _ONE_OF: Final = frozenset({"MADV_", "PR_"})
-_MAP_TYPES: Final = {1: "MAP_SHARED", 2: "MAP_PRIVATE", 3: "MAP_SHARED_VALIDATE", 8: "MAP_DROPPABLE"}
-_NOT_FLAGS: Final = frozenset({"MAP_TYPE", "MAP_HUGE_SHIFT", "MAP_HUGE_MASK", *_MAP_TYPES.values()})
+MAP_TYPES: Final = {1: "MAP_SHARED", 2: "MAP_PRIVATE", 3: "MAP_SHARED_VALIDATE", 8: "MAP_DROPPABLE"}
+_NOT_FLAGS: Final = frozenset(
+    {"MAP_TYPE", "MAP_HUGE_SHIFT", "MAP_HUGE_MASK", *MAP_TYPES.values()}
+    | {"PR_SET_VMA_ANON_NAME", "PR_MDWE_REFUSE_EXEC_GAIN", "PR_MDWE_NO_INHERIT"}
+)
+"""Masks and types within a word of flags, and arguments of a prctl option."""
 
 
-def _names(prefix: str) -> list[tuple[int, str]]:
+def flag_names(prefix: str) -> list[tuple[int, str]]:
+    """The flags, or the choices, whose names begin so: their values and names, types of mappings left out."""
     found = [(value, name) for name, value in vars(flags).items() if name.startswith(prefix) and isinstance(value, int)]
     return [(value, name) for value, name in found if name not in _NOT_FLAGS]
 
 
-_NAMES: Final = {prefix: _names(prefix) for kinds in _ARGUMENTS.values() for prefix in kinds if prefix.endswith("_")}
+_NAMES: Final = {
+    prefix: flag_names(prefix) for kinds in _ARGUMENTS.values() for prefix in kinds if prefix.endswith("_")
+}
 
 
 def flags_text(prefix: str, value: int) -> str:
@@ -56,7 +63,7 @@ def flags_text(prefix: str, value: int) -> str:
     parts: list[str] = []
     if prefix == "MAP_":
         kind = value & flags.MAP_TYPE
-        parts.append(_MAP_TYPES.get(kind, hex(kind)))
+        parts.append(MAP_TYPES.get(kind, hex(kind)))
         value &= ~flags.MAP_TYPE
     for bit, name in _NAMES[prefix]:
         if bit and value & bit == bit:

@@ -1,0 +1,13 @@
+"""Flags by name."""
+
+from vmalab.trace.show import MAP_TYPES, flag_names, flags_text
+
+
+def test_names_of_options_are_those_of_prctl_alone() -> None:
+    assert flags_text("PR_", 65) == "PR_SET_MDWE"
+    assert [flags_text("PR_", value) for value in (0, 1, 2)] == ["0", "1", "2"], "what an option takes is no option"
+
+
+def test_types_of_mappings_are_no_bits() -> None:
+    assert flags_text("MAP_", 0x22) == "MAP_PRIVATE|MAP_ANONYMOUS"
+    assert not set(MAP_TYPES.values()) & {name for _, name in flag_names("MAP_")}
