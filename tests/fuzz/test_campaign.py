@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,25 +15,24 @@ from tests.programs import vmalab
 from vmalab.errors import VmalabError
 from vmalab.fuzz.campaign import Campaign, Options, Run, run
 from vmalab.fuzz.corpus import Corpus
-from vmalab.fuzz.features import catalogue, features
+from vmalab.fuzz.features import by_feature, catalogue, features
 from vmalab.fuzz.lockstep import Divergence
 from vmalab.fuzz.ops import Op
+from vmalab.reason import UNALIGNED, YES
 
 
 def test_a_corpus_keeps_runs(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
-    first = Run(7, 400, "bpf", outcomes=Counter({("mmap", "YES"): 3}), features=Counter({"mmap": 3}))
-    second = Run(
-        8, 300, "bpf", outcomes=Counter({("mmap", "YES"): 1, ("mmap", "LIMIT_AS"): 1}), features=Counter({"mmap": 2})
-    )
+    first = Run(7, 400, "bpf", counts={("munmap", 0, 0, YES): 3})
+    second = Run(8, 300, "bpf", counts={("munmap", 0, 0, YES): 1, ("munmap", 0, 0, UNALIGNED): 1})
     with Corpus(path) as corpus:
         assert corpus.next_seed(5) == 5
         assert [corpus.add(first), corpus.add(second), corpus.add(Run(9, 1, "bpf"))] == [1, 1, 0]
         corpus.add_divergence(9, "text", ["Op()"], [])
     with Corpus(path) as corpus:
         assert (corpus.next_seed(5), corpus.seeds()) == (10, [7, 8])
-        assert corpus.features() == {"mmap": 5}
-        assert corpus.outcomes() == {("mmap", "YES"): 4, ("mmap", "LIMIT_AS"): 1}
+        assert corpus.features() == {"munmap": 5}
+        assert corpus.outcomes() == {("munmap", "YES"): 4, ("munmap", "UNALIGNED"): 1}
     rows = sqlite3.connect(path).execute("SELECT seed, text, sequence FROM divergences").fetchall()
     assert rows == [(9, "text", '["Op()"]')]
 
@@ -55,9 +53,9 @@ def test_several_agents_do_the_same_as_one(tmp_path: Path) -> None:
     run(one, 3000, lambda steps: None)
     with Corpus(tmp_path / "runs.db") as corpus:
         run(two, 3000, lambda steps: None, Options(jobs=2), corpus)
-        assert corpus.features() == one.features
+        assert corpus.features() == by_feature(one.counts)
         assert corpus.next_seed(0) == one.seed
-    assert (one.features, one.outcomes, one.seed, one.steps) == (two.features, two.outcomes, two.seed, two.steps)
+    assert (one.counts, one.seed, one.steps) == (two.counts, two.seed, two.steps)
 
 
 @whole

@@ -109,6 +109,8 @@ def live(
 
 
 def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
+    from vmalab.fuzz.features import by_feature, by_outcome
+
     found = campaign.divergence
     return {
         "kernel": os.uname().release,
@@ -117,8 +119,10 @@ def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
         "runs": campaign.runs,
         "next_seed": campaign.seed,
         "interrupted": interrupted,
-        "features": dict(sorted(campaign.features.items())),
-        "outcomes": {f"{call}: {reason}": steps for (call, reason), steps in sorted(campaign.outcomes.items())},
+        "features": dict(sorted(by_feature(campaign.counts).items())),
+        "outcomes": {
+            f"{call}: {reason}": steps for (call, reason), steps in sorted(by_outcome(campaign.counts).items())
+        },
         "divergence": str(found) if found is not None else None,
         "sequence": [repr(op) for op in campaign.ops],
     }

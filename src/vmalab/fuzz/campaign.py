@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -15,17 +16,18 @@ from typing import Final
 
 from vmalab.behaviours import Value, semantics_of
 from vmalab.fuzz.corpus import Corpus
-from vmalab.fuzz.features import features
+from vmalab.fuzz.features import Counts
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.generate import Generator
 from vmalab.fuzz.lockstep import Divergence, Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.shrink import shrink
 from vmalab.live.agent import AgentDied
-from vmalab.reason import explain
 
 RUN_STEPS: Final = 400
 """Steps of one run, which starts with a fresh process."""
+SELDOM: Final = 50_000
+"""Objects made between two looks of the garbage collector."""
 AGENT_RUNS: Final = 500
 """Runs with one agent."""
 
@@ -53,10 +55,8 @@ class Run:
     reader: str = ""
     why_not_bpf: str = ""
     kernel: str = field(default_factory=lambda: os.uname().release)
-    features: Counter[str] = field(default_factory=Counter)
-    """How many steps were compared, by call and flag."""
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """The same by call and answer (the name of a reason)."""
+    counts: Counts = field(default_factory=dict)
+    """The steps that were compared."""
     divergence: Divergence | None = None
     ops: list[Op] = field(default_factory=list)
     """The sequence, if it diverges."""
@@ -74,8 +74,8 @@ class Campaign:
     runs: int = 0
     reader: str = ""
     why_not_bpf: str = ""
-    features: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    counts: Counter[tuple[str, int, int, int]] = field(default_factory=Counter)
+    """The steps that were compared."""
     divergence: Divergence | None = None
     ops: list[Op] = field(default_factory=list)
     """The sequence that diverges, made short if that was asked for."""
@@ -85,8 +85,7 @@ class Campaign:
         self.steps += run.steps
         self.runs += 1
         self.reader, self.why_not_bpf = run.reader, run.why_not_bpf
-        self.features.update(run.features)
-        self.outcomes.update(run.outcomes)
+        self.counts.update(run.counts)
         self.divergence, self.ops = run.divergence, run.ops
         self.seed = run.seed if run.divergence is not None else run.seed + 1
 
@@ -143,22 +142,12 @@ class Runner:
 
     def one(self, seed: int) -> Run:
         """The run of a seed."""
-        ops: list[Op] = []
-
-        def make(lockstep: Lockstep) -> Iterator[Op]:
-            for op in Generator(lockstep, seed, swarm=self._options.swarm).steps(RUN_STEPS):
-                ops.append(op)
-                yield op
-
-        lockstep, found = self.run(make)
+        lockstep, found = self.run(lambda it: Generator(it, seed, swarm=self._options.swarm).steps(RUN_STEPS))
         agent = lockstep.agent
-        run = Run(seed, lockstep.steps, agent.reader, agent.why_not_bpf, divergence=found)
-        for (name, first, second, reason), steps in lockstep.counts.items():
-            for feature in features(name, first, second):
-                run.features[feature] += steps
-            run.outcomes[name, explain(reason).name] += steps
-        run.ops = ops if found is not None else []
-        return run
+        ops = lockstep.sequence if found is not None else []
+        return Run(
+            seed, lockstep.steps, agent.reader, agent.why_not_bpf, counts=lockstep.counts, divergence=found, ops=ops
+        )
 
 
 def run(
@@ -206,7 +195,17 @@ def _conclude(campaign: Campaign, options: Options, corpus: Corpus | None) -> No
 Runs = Callable[[Iterator[int]], Iterator[Run]]
 
 
+def _collect_seldom() -> None:
+    """Spare the garbage collector what is there already and stays; of what a run makes, little is in cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(SELDOM)
+
+
 def _serial(stack: ExitStack, options: Options) -> Runs:
+    stack.callback(gc.unfreeze)
+    stack.callback(gc.set_threshold, *gc.get_threshold())
+    _collect_seldom()
     runner = stack.enter_context(Runner(options))
     return lambda seeds: (runner.one(seed) for seed in seeds)
 
@@ -243,6 +242,7 @@ _RUNNERS: list[Runner] = []
 def _start_worker(options: Options) -> None:
     # Ctrl-C is for the process that started this one, which ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _collect_seldom()
     _RUNNERS.append(Runner(options))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vmalab.errors import VmalabError
+from vmalab.fuzz.features import by_feature, by_outcome
 
 if TYPE_CHECKING:
     from vmalab.fuzz.campaign import Run
@@ -59,14 +60,14 @@ class Corpus:
         """Write a run; how many outcomes it is the first to reach."""
         with self._database:
             new = 0
-            for (call, reason), steps in sorted(run.outcomes.items()):
+            for (call, reason), steps in sorted(by_outcome(run.counts).items()):
                 new += self._database.execute(
                     "INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?, 0)", (call, reason, run.seed)
                 ).rowcount
                 self._database.execute(
                     "UPDATE outcomes SET steps = steps + ? WHERE call = ? AND reason = ?", (steps, call, reason)
                 )
-            for name, steps in run.features.items():
+            for name, steps in by_feature(run.counts).items():
                 self._database.execute(
                     "INSERT INTO features VALUES (?, ?) "
                     "ON CONFLICT (name) DO UPDATE SET steps = steps + excluded.steps",

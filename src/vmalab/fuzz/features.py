@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 from vmalab import flags as f
+from vmalab.reason import explain
 from vmalab.syscalls import policy, uffd
 from vmalab.trace.show import MAP_TYPES, flag_names
 
@@ -80,6 +83,27 @@ def features(name: str, first: int, second: int) -> tuple[str, ...]:
     if chosen is not None:
         found.append(f"{shown} {chosen}")
     return tuple(found)
+
+
+Counts = Mapping[tuple[str, int, int, int], int]
+"""Steps by name, by the arguments that FLAG_ARGUMENTS names, and by the answer (a reason)."""
+
+
+def by_feature(counts: Counts) -> Counter[str]:
+    """How many steps were compared, by call and by call with flag."""
+    found: Counter[str] = Counter()
+    for (name, first, second, _), steps in counts.items():
+        for feature in features(name, first, second):
+            found[feature] += steps
+    return found
+
+
+def by_outcome(counts: Counts) -> Counter[tuple[str, str]]:
+    """How many steps were compared, by call and answer (the name of a reason)."""
+    found: Counter[tuple[str, str]] = Counter()
+    for (name, _, _, reason), steps in counts.items():
+        found[name, explain(reason).name] += steps
+    return found
 
 
 def catalogue() -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from vmalab.machine import Process
 T = TypeVar("T")
 WINDOWS: Final = (0x10000000, 0x20000000 - 16 * PAGE_SIZE, 0x7FFFE0000000)
 """Where fixed addresses lie: the second around a boundary of huge pages, the third near what the kernel chooses."""
-WINDOW_PAGES: Final = 40
+WINDOW_PAGES: Final = 28
 CROWDED: Final = 0.003
 """How many runs are close to the limit of the map count."""
 MOST_VMAS: Final = 1 << 17
@@ -98,7 +98,7 @@ KINDS: Final = {
     "query": 2,
     "mempolicy": 1,
     "capset": 1,
-    "exec": 1,
+    "exec": 0.2,
 }
 """The kinds of step, with their weights where a run has them all."""
 
@@ -129,6 +129,7 @@ class Generator:
     def __init__(self, lockstep: Lockstep, seed: int, *, swarm: bool = True) -> None:
         self._lockstep = lockstep
         self._random = random.Random(seed)
+        self._roll: Callable[[], float] = self._random.random
         self._safety = Safety(lockstep)
         chosen = dict(KINDS)
         if swarm:
@@ -181,18 +182,18 @@ class Generator:
     def steps(self, count: int) -> Iterator[Op]:
         """So many steps, each made when the one before it is done on the model."""
         who = 0
-        if self._random.random() < self._crowded:
+        if self._roll() < self._crowded:
             settings = self._lockstep.machine.settings
             room = settings.max_map_count - self._lockstep.processes[0].mm.map_count
             if room < MOST_VMAS:
-                yield Op("crowd", (max(1, room - int(self._random.random() * 40)),))
+                yield Op("crowd", (max(1, room - int(self._roll() * 40)),))
         for _ in range(count):
             # One process goes on for a while: the agent takes its steps in one batch.
-            if who not in self._lockstep.processes or self._random.random() < 0.04:
+            if who not in self._lockstep.processes or self._roll() < 0.04:
                 who = self._choose(list(self._lockstep.processes))
-            kind = self._kinds[bisect.bisect(self._weights, self._random.random() * self._weights[-1])]
+            kind = self._kinds[bisect.bisect(self._weights, self._roll() * self._weights[-1])]
             op = self._makers[kind](self._lockstep.processes[who], who)
-            if self._random.random() < self._wrong and op.args and op.name not in NEVER_WRONG:
+            if self._roll() < self._wrong and op.args and op.name not in NEVER_WRONG:
                 op = self._spoil(op)
             if self._safety.allows(op):
                 yield op
@@ -200,14 +201,14 @@ class Generator:
     # -- choices ------------------------------------------------------------------------------------------
 
     def _choose(self, among: Sequence[T]) -> T:
-        return among[int(self._random.random() * len(among))]
+        return among[int(self._roll() * len(among))]
 
     def _pages(self) -> int:
         return self._choose(LENGTHS) * PAGE_SIZE
 
     def _place(self) -> int:
         """A page of a window."""
-        return self._choose(self._windows) + int(self._random.random() * WINDOW_PAGES) * PAGE_SIZE
+        return self._choose(self._windows) + int(self._roll() * WINDOW_PAGES) * PAGE_SIZE
 
     def _edge(self, process: Process) -> int:
         """An address at or near an edge of a VMA that is not the agent's own."""
@@ -221,22 +222,22 @@ class Generator:
         return self._place()
 
     def _range(self, process: Process) -> tuple[int, int]:
-        if self._random.random() < 0.5:
+        if self._roll() < 0.5:
             return self._place(), self._pages()
         vma = process.mm.find_vma(self._edge(process))
-        if vma is not None and self._random.random() < 0.5 and not self._safety.is_own(vma.start, vma.end):
+        if vma is not None and self._roll() < 0.5 and not self._safety.is_own(vma.start, vma.end):
             length = vma.end - vma.start
             return vma.start, min(length, self._choose((length, PAGE_SIZE, length + PAGE_SIZE)))
         return self._edge(process), self._pages()
 
     def _touched(self, process: Process) -> int:
-        addr = self._edge(process) if self._random.random() < 0.6 else self._place()
+        addr = self._edge(process) if self._roll() < 0.6 else self._place()
         return addr + self._choose((0, 0, 8, 4095))
 
     def _spoil(self, op: Op) -> Op:
         """The same with one argument that is wrong, or at an edge of what is right."""
         args = list(op.args)
-        at = int(self._random.random() * len(args))
+        at = int(self._roll() * len(args))
         args[at] = self._choose(
             (
                 0,
@@ -271,8 +272,8 @@ class Generator:
         flags |= self._choose((0, 0, 0, f.MAP_POPULATE, f.MAP_LOCKED))
         addr, length = self._range(process)
         # An offset that goes with the place makes neighbours that can merge.
-        offset = addr % (1 << 24) if self._random.random() < 0.8 else self._pages()
-        file = int(self._random.random() * len(self._lockstep.models))
+        offset = addr % (1 << 24) if self._roll() < 0.8 else self._pages()
+        file = int(self._roll() * len(self._lockstep.models))
         return Op("mmap", (addr & -PAGE_SIZE, length, self._choose(PROTECTIONS), flags, offset & -PAGE_SIZE), who, file)
 
     def _growsdown(self, process: Process, who: int) -> Op:
@@ -297,7 +298,7 @@ class Generator:
         return Op(kind, (addr, length, self._choose((0, 1))) if kind == "mlock2" else (addr, length), who)
 
     def _mlockall(self, process: Process, who: int) -> Op:
-        if self._random.random() < 0.5:
+        if self._roll() < 0.5:
             return Op("munlockall", (), who)
         return Op("mlockall", (self._choose((1, 2, 3, 2, 6, 7, 4)),), who)
 
@@ -325,7 +326,7 @@ class Generator:
 
     def _remap_file_pages(self, process: Process, who: int) -> Op:
         addr, length = self._range(process)
-        return Op("remap_file_pages", (addr, length, 0, int(self._random.random() * 64), 0), who)
+        return Op("remap_file_pages", (addr, length, 0, int(self._roll() * 64), 0), who)
 
     def _mmap_odd(self, process: Process, who: int) -> Op:
         """Rare flags and types, on anonymous memory or on a file."""
@@ -335,7 +336,7 @@ class Generator:
         flags = kind | self._choose((f.MAP_FIXED, f.MAP_FIXED, f.MAP_FIXED_NOREPLACE)) | self._choose((0, *ODD_FLAGS))
         prot = self._choose(PROTECTIONS)
         addr, length = self._range(process)
-        which = self._random.random()
+        which = self._roll()
         if which < 0.3:
             file = self._any_file(who)
             return Op("mmap", (addr, length, prot, flags, addr % (1 << 24)), who, file)
@@ -353,13 +354,13 @@ class Generator:
 
     def _process_madvise(self, process: Process, who: int) -> Op:
         ranges = [*self._range(process)]
-        if self._random.random() < 0.5:
+        if self._roll() < 0.5:
             ranges += self._range(process)
         advice = self._choose((*RARE_ADVICES, *ADVICES))
         return Op("process_madvise", (advice, self._choose((0, 0, 0, 0, 0, 1)), *ranges), who)
 
     def _pkey(self, process: Process, who: int) -> Op:
-        which = self._random.random()
+        which = self._roll()
         if which < 0.2:
             return Op("pkey_alloc", (self._choose((0, 0, 0, 0, 1)), 0), who)
         key = self._choose((0, 1, 1, 1, 2, 2, 3, 15, 16, (1 << 32) - 1))
@@ -369,7 +370,7 @@ class Generator:
         return Op("pkey_mprotect", (*self._range(process), self._choose(PROTECTIONS), key), who)
 
     def _shm(self, process: Process, who: int) -> Op:
-        if self._random.random() < 0.4:
+        if self._roll() < 0.4:
             vmas = process.vmas() if process.mm.map_count < FEW_VMAS else []
             attached = [vma.start for vma in vmas if vma.ops is not None and vma.ops.name == "shm"]
             return Op("shmdt", (self._choose(attached) if attached else self._place(),), who)
@@ -387,13 +388,13 @@ class Generator:
 
     def _any_file(self, who: int) -> int:
         made = self._made(who, False)
-        if made and self._random.random() < 0.5:
+        if made and self._roll() < 0.5:
             return self._choose(made)
-        return int(self._random.random() * len(self._lockstep.models))
+        return int(self._roll() * len(self._lockstep.models))
 
     def _memfd(self, process: Process, who: int) -> Op:
         made = self._made(who, False)
-        which = self._random.random()
+        which = self._roll()
         if not made or (which < 0.1 and self._lockstep.slots < MOST_SLOTS):
             flags = self._choose((0, f.MFD_ALLOW_SEALING, f.MFD_ALLOW_SEALING))
             return Op("memfd", (flags, 1 << 14), who, self._new_file())
@@ -403,14 +404,14 @@ class Generator:
         return Op(op.name, op.args, who, self._choose(made))
 
     def _secret(self, process: Process, who: int) -> Op:
-        if self._lockstep.slots < MOST_SLOTS and self._random.random() < 0.3:
+        if self._lockstep.slots < MOST_SLOTS and self._roll() < 0.3:
             return Op("memfd_secret", (1 << 14,), who, self._new_file())
         op = self._mmap_file(process, who)
         return Op(op.name, op.args, who, self._any_file(who))
 
     def _userfaultfd(self, process: Process, who: int) -> Op:
         made = self._made(who, True)
-        which = self._random.random()
+        which = self._roll()
         if not made or (which < 0.05 and self._lockstep.slots < MOST_SLOTS):
             return Op("userfaultfd", (self._choose(FEATURES),), who, self._new_file())
         if which < 0.15:
@@ -423,7 +424,7 @@ class Generator:
         option, *given = self._choose(CONTROLS)
         args = [option, *given, 0, 0, 0]
         if option == f.PR_SET_THP_DISABLE:
-            args[1] = 1 if self._random.random() < 0.5 else 0
+            args[1] = 1 if self._roll() < 0.5 else 0
         return Op("prctl", tuple(args[:5]), who)
 
     def _personality(self, process: Process, who: int) -> Op:
@@ -431,7 +432,7 @@ class Generator:
         return Op("personality", (self._choose((now ^ f.READ_IMPLIES_EXEC, 0xFFFFFFFF)),), who)
 
     def _query(self, process: Process, who: int) -> Op:
-        if self._random.random() < 0.5:
+        if self._roll() < 0.5:
             return Op("mincore", self._range(process), who)
         return Op("msync", (*self._range(process), self._choose((0, 1, 2, 3, 4, 5, 6, 8))), who)
 
@@ -439,7 +440,7 @@ class Generator:
         mode, mask = self._choose(
             ((0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (5, 1), (6, 1), (0x8002, 1), (0x4002, 1), (0xC002, 1), (0x2003, 1))
         )
-        which = self._random.random()
+        which = self._roll()
         if which < 0.3:
             return Op("set_mempolicy", (mode, mask), who)
         if which < 0.5:

@@ -15,7 +15,7 @@ from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, Op
 from vmalab.fuzz.translate import CLOSE, Resources, translate
-from vmalab.fuzz.view import Row, Rows, outer_view, same_view, whole_view
+from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, outer_view, same_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
 from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import read_process, read_status
@@ -32,7 +32,7 @@ BATCH: Final = 32
 """Steps that are sent at once, while the model goes on with the next."""
 AHEAD: Final = 4
 """Batches that are sent before the answer to the first is waited for."""
-ALONE: Final = ("fork", "exit", "crowd", "exec", "userfaultfd", "close")
+ALONE: Final = frozenset({"fork", "exit", "crowd", "exec", "userfaultfd", "close"})
 """Steps that are taken when all before them are compared."""
 CROWD: Final = 0x200000000000
 """Where a crowd of VMAs lies."""
@@ -154,8 +154,8 @@ class Lockstep:
         self._kernel: dict[int, Vmas] = {}
         self.agent.known.clear()
         self._rows: Rows = Rows(self.agent.known)
-        self._views: dict[int, list[Row]] = {}
-        """What the model was like after the last step of each process."""
+        self._views: dict[int, WholeView] = {}
+        """Of the model's processes."""
         self.looks: bool = self.agent.reader != "none"
         """Whether VMAs are compared, or results alone."""
         for reader in self._readers.values():
@@ -165,8 +165,10 @@ class Lockstep:
         """The last view of each process that was equal on both sides."""
         self._last_place: int = -1
         self._sent: list[list[_Expected]] = []
+        self.sequence: list[Op] = []
+        """What was to be performed since."""
         self.steps: int = 0
-        """How many were compared since."""
+        """How many steps were compared."""
         self.last_call: Call | None = None
         """The last call that the model was asked to do."""
         self.last_result: int = 0
@@ -178,8 +180,9 @@ class Lockstep:
         self.slots: int = 0
         """The first that no file of the run has been made in."""
         self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments, self._hard_limits)}
-        self.own: set[tuple[int, int]] = {(vma.start, vma.end) for vma in self._first.vmas()}
+        self.own: Ranges = Ranges()
         """Where the agent's own memory lies, in any process of the run."""
+        self.own.add_all(self._first.mm)
         self._first_fork: Divergence | None = self._fork(Op("fork", (), -1))
 
     def __enter__(self) -> Lockstep:
@@ -224,6 +227,7 @@ class Lockstep:
         waiting: list[_Expected] = []
         for place, op in enumerate(ops):
             self._last_place = place
+            self.sequence.append(op)
             found: Divergence | None = None
             if op.who not in self.processes or not self.resources[op.who].has(op):
                 # What makes the process, or the file, is left out of a sequence that is made short.
@@ -251,6 +255,9 @@ class Lockstep:
 
     def _take(self, place: int, op: Op, waiting: list[_Expected]) -> Divergence | None:
         """Perform a step that concerns processes at once; take any other in the model, and put it among the waiting."""
+        if op.name not in ALONE:
+            waiting.append(self._predict(place, op))
+            return None
         if op.name == "fork":
             return self._fork(op)
         if op.name == "exit":
@@ -287,11 +294,11 @@ class Lockstep:
             return []
         mm: Mm = self.processes[who].mm
         if self.whole:
-            view = whole_view(mm, self._rows, self._views.get(who, []))
-        else:
-            view = outer_view(mm, self._rows, self.agent.reader == "smaps")
-        self._views[who] = view
-        return view
+            view = self._views.get(who)
+            if view is None:
+                view = self._views[who] = WholeView(self._rows)
+            return view.look(mm)
+        return outer_view(mm, self._rows, self.agent.reader == "smaps")
 
     def _predict(self, place: int, op: Op) -> _Expected:
         process = self.processes[op.who]
@@ -478,7 +485,7 @@ class Lockstep:
         load_exec(process, read_process(self.agent.pid_of(op.who + 1)))
         if self.whole and shown is not None:
             adopt(mm, shown)
-        self.own.update([(vma.start, vma.end) for vma in mm.vmas()])
+        self.own.add_all(mm)
         self.resources[op.who].made.clear()
         self.steps += 1
         return self._look(op, op.who)

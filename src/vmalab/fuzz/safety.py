@@ -79,7 +79,7 @@ class Safety:
 
     def is_own(self, start: int, end: int) -> bool:
         """Whether a range touches the memory of the agent itself, which is left alone."""
-        return any([start < last and first < end for first, last in self._lockstep.own])
+        return self._lockstep.own.touch(start, end)
 
 
 def _ranges(op: Op) -> list[tuple[int, int]]:

@@ -5,19 +5,53 @@ Rows that are equal are one object (Rows.one), on both sides, so that what has n
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, Final, final
 
 from vmalab.flags import MNEMONICS, VM_MAYSHARE, VM_READ, VM_SOFTDIRTY, VM_WRITE
-from vmalab.vma.area import File, Vma
+from vmalab.vma.area import AnonVma, File, Vma
 from vmalab.vma.space import Mm
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
 
 Row = tuple[int, ...]
 """A VMA: start, end, flags, page offset, inode, anon_vma, chain length, extra."""
-INODE: int = 4
-EXTRA_POLICY: int = 1
-EXTRA_USERFAULTFD: int = 2
-VM_EXEC_SHOWN: int = 4
-SMAPS_FLAGS: int = sum([bit for bit in MNEMONICS.values() if bit != VM_SOFTDIRTY])
+INODE: Final = 4
+EXTRA_POLICY: Final = 1
+EXTRA_USERFAULTFD: Final = 2
+VM_EXEC_SHOWN: Final = 4
+SMAPS_FLAGS: Final[int] = sum([bit for bit in MNEMONICS.values() if bit != VM_SOFTDIRTY])
+
+
+@final
+class Ranges:
+    """Ranges of addresses, few of them: neighbours are one."""
+
+    def __init__(self) -> None:
+        self._edges: list[int] = []
+        """A start and an end, again and again."""
+
+    def add_all(self, mm: Mm) -> None:
+        """Add where the VMAs of an address space lie."""
+        edges = self._edges
+        for vma in mm.vmas():
+            start: int = vma.start
+            end: int = vma.end
+            if edges and edges[-1] == start:
+                edges[-1] = end
+            elif not self.hold(start, end):
+                edges.append(start)
+                edges.append(end)
+
+    def hold(self, start: int, end: int) -> bool:
+        """Whether one range has all addresses from start up to end."""
+        edges = self._edges
+        return any([edges[at] <= start and end <= edges[at + 1] for at in range(0, len(edges), 2)])
+
+    def touch(self, start: int, end: int) -> bool:
+        """Whether any address from start up to end is in a range."""
+        edges = self._edges
+        return any([start < edges[at + 1] and edges[at] < end for at in range(0, len(edges), 2)])
 
 
 @final
@@ -51,53 +85,75 @@ class Rows:
         return file.ino == kernel
 
 
-def whole_view(mm: Mm, rows: Rows, before: list[Row]) -> list[Row]:
-    """All that the BPF reader shows: raw flags, every offset, which VMAs share an anon_vma.
+@final
+class _Shown:
+    """A VMA as it was when an address space was looked at: what its row holds, as it is compared fastest."""
 
-    before is an earlier view of the same address space: its rows serve where nothing has changed.
+    def __init__(self, vma: Vma, inode: int, anon: i64, rows: Rows) -> None:
+        self.start: i64 = vma.start
+        self.end: i64 = vma.end
+        self.flags: i64 = vma.flags
+        self.pgoff: i64 = vma.pgoff
+        self.inode: int = inode
+        self.anon: i64 = anon
+        self.links: i64 = len(vma.chain)
+        self.extra: i64 = _extra(vma)
+        flags: int = vma.flags & ~VM_SOFTDIRTY
+        self.row: Row = rows.one((vma.start, vma.end, flags, vma.pgoff, inode, anon, self.links, self.extra))
+
+    def still(self, vma: Vma, inode: int, anon: i64) -> bool:
+        """Whether a VMA with the same start is as this one was."""
+        return (
+            self.end == vma.end
+            and self.flags == vma.flags
+            and self.pgoff == vma.pgoff
+            and self.inode == inode
+            and self.anon == anon
+            and self.links == len(vma.chain)
+            and self.extra == _extra(vma)
+        )
+
+
+@final
+class WholeView:
+    """All that the BPF reader shows of an address space: raw flags, every offset, which VMAs share an anon_vma.
+
+    What has not changed since the last look is not made anew.
     """
-    view: list[Row] = []
-    firsts: dict[int, int] = {}
-    at = 0
-    many = len(before)
-    for vma in mm.vmas():
-        start: int = vma.start
-        anon = 0
-        anon_vma = vma.anon_vma
-        if anon_vma is not None:
-            anon = firsts.setdefault(id(anon_vma), start)
-        while at < many and before[at][0] < start:
-            at += 1
-        if at < many:
-            row = before[at]
-            if row[0] == start and _is_row(vma, rows, row, anon):
-                view.append(row)
-                continue
-        view.append(rows.one(_row(vma, rows, anon)))
-    return view
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows: Rows = rows
+        self._last: list[_Shown] = []
+
+    def look(self, mm: Mm) -> list[Row]:
+        """The rows of the address space as it is now."""
+        rows = self._rows
+        last = self._last
+        many: i64 = len(last)
+        at: i64 = 0
+        now: list[_Shown] = []
+        view: list[Row] = []
+        firsts: dict[AnonVma, i64] = {}
+        for vma in mm.vmas():
+            start: i64 = vma.start
+            anon: i64 = 0
+            anon_vma = vma.anon_vma
+            if anon_vma is not None:
+                anon = firsts.setdefault(anon_vma, start)
+            inode = rows.inode(vma.file)
+            while at < many and last[at].start < start:
+                at += 1
+            shown = last[at] if at < many else None
+            if shown is None or shown.start != start or not shown.still(vma, inode, anon):
+                shown = _Shown(vma, inode, anon, rows)
+            now.append(shown)
+            view.append(shown.row)
+        self._last = now
+        return view
 
 
-def _extra(vma: Vma) -> int:
+def _extra(vma: Vma) -> i64:
     return (EXTRA_POLICY if vma.policy is not None else 0) | (EXTRA_USERFAULTFD if vma.uffd is not None else 0)
-
-
-def _is_row(vma: Vma, rows: Rows, row: Row, anon: int) -> bool:
-    """Whether a row is that of a VMA with the same start."""
-    return (
-        row[1] == vma.end
-        and row[2] == vma.flags & ~VM_SOFTDIRTY
-        and row[3] == vma.pgoff
-        and row[INODE] == rows.inode(vma.file)
-        and row[5] == anon
-        and row[6] == len(vma.chain)
-        and row[7] == _extra(vma)
-    )
-
-
-def _row(vma: Vma, rows: Rows, anon: int) -> Row:
-    inode = rows.inode(vma.file)
-    flags: int = vma.flags & ~VM_SOFTDIRTY
-    return (vma.start, vma.end, flags, vma.pgoff, inode, anon, len(vma.chain), _extra(vma))
 
 
 def outer_view(mm: Mm, rows: Rows, flags_too: bool) -> list[Row]:

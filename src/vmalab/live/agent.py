@@ -44,6 +44,9 @@ _MOST_FILES: Final = 256
 _CLONE_NEWNET: Final = 0x40000000
 _USER_END: Final = 1 << 47
 _CPU_SECONDS: Final = 3600
+_WORD: Final = (1 << 64) - 1
+_PIPE: Final = 1 << 16
+"""Bytes that a pipe holds."""
 _NO_ARGUMENTS: Final = (0, 0, 0, 0, 0, 0)
 
 Vmas = list[tuple[int, ...]]
@@ -87,10 +90,11 @@ class Step:
 
     def pack(self) -> bytes:
         """The step as the agent takes it."""
-        words = [arg & 0xFFFFFFFFFFFFFFFF for arg in self.args]
-        while len(words) < 6:
-            words.append(0)
-        return _STEP.pack(self.number, *words, *self.slots, self.to, len(self.data), self.data)
+        # An argument that is no word of 64 bits is taken modulo 2^64.
+        words = [arg if 0 <= arg <= _WORD else arg & _WORD for arg in self.args]
+        return _STEP.pack(
+            self.number, *words, *_NO_ARGUMENTS[len(words) :], *self.slots, self.to, len(self.data), self.data
+        )
 
 
 @final
@@ -126,6 +130,8 @@ class _Channel:
         """As it was last reported."""
         self._buffer = b""
         self._at = 0
+        self._poll = select.poll()
+        self._poll.register(back, select.POLLIN)
 
     def read(self, length: int, seconds: float) -> bytes:
         """The next bytes.  Raises EOFError where there are no more, TimeoutError where they do not come."""
@@ -138,11 +144,9 @@ class _Channel:
     def _fill(self, length: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while len(self._buffer) - self._at < length:
-            poll = select.poll()
-            poll.register(self.back, select.POLLIN)
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise TimeoutError
-            part = os.read(self.back, 1 << 20)
+            part = os.read(self.back, _PIPE)
             if not part:
                 raise EOFError
             self._buffer = self._buffer[self._at :] + part
