@@ -6,9 +6,17 @@ import os
 from typing import Final
 from weakref import WeakSet
 
+from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
+from vmalab.errors import VmalabError
 from vmalab.flags import CLONE_VM, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
+from vmalab.pages.access import read_page, write_page
+from vmalab.pages.folio import HUGETLB, Folio, SwapSlot
+from vmalab.pages.memory import Memory
+from vmalab.pages.port import PagePort
+from vmalab.pages.table import BITS, DIRTY, PRESENT, SWAP_EXCLUSIVE, WRITE
+from vmalab.pages.validate import violations_of_memory
 from vmalab.reason import YES, errno_of
 from vmalab.semantics import Semantics
 from vmalab.syscalls.populate import handle_fault
@@ -37,6 +45,29 @@ class KernelError(OSError):
         self.reason: int = outcome.reason
         self.where: str = why.where
         """The kernel function that says it."""
+
+
+class PageView:
+    """What an address refers to: a page in memory, one in swap, or nothing."""
+
+    def __init__(self, found: Folio | SwapSlot | None, bits: int, page: int) -> None:
+        self.folio: Folio | None = None if isinstance(found, SwapSlot) else found
+        self.slot: SwapSlot | None = found if isinstance(found, SwapSlot) else None
+        self.number: int = page
+        """Which page of its folio it is."""
+        self.present: bool = bits & PRESENT != 0
+        self.writable: bool = bits & WRITE != 0
+        self.dirty: bool = bits & DIRTY != 0
+        self.exclusive: bool = bits & SWAP_EXCLUSIVE != 0
+        """Whether it is an anonymous page of this process alone."""
+        if self.folio is not None:
+            self.exclusive = self.folio.is_exclusive(0 if self.folio.flags & HUGETLB else page)
+        self.content: bytes = b""
+        """What it holds, without the zeros at its end."""
+        if self.folio is not None:
+            self.content = self.folio.content(page)
+        elif self.slot is not None:
+            self.content = self.slot.content
 
 
 class Process(ProcessState):
@@ -136,6 +167,42 @@ class Process(ProcessState):
         self.mm.limits = self.limits
         return handle_fault(self.mm, addr, write)
 
+    def read(self, addr: int, length: int) -> bytes:
+        """Bytes of memory, read as the program would.  Raises KernelError at the first that cannot be read."""
+        parts: list[bytes] = []
+        end = addr + length
+        while addr < end:
+            step = min(PAGE_SIZE - addr % PAGE_SIZE, end - addr)
+            self.touch(addr, write=False)
+            parts.append(read_page(self._memory(), self._vma_at(addr), addr, step))
+            addr += step
+        return b"".join(parts)
+
+    def write(self, addr: int, data: bytes) -> None:
+        """Write bytes as the program would.  Raises KernelError at the first page that cannot be written to."""
+        done = 0
+        while done < len(data):
+            step = min(PAGE_SIZE - (addr + done) % PAGE_SIZE, len(data) - done)
+            self.touch(addr + done)
+            write_page(self._memory(), self._vma_at(addr + done), addr + done, data[done : done + step])
+            done += step
+
+    def _vma_at(self, addr: int) -> Vma:
+        vma = self.mm.vma_lookup(addr)
+        assert vma is not None, "an access that succeeds has a VMA"
+        return vma
+
+    def _memory(self) -> Memory:
+        memory = self.machine.memory
+        if memory is None:
+            raise VmalabError("this machine has VMAs alone: make it with Machine(memory=Memory()) for pages")
+        return memory
+
+    def page(self, addr: int) -> PageView:
+        """What an address refers to now, without touching it.  Raises VmalabError for a machine without pages."""
+        found, bits, page = self._memory().tables(self.mm).entry(addr)
+        return PageView(found, bits & BITS, page)
+
     def vmas(self) -> list[Vma]:
         """The VMAs in the order of their addresses."""
         return self.mm.vmas()
@@ -156,12 +223,19 @@ class Machine:
         swap_pages: int = 0,
         settings: Settings | None = None,
         port: Port | None = None,
+        memory: Memory | None = None,
     ) -> None:
+        """A machine of VMAs alone, or with the pages below them if it is given a memory.
+
+        port: what happens outside (drivers, failures of allocations).
+        """
         self.semantics: Semantics = Semantics() if semantics is None else semantics
         self.settings: Settings = Settings() if settings is None else settings
         self.settings.sanitise = self.settings.sanitise or SANITISE
         self.commit: Commit = Commit(ram_pages, swap_pages)
-        self.port: Port = Port() if port is None else port
+        self.memory: Memory | None = memory
+        outside = Port() if port is None else port
+        self.port: Port = outside if memory is None else PagePort(memory, outside)
         self.processes: dict[int, Process] = {}
         if self.settings.sanitise:
             MACHINES.add(self)
@@ -194,7 +268,7 @@ class Machine:
             mm.inherit(old)
             refusal = dup_mmap(mm, old)
             if refusal != YES:
-                exit_mmap(mm)
+                self._tear_down(mm)
                 raise KernelError(Outcome(-errno_of(refusal), refusal))
             child = self._adopt(pid, mm, limits)
         child.inherit_state(parent)
@@ -216,6 +290,8 @@ class Machine:
         """
         mms = list({id(process.mm): process.mm for process in self.processes.values()}.values())
         found = violations_of_all(self.commit, mms)
+        if self.memory is not None:
+            found += violations_of_memory(self.memory)
         if found:
             raise AssertionError("\n".join(["the machine is broken:", *found, *[dump(mm) for mm in mms]]))
 
@@ -232,4 +308,9 @@ class Machine:
             del self._users[id(mm)]
             if self.settings.sanitise:
                 mm.validate()
-            exit_mmap(mm)
+            self._tear_down(mm)
+
+    def _tear_down(self, mm: Mm) -> None:
+        exit_mmap(mm)
+        if self.memory is not None:
+            self.memory.forget(mm)

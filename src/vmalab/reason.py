@@ -160,6 +160,15 @@ HUGETLB_OFFSET: Final = 148
 BEYOND_USER_EFAULT: Final = 149
 FAULT_NO_HUGE_PAGES: Final = 150
 ADDRESS_IS_ERROR: Final = 151
+FAULT_NO_MEMORY: Final = 152
+FAULT_GUARD: Final = 153
+FAULT_POISONED: Final = 154
+FAULT_USERFAULTFD: Final = 155
+PIN_NOT_MAPPED: Final = 156
+PIN_NOT_PERMITTED: Final = 157
+PIN_SPECIAL: Final = 158
+COLLAPSE_UNSUITABLE: Final = 159
+COLLAPSE_BUSY: Final = 160
 
 
 class Explanation:
@@ -487,6 +496,15 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         "the fixed address is one of the last 4095 there are, and is answered as an error number",
         "__get_unmapped_area",
     ),
+    Explanation("FAULT_NO_MEMORY", errno.ENOMEM, "there is no memory for the page", "handle_mm_fault"),
+    Explanation("FAULT_GUARD", errno.EFAULT, "a guard marker is there (SIGSEGV)", "handle_pte_marker"),
+    Explanation("FAULT_POISONED", errno.EFAULT, "the page is marked as poisoned (SIGBUS)", "handle_pte_marker"),
+    Explanation("FAULT_USERFAULTFD", errno.EAGAIN, "the access waits for a userfaultfd", "handle_userfault"),
+    Explanation("PIN_NOT_MAPPED", errno.EFAULT, "nothing is mapped where a page is asked for", "__get_user_pages"),
+    Explanation("PIN_NOT_PERMITTED", errno.EFAULT, "the VMA does not permit that use of its pages", "check_vma_flags"),
+    Explanation("PIN_SPECIAL", errno.EFAULT, "the VMA has no pages that anybody may hold", "check_vma_flags"),
+    Explanation("COLLAPSE_UNSUITABLE", errno.EINVAL, "no huge page may be there", "madvise_collapse"),
+    Explanation("COLLAPSE_BUSY", errno.EAGAIN, "a page of the range is in use by others", "madvise_collapse"),
 ]
 
 

@@ -42,3 +42,13 @@ class Semantics:
         self.dontunmap_unlocks_source: bool = True
         """MREMAP_DONTUNMAP of a part of a locked VMA unlocks all of it, and locked_vm keeps counting it.  A bug of
         6.18; a kernel without it was not seen.  dontunmap_complete."""
+        self.anonymous_exclusive: bool = True
+        """An anonymous page that a process has alone is marked so, and only such a page is written in place or pinned
+        (5.19).  Before, a page that is mapped once was written in place, whoever else held it: CVE-2020-29374.
+        do_wp_page, gup_must_unshare."""
+        self.pins_break_cow: bool = True
+        """A long-term pin that only reads gives a private mapping pages of its own first (6.2).  Before, it held the
+        page of zeros or the file's, and went stale with the next write.  gup_must_unshare."""
+        self.force_write_reads_again: bool = False
+        """A forced write to read-only memory looks its page up as for a read, once the copy was made: if the copy is
+        gone by then, it writes to the file's page.  Up to 4.8, CVE-2016-5195.  faultin_page."""

@@ -7,11 +7,15 @@ from pathlib import Path
 import click
 
 from vmalab.cli.common import json_option, print_json
+from vmalab.cli.test_cow import cow
 
 
 @click.group()
 def test() -> None:
     """Run the tests that come with the package: results as KTAP, exit statuses as kselftest's."""
+
+
+test.add_command(cow)
 
 
 @test.command()

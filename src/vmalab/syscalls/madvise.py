@@ -51,6 +51,8 @@ from vmalab.flags import (
     VM_WIPEONFORK,
     VM_WRITE,
 )
+from vmalab.pages.advice import advise_pages
+from vmalab.pages.port import memory_of
 from vmalab.reason import (
     ADVICE_LOCKED,
     ADVICE_NOT_ANONYMOUS,
@@ -201,19 +203,28 @@ def _madvise_vma(vma: Vma, start: int, end: int, advice: int) -> tuple[Vma, int]
     """One advice for one VMA: the VMA that then holds the range and YES, or a reason (madvise_vma_behavior)."""
     if not _may_discard(vma, advice):
         return vma, SEALED
-    if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_REMOVE):
-        return vma, _discard(vma, start, end, advice)
-    if advice in (MADV_COLD, MADV_PAGEOUT):
-        return vma, ADVICE_SPECIAL_VMA if vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB) else YES
-    if advice in (MADV_GUARD_INSTALL, MADV_GUARD_REMOVE):
-        return vma, _guard(vma, advice)
-    if advice in (MADV_WILLNEED, MADV_COLLAPSE):
-        return vma, YES
+    if advice in READS_ONLY:
+        refusal = _may_advise(vma, start, advice)
+        memory = memory_of(vma.mm)
+        if refusal == YES and memory is not None:
+            refusal = advise_pages(memory, vma, start, end, advice)
+        return vma, refusal
     flags, refusal = _new_flags(vma, advice)
     if refusal != YES or flags == vma.flags:
         return vma, refusal
     modified, refusal = vma_modify_flags(vma, start, end, flags)
     return modified, _as_eagain(refusal)
+
+
+def _may_advise(vma: Vma, start: int, advice: int) -> int:
+    """Whether an advice that concerns pages alone may be given: YES or a reason."""
+    if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_REMOVE):
+        return _discard(vma, start, advice)
+    if advice in (MADV_COLD, MADV_PAGEOUT):
+        return ADVICE_SPECIAL_VMA if vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB) else YES
+    if advice in (MADV_GUARD_INSTALL, MADV_GUARD_REMOVE):
+        return _guard(vma, advice)
+    return YES
 
 
 def _may_discard(vma: Vma, advice: int) -> bool:
@@ -231,7 +242,7 @@ def _may_discard(vma: Vma, advice: int) -> bool:
     )
 
 
-def _discard(vma: Vma, start: int, end: int, advice: int) -> int:
+def _discard(vma: Vma, start: int, advice: int) -> int:
     """Whether the pages of a VMA may be thrown away; the VMA stays as it is, anon_vma included."""
     flags = vma.flags
     if advice == MADV_REMOVE:

@@ -18,6 +18,8 @@ from vmalab.flags import (
     VM_SHARED,
     VM_WRITE,
 )
+from vmalab.pages.access import populate_pages, touch
+from vmalab.pages.port import memory_of
 from vmalab.reason import (
     FAULT_BEYOND_FILE,
     FAULT_NO_HUGE_PAGES,
@@ -75,19 +77,23 @@ def populate_range(mm: Mm, start: int, end: int) -> int:
         if not vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
             if not vma.flags & VM_ACCESS or _pkey_denies(vma) or _is_secret(vma):
                 return POPULATE_FAULT
-            refusal = _populate_vma(vma, end, _breaks_cow(vma))
+            refusal = _populate_vma(vma, start, end, _breaks_cow(vma))
             if refusal != YES:
                 return YES if refusal == UNCERTAIN else refusal
         vma = mm.find_vma(vma.end)
     return YES
 
 
-def _populate_vma(vma: Vma, end: int, breaks_cow: bool) -> int:
-    """Touch the pages of a VMA up to end: YES, POPULATE_FAULT, or UNCERTAIN where somebody tells which are there."""
+def _populate_vma(vma: Vma, start: int, end: int, breaks_cow: bool) -> int:
+    """Touch the pages of a VMA in [start, end): YES, POPULATE_FAULT, or UNCERTAIN where pages are observed."""
+    memory = memory_of(vma.mm)
+    if memory is not None:
+        refusal = populate_pages(memory, vma, max(start, vma.start), min(end, vma.end), breaks_cow)
+        return POPULATE_FAULT if refusal != YES else YES
     observed = vma.mm.faults_observed
     if observed and vma.flags & VM_MAYBE_GUARD:
         return UNCERTAIN
-    if breaks_cow or _takes_huge_page(vma):
+    if (breaks_cow and not vma.flags & VM_SHARED) or _takes_huge_page(vma):
         # Before the file is asked for the page.
         refusal = anon_vma_prepare(vma)
         if refusal != YES:
@@ -141,7 +147,7 @@ def _madvise_populate(mm: Mm, start: int, end: int, write: bool) -> int:
             or not vma.flags & (VM_WRITE if write else VM_READ)
         ):
             return POPULATE_NO_PERMISSION
-        refusal = _populate_vma(vma, end, write and not vma.flags & VM_SHARED)
+        refusal = _populate_vma(vma, at, end, write)
         if refusal != YES:
             return YES if refusal == UNCERTAIN else refusal
         at = vma.end
@@ -183,6 +189,9 @@ def _handle_fault(mm: Mm, addr: int, write: bool, execute: bool) -> int:
         return FAULT_NO_PERMISSION
     if not execute and _pkey_denies(vma):
         return FAULT_PKEY
+    memory = memory_of(mm)
+    if memory is not None:
+        return touch(memory, vma, addr, write)
     if (write and not vma.flags & (VM_SHARED | VM_MAYSHARE)) or _takes_huge_page(vma):
         # Before the file is asked for the page.
         refusal = anon_vma_prepare(vma)

@@ -24,6 +24,8 @@ from vmalab.flags import (
     VM_SHARED,
     VM_WRITE,
 )
+from vmalab.pages.port import memory_of
+from vmalab.pages.protect import change_protection
 from vmalab.reason import (
     LENGTH_WRAPS,
     NOT_MAPPED,
@@ -158,6 +160,9 @@ def mprotect_fixup(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int
     if refusal != YES:
         mm.commit.uncharge(charged)
         return modified, refusal
+    memory = memory_of(mm)
+    if memory is not None:
+        change_protection(memory, modified, start, end)
     if old & VM_ACCOUNT and not flags & VM_ACCOUNT:
         mm.commit.uncharge(pages)
     if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:

@@ -27,12 +27,18 @@ ALLOC_ANON_VMA: Final = 4
 ALLOC_DETACH: Final = 5
 """A node of the side tree in which munmap gathers."""
 
+ALLOC_PAGE: Final = 6
+"""A page, or a large folio."""
+ALLOC_PAGE_TABLE: Final = 7
+
 SITE_NAMES: Final[dict[int, str]] = {
     ALLOC_VMA: "vma",
     ALLOC_TREE: "tree",
     ALLOC_POLICY: "policy",
     ALLOC_ANON_VMA: "anon_vma",
     ALLOC_DETACH: "detach",
+    ALLOC_PAGE: "page",
+    ALLOC_PAGE_TABLE: "page table",
 }
 
 
@@ -50,6 +56,10 @@ class Port:
     def move_pages(self, vma: Vma, new_vma: Vma, old: int, new: int, length: int) -> int:
         """Move page tables from old to new.  Returns how many bytes were moved; less than length is out of memory."""
         return length
+
+    def copy_pages(self, copy: Vma, vma: Vma) -> int:
+        """fork: the child's copy of a VMA sees the same pages.  YES or a reason."""
+        return YES
 
     def resized(self, vma: Vma, old_start: int, old_end: int) -> None:
         """vma has new bounds (the reverse map is keyed by them)."""

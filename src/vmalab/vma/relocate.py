@@ -239,7 +239,7 @@ def _dup_vma(child: Mm, vma: Vma) -> int:
     child.link(copy)
     if copy.ops is not None:
         port.opened(copy)
-    return YES
+    return YES if copy.flags & VM_WIPEONFORK else port.copy_pages(copy, vma)
 
 
 def exit_mmap(mm: Mm) -> None:

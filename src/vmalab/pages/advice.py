@@ -1,0 +1,124 @@
+"""What madvise does to pages: every advice that leaves the VMAs as they are."""
+
+from __future__ import annotations
+
+from vmalab.addr import PAGE_SHIFT
+from vmalab.flags import (
+    MADV_COLLAPSE,
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_FREE,
+    MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE,
+    MADV_PAGEOUT,
+    MADV_REMOVE,
+)
+from vmalab.pages.folio import ANON, LAZYFREE, Folio
+from vmalab.pages.memory import Memory
+from vmalab.pages.reclaim import collapse, page_out
+from vmalab.pages.table import DIRTY, GUARD, Leaf
+from vmalab.pages.zap import discard, leaf_range, zap_range
+from vmalab.reason import FAULT_NO_MEMORY, YES
+from vmalab.vma.area import Vma
+
+
+def advise_pages(memory: Memory, vma: Vma, start: int, end: int, advice: int) -> int:
+    """Carry out an advice (MADV_) that has been found permissible on [start, end) of a VMA: YES or a reason."""
+    if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
+        discard(memory, vma, start, end)
+    elif advice == MADV_FREE:
+        _free_lazily(memory, vma, start, end)
+    elif advice == MADV_PAGEOUT:
+        page_out(memory, vma, start, end)
+    elif advice == MADV_COLLAPSE:
+        return collapse(memory, vma, start, end)
+    elif advice == MADV_GUARD_INSTALL:
+        return _install_guards(memory, vma, start, end)
+    elif advice == MADV_GUARD_REMOVE:
+        _remove_guards(memory, vma, start, end)
+    elif advice == MADV_REMOVE:
+        _punch_hole(memory, vma, start, end)
+    return YES
+
+
+def _install_guards(memory: Memory, vma: Vma, start: int, end: int) -> int:
+    """Markers in place of whatever is there (madvise_guard_install)."""
+    tables = memory.tables(vma.mm)
+    zap_range(memory, tables, start, end, False)
+    for addr in range(start, end, 1 << PAGE_SHIFT):
+        leaf = memory.leaf_for(tables, addr)
+        if leaf is None:
+            return FAULT_NO_MEMORY
+        leaf.bits[addr >> PAGE_SHIFT & 511] = GUARD
+    return YES
+
+
+def _remove_guards(memory: Memory, vma: Vma, start: int, end: int) -> None:
+    tables = memory.tables(vma.mm)
+    for number in tables.spans(start, end):
+        found = tables.pmds[number]
+        if isinstance(found, Leaf):
+            low, high = leaf_range(number, start, end)
+            for at in range(low, high):
+                found.bits[at] &= ~GUARD
+
+
+def _free_lazily(memory: Memory, vma: Vma, start: int, end: int) -> None:
+    """MADV_FREE: pages may be thrown away until they are written to; here they are kept, as where memory is plenty."""
+    tables = memory.tables(vma.mm)
+    for number in tables.spans(start, end):
+        found = tables.pmds[number]
+        low, high = leaf_range(number, start, end)
+        if not isinstance(found, Leaf):
+            if high - low == 512 and not found.folio.maybe_mapped_shared():
+                found.bits &= ~DIRTY
+                found.folio.flags |= LAZYFREE
+                continue
+            found = memory.split_huge_pmd(tables, number)
+        for at in range(low, high):
+            entry = found.pages[at]
+            if entry is None:
+                continue
+            if not isinstance(entry, Folio):
+                memory.drop(tables, found, at)
+            elif entry.flags & ANON and not entry.maybe_mapped_shared():
+                found.bits[at] &= ~DIRTY
+                entry.flags |= LAZYFREE
+
+
+def _punch_hole(memory: Memory, vma: Vma, start: int, end: int) -> None:
+    """MADV_REMOVE: the file has zeros there from now on, for everybody who maps it."""
+    assert vma.file is not None
+    cache = memory.cache_of(vma.file)
+    first, last = vma.pgoff_at(start), vma.pgoff_at(end - 1) + 1
+    for tables in memory.all_tables():
+        for each in tables.mm.vmas():
+            if each.file is None or memory.cache_of(each.file) is not cache:
+                continue
+            low = max(each.start, each.start + (first - each.pgoff << PAGE_SHIFT))
+            high = min(each.end, each.start + (last - each.pgoff << PAGE_SHIFT))
+            if low < high:
+                _zap_file_pages(memory, each, low, high)
+    for index in range(first, last):
+        folio = cache.pages.pop(index, None)
+        if folio is not None:
+            folio.cache = None
+            memory.put(folio)
+    cache.content = (
+        cache.content[: first << PAGE_SHIFT]
+        + bytes(min(len(cache.content), last << PAGE_SHIFT) - min(len(cache.content), first << PAGE_SHIFT))
+        + cache.content[last << PAGE_SHIFT :]
+    )
+
+
+def _zap_file_pages(memory: Memory, vma: Vma, start: int, end: int) -> None:
+    """Unmap the file's own pages; copies that a process has made stay."""
+    tables = memory.tables(vma.mm)
+    for number in tables.spans(start, end):
+        found = tables.pmds[number]
+        if isinstance(found, Leaf):
+            low, high = leaf_range(number, start, end)
+            for at in range(low, high):
+                entry = found.pages[at]
+                if isinstance(entry, Folio) and not entry.flags & ANON:
+                    memory.drop(tables, found, at)

@@ -1,0 +1,359 @@
+"""Faults: what the kernel does when a page is touched that is not there, or not so (mm/memory.c)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE
+from vmalab.flags import (
+    VM_HUGEPAGE,
+    VM_HUGETLB,
+    VM_NOHUGEPAGE,
+    VM_SHARED,
+    VM_UFFD_MISSING,
+    VM_UFFD_WP,
+    VM_WRITE,
+)
+from vmalab.pages.folio import ANON, KSM, PMD_ORDER, ZERO, Folio, SwapSlot
+from vmalab.pages.hugetlb import hugetlb_fault
+from vmalab.pages.memory import ALWAYS, FAULT_UNSHARE, FAULT_WRITE, MADVISE, NEVER, Memory
+from vmalab.pages.table import (
+    BITS,
+    DIRTY,
+    ENTRIES,
+    GUARD,
+    PAGE_AT,
+    PMD_SHIFT,
+    POISON,
+    PRESENT,
+    SWAP_EXCLUSIVE,
+    UFFD_WP,
+    WRITE,
+    YOUNG,
+    Huge,
+    Leaf,
+    Tables,
+)
+from vmalab.reason import (
+    FAULT_BEYOND_FILE,
+    FAULT_GUARD,
+    FAULT_NO_MEMORY,
+    FAULT_POISONED,
+    FAULT_USERFAULTFD,
+    YES,
+)
+from vmalab.vma.anon import anon_vma_prepare
+from vmalab.vma.area import Vma
+from vmalab.vma.port import ALLOC_PAGE_TABLE
+
+_TRY_SMALLER: Final = -1
+"""Instead of a reason: a huge page does not do, go on with small ones."""
+
+
+def handle_mm_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
+    """Make the page of an address accessible, as flags (FAULT_) ask.  YES, or a reason (handle_mm_fault).
+
+    The caller has looked at the permissions of the VMA.  An anonymous page needs the anon_vma; it is made here.
+    """
+    if vma.flags & VM_HUGETLB:
+        return hugetlb_fault(memory, vma, addr, flags)
+    tables = memory.tables(vma.mm)
+    number = addr >> PMD_SHIFT
+    found = tables.pmds.get(number)
+    if found is None:
+        refusal = _create_huge_pmd(memory, tables, vma, addr, flags)
+        if refusal != _TRY_SMALLER:
+            return refusal
+    elif isinstance(found, Huge):
+        refusal = _huge_pmd_fault(memory, tables, vma, found, number, flags)
+        if refusal != _TRY_SMALLER:
+            return refusal
+    leaf = memory.leaf_for(tables, addr)
+    if leaf is None:
+        return FAULT_NO_MEMORY
+    return _handle_pte_fault(memory, tables, vma, leaf, addr, flags)
+
+
+def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    entry = leaf.pages[at]
+    bits = leaf.bits[at]
+    if entry is None:
+        if bits & GUARD:
+            return FAULT_GUARD
+        if bits & POISON:
+            return FAULT_POISONED
+        if vma.is_anonymous():
+            return _anonymous_page(memory, tables, vma, leaf, addr, flags)
+        return _file_page(memory, tables, vma, leaf, addr, flags)
+    if isinstance(entry, SwapSlot):
+        return _swap_page(memory, tables, vma, leaf, addr, entry, flags)
+    if flags & (FAULT_WRITE | FAULT_UNSHARE) and not bits & WRITE:
+        return _wp_page(memory, tables, vma, leaf, addr, flags)
+    leaf.bits[at] = bits | YOUNG | (DIRTY if flags & FAULT_WRITE else 0)
+    return YES
+
+
+# -- anonymous pages ----------------------------------------------------------------------------------
+
+
+def thp_orders(memory: Memory, vma: Vma) -> list[int]:
+    """The orders that a fault may allocate for an anonymous VMA, largest first (thp_vma_allowable_orders)."""
+    if vma.flags & VM_NOHUGEPAGE or vma.mm.thp_disable & 1 or not vma.mm.settings.thp:
+        return []
+    found: list[int] = []
+    for order in range(PMD_ORDER, 1, -1):
+        mode = memory.settings.thp.get(order, NEVER)
+        if mode == ALWAYS or (mode == MADVISE and vma.flags & VM_HUGEPAGE):
+            found.append(order)
+    return found
+
+
+def _create_huge_pmd(memory: Memory, tables: Tables, vma: Vma, addr: int, flags: int) -> int:
+    """A huge page where there is no page table yet: YES, a reason, or _TRY_SMALLER (do_huge_pmd_anonymous_page)."""
+    start = addr & -PMD_SIZE
+    fits = vma.is_anonymous() and vma.start <= start and start + PMD_SIZE <= vma.end
+    if not fits or vma.flags & VM_UFFD_MISSING or PMD_ORDER not in thp_orders(memory, vma):
+        return _TRY_SMALLER
+    refusal = anon_vma_prepare(vma)
+    if refusal != YES:
+        return FAULT_NO_MEMORY
+    if vma.mm.port.may_fail(ALLOC_PAGE_TABLE):
+        return FAULT_NO_MEMORY
+    number = addr >> PMD_SHIFT
+    if not flags & FAULT_WRITE and memory.settings.huge_zero:
+        tables.pmds[number] = Huge(memory.huge_zero, PRESENT | YOUNG)
+        return YES
+    return _map_huge(memory, tables, vma, number, flags)
+
+
+def _map_huge(memory: Memory, tables: Tables, vma: Vma, number: int, flags: int) -> int:
+    """Map a fresh huge page in place of nothing, or of the huge page of zeros."""
+    folio = memory.alloc(vma.mm, PMD_ORDER, ANON)
+    if folio is None:
+        return _TRY_SMALLER
+    memory.map_new_anon(tables, folio, vma, number << PMD_SHIFT)
+    writable = WRITE if vma.flags & VM_WRITE else 0
+    tables.pmds[number] = Huge(folio, PRESENT | YOUNG | DIRTY | writable)
+    return YES
+
+
+def _huge_pmd_fault(memory: Memory, tables: Tables, vma: Vma, huge: Huge, number: int, flags: int) -> int:
+    """A fault on a huge entry that is there (do_huge_pmd_wp_page)."""
+    if not flags & (FAULT_WRITE | FAULT_UNSHARE) or huge.bits & WRITE:
+        huge.bits |= YOUNG | (DIRTY if flags & FAULT_WRITE else 0)
+        return YES
+    folio = huge.folio
+    if huge.bits & UFFD_WP and flags & FAULT_WRITE and not _wp_async(vma):
+        return FAULT_USERFAULTFD
+    if folio.flags & ZERO:
+        refusal = _map_huge(memory, tables, vma, number, flags)
+        if refusal != _TRY_SMALLER:
+            return refusal
+    elif folio.is_exclusive(0) or folio.refs == 1:
+        folio.exclusive = folio.all_exclusive()
+        if flags & FAULT_WRITE:
+            huge.bits |= WRITE | DIRTY | YOUNG
+        return YES
+    # It is shared: what is copied is a small page.
+    memory.split_huge_pmd(tables, number)
+    return _TRY_SMALLER
+
+
+def _anonymous_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
+    """The first access to anonymous memory (do_anonymous_page)."""
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    marker = leaf.bits[at] & UFFD_WP
+    if vma.flags & VM_UFFD_MISSING:
+        return FAULT_USERFAULTFD
+    if not flags & (FAULT_WRITE | FAULT_UNSHARE):
+        leaf.pages[at] = memory.zero
+        leaf.bits[at] = PRESENT | YOUNG | marker
+        return YES
+    if anon_vma_prepare(vma) != YES:
+        return FAULT_NO_MEMORY
+    if marker and flags & FAULT_WRITE and vma.flags & VM_UFFD_WP and not _wp_async(vma):
+        return FAULT_USERFAULTFD
+    folio, first = _alloc_anon_folio(memory, vma, leaf, addr)
+    if folio is None:
+        return FAULT_NO_MEMORY
+    start = addr - ((at - first) << PAGE_SHIFT) & -PAGE_SIZE
+    memory.map_new_anon(tables, folio, vma, start)
+    bits = PRESENT | YOUNG | DIRTY | (WRITE if vma.flags & VM_WRITE else 0)
+    for page in range(1 << folio.order):
+        leaf.pages[first + page] = folio
+        leaf.bits[first + page] = bits | page << PAGE_AT
+    return YES
+
+
+def _alloc_anon_folio(memory: Memory, vma: Vma, leaf: Leaf, addr: int) -> tuple[Folio | None, int]:
+    """The largest folio that may be and for which there is room, and the entry that it begins at (alloc_anon_folio)."""
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    base = addr & -PMD_SIZE
+    if not vma.uffd and not leaf.bits[at] & BITS:
+        for order in thp_orders(memory, vma):
+            first = at & -(1 << order)
+            start = base + (first << PAGE_SHIFT)
+            if order == PMD_ORDER or start < vma.start or start + (PAGE_SIZE << order) > vma.end:
+                continue
+            if any(leaf.bits[first : first + (1 << order)]) or any(leaf.pages[first : first + (1 << order)]):
+                continue
+            folio = memory.alloc(vma.mm, order, ANON)
+            if folio is not None:
+                return folio, first
+    return memory.alloc(vma.mm, 0, ANON), at
+
+
+# -- copy on write ------------------------------------------------------------------------------------
+
+
+def _wp_async(vma: Vma) -> bool:
+    return vma.uffd is not None and vma.uffd.wp_async
+
+
+def _wp_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
+    """A write, or an unshare, of a page that is there and not writable (do_wp_page)."""
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    bits = leaf.bits[at]
+    folio = leaf.pages[at]
+    assert isinstance(folio, Folio)
+    if flags & FAULT_WRITE and bits & UFFD_WP:
+        if not _wp_async(vma):
+            return FAULT_USERFAULTFD
+        bits &= ~UFFD_WP
+        leaf.bits[at] = bits
+    if vma.flags & VM_SHARED:
+        if flags & FAULT_WRITE:
+            leaf.bits[at] = bits | WRITE | DIRTY | YOUNG
+        return YES
+    page = bits >> PAGE_AT
+    if folio.flags & ANON and (folio.is_exclusive(page) or wp_can_reuse_anon_folio(vma, folio)):
+        folio.exclusive |= 1 << page
+        if flags & FAULT_WRITE:
+            leaf.bits[at] = bits | WRITE | DIRTY | YOUNG
+        return YES
+    return _wp_page_copy(memory, tables, vma, leaf, addr, flags)
+
+
+def wp_can_reuse_anon_folio(vma: Vma, folio: Folio) -> bool:
+    """Whether nobody but this mapping refers to an anonymous folio, so that a write need not copy it.
+
+    Before exclusive marks (Semantics.anonymous_exclusive) only the mappings counted, not other references.
+    """
+    if folio.flags & KSM:
+        return False
+    if not vma.mm.semantics.anonymous_exclusive:
+        return folio.mapcount() == 1 and folio.swap is None
+    if folio.order:
+        return not folio.maybe_mapped_shared() and folio.swap is None and folio.refs == folio.mapcount()
+    return folio.refs == 1
+
+
+def _wp_page_copy(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
+    """Give the process a copy of the page (wp_page_copy)."""
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    old = leaf.pages[at]
+    bits = leaf.bits[at]
+    assert isinstance(old, Folio)
+    if anon_vma_prepare(vma) != YES:
+        return FAULT_NO_MEMORY
+    new = memory.alloc(vma.mm, 0, ANON)
+    if new is None:
+        return FAULT_NO_MEMORY
+    new.set_content(0, old.content(bits >> PAGE_AT))
+    memory.drop(tables, leaf, at)
+    memory.map_new_anon(tables, new, vma, addr & -PAGE_SIZE)
+    writable = WRITE if vma.flags & VM_WRITE and not flags & FAULT_UNSHARE else 0
+    leaf.pages[at] = new
+    leaf.bits[at] = PRESENT | YOUNG | (DIRTY if not flags & FAULT_UNSHARE else 0) | writable | bits & UFFD_WP
+    return YES
+
+
+# -- swap ---------------------------------------------------------------------------------------------
+
+
+def _swap_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, slot: SwapSlot, flags: int) -> int:
+    """Read a page back from swap (do_swap_page)."""
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    bits = leaf.bits[at]
+    exclusive = bits & SWAP_EXCLUSIVE != 0
+    folio = slot.cache
+    if folio is None:
+        if anon_vma_prepare(vma) != YES:
+            return FAULT_NO_MEMORY
+        folio = memory.alloc(vma.mm, 0, ANON)
+        if folio is None:
+            return FAULT_NO_MEMORY
+        folio.set_content(0, slot.content)
+        folio.anon_vma = vma.anon_vma
+        folio.index = vma.pgoff_at(addr)
+        # Its first reference is the swap cache's.
+        slot.cache = folio
+        folio.swap = slot
+    memory.get(folio)
+    memory.add_mapping(tables, folio, 1, entire=False)
+    leaf.pages[at] = folio
+    leaf.bits[at] = PRESENT | YOUNG | bits & UFFD_WP
+    tables.swap -= 1
+    memory.put_slot(slot)
+    if exclusive or folio.refs == 1:
+        folio.exclusive = 1
+        if vma.flags & VM_WRITE and not bits & UFFD_WP:
+            leaf.bits[at] |= WRITE | (DIRTY if flags & FAULT_WRITE else 0)
+    if flags & FAULT_UNSHARE or (flags & FAULT_WRITE and not leaf.bits[at] & WRITE):
+        return _wp_page(memory, tables, vma, leaf, addr, flags)
+    return YES
+
+
+# -- pages of files -----------------------------------------------------------------------------------
+
+
+def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
+    """The first access to a page of a file (do_read_fault, do_cow_fault, do_shared_fault)."""
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    marker = leaf.bits[at] & UFFD_WP
+    wants_own = flags & (FAULT_WRITE | FAULT_UNSHARE) != 0 and not vma.flags & VM_SHARED
+    if wants_own and anon_vma_prepare(vma) != YES:
+        return FAULT_NO_MEMORY
+    folio, page, refusal = file_folio(memory, vma, vma.pgoff_at(addr))
+    if folio is None:
+        return refusal
+    if not wants_own:
+        memory.get(folio)
+        memory.add_mapping(tables, folio, 1, entire=False)
+        leaf.pages[at] = folio
+        bits = PRESENT | YOUNG | marker | page << PAGE_AT
+        if flags & FAULT_WRITE and vma.flags & VM_SHARED and not marker:
+            bits |= WRITE | DIRTY
+        leaf.bits[at] = bits
+        return YES
+    own = memory.alloc(vma.mm, 0, ANON)
+    if own is None:
+        return FAULT_NO_MEMORY
+    own.set_content(0, folio.content(page))
+    leaf.bits[at] = 0
+    memory.map_new_anon(tables, own, vma, addr & -PAGE_SIZE)
+    leaf.pages[at] = own
+    writable = WRITE | DIRTY if vma.flags & VM_WRITE and flags & FAULT_WRITE else 0
+    leaf.bits[at] = PRESENT | YOUNG | marker | writable
+    return YES
+
+
+def file_folio(memory: Memory, vma: Vma, index: int) -> tuple[Folio | None, int, int]:
+    """The page of a file at an index, read or made where it is not in memory: the folio, the page in it, a reason."""
+    file = vma.file
+    assert file is not None, "a VMA with operations has a file"
+    cache = memory.cache_of(file)
+    if file.size >= 0 and index << PAGE_SHIFT >= file.size:
+        return None, 0, FAULT_BEYOND_FILE
+    folio = cache.pages.get(index)
+    if folio is None:
+        folio = memory.alloc(vma.mm, 0, 0)
+        if folio is None:
+            return None, 0, FAULT_NO_MEMORY
+        at = index << PAGE_SHIFT
+        folio.set_content(0, cache.content[at : at + PAGE_SIZE].rstrip(b"\0"))
+        folio.index = index
+        folio.cache = cache
+        cache.pages[index] = folio
+    return folio, index - folio.index, YES

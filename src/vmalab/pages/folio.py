@@ -1,0 +1,152 @@
+"""A folio: one or more pages of memory that are allocated, counted and freed together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from mypy_extensions import i32, i64
+
+    from vmalab.vma.area import AnonVma
+
+ANON: Final = 1
+"""Private memory of processes; not a page of a file."""
+HUGETLB: Final = 2
+"""From a pool of huge pages."""
+ZERO: Final = 4
+"""The page of zeros, or the huge one: mapped without being counted, and never written to."""
+DIRTY: Final = 8
+REFERENCED: Final = 16
+KSM: Final = 32
+"""Shared because its contents were equal (KSM)."""
+LAZYFREE: Final = 64
+"""MADV_FREE: may be thrown away unless it is written to."""
+
+PMD_ORDER: Final = 9
+PUD_ORDER: Final = 18
+
+
+@final
+class SwapSlot:
+    """A page's place in swap, and who refers to it."""
+
+    __slots__ = ("cache", "content", "count")
+
+    def __init__(self, content: bytes) -> None:
+        self.content: bytes = content
+        self.count: int = 0
+        """Page-table entries that refer to it."""
+        self.cache: Folio | None = None
+        """The page that it was read into, while somebody else still refers to the slot (the swap cache)."""
+
+
+@final
+class PageCache:
+    """The pages of one file in memory, by their index in pages.  A folio is found under each of its indexes."""
+
+    __slots__ = ("content", "huge_order", "pages", "size")
+
+    def __init__(self, size: int = -1, huge_order: int = 0) -> None:
+        self.size: int = size
+        """Bytes; -1 where that is not known."""
+        self.huge_order: int = huge_order
+        """The order of all its folios, for hugetlb; else 0."""
+        self.pages: dict[int, Folio] = {}
+        self.content: bytes = b""
+        """What the file holds beneath the cache; zeros follow."""
+
+
+@final
+class Folio:
+    """2**order pages.  Counts are of references: one for each mapping, for each pin, for each page in a cache."""
+
+    def __init__(self, order: int, flags: int) -> None:
+        self.order: i64 = order
+        self.flags: i32 = flags
+        self.refs: i32 = 1
+        """Zero frees it."""
+        self.entire: i32 = 0
+        """Mappings of all of it at once: by one entry of the second level, or of the third."""
+        self.mapped: i32 = 0
+        """Mappings of single pages."""
+        self.pins: i32 = 0
+        """References that are pins (FOLL_PIN): somebody reads or writes the memory itself."""
+        self.exclusive: int = 0
+        """One bit a page: an anonymous page that belongs to one process alone (PageAnonExclusive)."""
+        self.index: i64 = 0
+        """Where in the file, or for an anonymous folio in the linear order of its VMA, in pages."""
+        self.anon_vma: AnonVma | None = None
+        self.cache: PageCache | None = None
+        self.swap: SwapSlot | None = None
+        """The slot in whose cache it is."""
+        self.sharers: dict[int, int] | None = None
+        """For a large anonymous folio: mappings by address space (an identity)."""
+        self._first: bytes = b""
+        self._others: dict[int, bytes] | None = None
+
+    def __repr__(self) -> str:
+        kind = "zero" if self.flags & ZERO else "anonymous" if self.flags & ANON else "file"
+        return (
+            f"<Folio {kind}, order {self.order}, {self.refs} references, {self.mapcount()} mappings, {self.pins} pins>"
+        )
+
+    def count(self) -> int:
+        """How many pages it has."""
+        return 1 << self.order
+
+    def mapcount(self) -> int:
+        """How many page-table entries map it or a page of it (folio_mapcount)."""
+        return self.entire + self.mapped
+
+    def all_exclusive(self) -> int:
+        """The marks of a folio that belongs to one process alone."""
+        return 1 if self.flags & HUGETLB else (1 << (1 << self.order)) - 1
+
+    def is_exclusive(self, page: int) -> bool:
+        """Whether one of its pages belongs to one process alone."""
+        return self.exclusive >> page & 1 != 0
+
+    def maybe_mapped_shared(self) -> bool:
+        """Whether more than one address space maps it (folio_maybe_mapped_shared)."""
+        return self.mapcount() > 1 if self.sharers is None else len(self.sharers) > 1
+
+    def content(self, page: int) -> bytes:
+        """What a page holds, without the zeros at its end."""
+        if page == 0:
+            return self._first
+        return b"" if self._others is None else self._others.get(page, b"")
+
+    def set_content(self, page: int, content: bytes) -> None:
+        """Replace what a page holds."""
+        if page == 0:
+            self._first = content
+        elif content or self._others is not None:
+            if self._others is None:
+                self._others = {}
+            self._others[page] = content
+
+    def copy_from(self, other: Folio) -> None:
+        """Take over the contents of another folio, page by page."""
+        self._first = other._first
+        self._others = None if other._others is None else dict(other._others)
+
+    def read(self, page: int, offset: int, length: int) -> bytes:
+        """Bytes of a page."""
+        found = self.content(page)[offset : offset + length]
+        return found if len(found) == length else found + bytes(length - len(found))
+
+    def write(self, page: int, offset: int, data: bytes) -> None:
+        """Replace bytes of a page."""
+        assert not self.flags & ZERO, "the page of zeros stays one"
+        old = self.content(page)
+        end = offset + len(data)
+        if len(old) < offset:
+            old += bytes(offset - len(old))
+        self.set_content(page, (old[:offset] + data + old[end:]).rstrip(b"\0"))
+
+
+def zero_folio(order: int) -> Folio:
+    """The page of zeros of an order: never counted, never freed."""
+    folio = Folio(order, ZERO)
+    folio.refs = 1 << 20
+    return folio

@@ -1,0 +1,311 @@
+"""The memory of a machine: its folios, its page caches, its swap, and the page tables of its address spaces."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from vmalab.addr import PAGE_SHIFT
+from vmalab.flags import VM_MAYWRITE, VM_SHARED
+from vmalab.pages.folio import (
+    ANON,
+    HUGETLB,
+    PMD_ORDER,
+    PUD_ORDER,
+    ZERO,
+    Folio,
+    PageCache,
+    SwapSlot,
+    zero_folio,
+)
+from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
+from vmalab.pages.table import (
+    DIRTY,
+    ENTRIES,
+    PAGE_AT,
+    PMD_SHIFT,
+    PRESENT,
+    UFFD_WP,
+    WRITE,
+    YOUNG,
+    Huge,
+    Leaf,
+    Tables,
+)
+from vmalab.vma.area import File, Vma
+from vmalab.vma.port import ALLOC_PAGE, ALLOC_PAGE_TABLE
+from vmalab.vma.space import Mm
+
+FAULT_WRITE: Final = 1
+FAULT_UNSHARE: Final = 2
+"""Give the process a page of its own, but do not make it writable: a pin that only reads asks for it."""
+
+NEVER: Final = 0
+MADVISE: Final = 1
+ALWAYS: Final = 2
+
+
+@final
+class PageSettings:
+    """What of a machine concerns its pages."""
+
+    def __init__(self) -> None:
+        self.thp: dict[int, int] = {PMD_ORDER: MADVISE}
+        """For each order of transparent huge pages that anonymous memory may have: NEVER, MADVISE or ALWAYS."""
+        self.huge_zero: bool = True
+        """A read of memory that may be huge maps the huge page of zeros."""
+        self.swap_pages: int = 0
+        self.hugetlb: dict[int, int] = {PMD_ORDER: 0, PUD_ORDER: 0}
+        """How many pages each pool has, by order."""
+
+
+@final
+class Memory:
+    """All pages of a machine.
+
+    A folio is counted by whoever refers to it: `get` and `put` are all that changes `refs`.
+    """
+
+    def __init__(self, settings: PageSettings | None = None) -> None:
+        self.settings: PageSettings = PageSettings() if settings is None else settings
+        self.zero: Folio = zero_folio(0)
+        self.huge_zero: Folio = zero_folio(PMD_ORDER)
+        self.live: int = 0
+        """Folios that are not freed."""
+        self.resident: int = 0
+        """Their pages."""
+        self.swapped: int = 0
+        """Slots of swap in use."""
+        self.hugetlb_free: dict[int, int] = dict(self.settings.hugetlb)
+        """Pages of each pool that nobody has, by order."""
+        self._tables: dict[int, Tables] = {}
+        self._caches: dict[int | tuple[str, int], PageCache] = {}
+        self._files: dict[int, File] = {}
+
+    def tables(self, mm: Mm) -> Tables:
+        """The page tables of an address space."""
+        found = self._tables.get(id(mm))
+        if found is None:
+            found = self._tables[id(mm)] = Tables(mm)
+        return found
+
+    def all_tables(self) -> list[Tables]:
+        """Those of all address spaces that have any."""
+        return list(self._tables.values())
+
+    def forget(self, mm: Mm) -> None:
+        """An address space is gone."""
+        self._tables.pop(id(mm), None)
+
+    # -- folios ---------------------------------------------------------------------------------------
+
+    def alloc(self, mm: Mm, order: int, flags: int) -> Folio | None:
+        """A folio with one reference, which is the caller's; None where memory is out."""
+        if mm.port.may_fail(ALLOC_PAGE):
+            return None
+        self.live += 1
+        self.resident += 1 << order
+        return Folio(order, flags)
+
+    def alloc_hugetlb(self, mm: Mm, order: int, flags: int) -> Folio | None:
+        """A folio from a pool; None where the pool is empty."""
+        if self.hugetlb_free.get(order, 0) == 0:
+            return None
+        folio = self.alloc(mm, order, flags | HUGETLB)
+        if folio is not None:
+            self.hugetlb_free[order] -= 1
+        return folio
+
+    def get(self, folio: Folio, count: int = 1) -> None:
+        """Take references."""
+        assert folio.refs > 0, "use after free of a folio"
+        if not folio.flags & ZERO:
+            folio.refs += count
+
+    def put(self, folio: Folio, count: int = 1) -> None:
+        """Give references back; the last one frees the folio."""
+        if folio.flags & ZERO:
+            return
+        assert folio.refs >= count, "a folio is put more often than it was got"
+        folio.refs -= count
+        if folio.refs == 0:
+            assert folio.mapcount() == 0 and folio.pins == 0, f"{folio!r} is freed in use"
+            self.live -= 1
+            self.resident -= 1 << folio.order
+            if folio.flags & HUGETLB:
+                self.hugetlb_free[folio.order] += 1
+
+    # -- reverse map ----------------------------------------------------------------------------------
+
+    def map_new_anon(self, tables: Tables, folio: Folio, vma: Vma, addr: int) -> None:
+        """A fresh anonymous folio belongs to the process whose address addr it is for (folio_add_new_anon_rmap).
+
+        The caller's reference becomes that of the first mapping; each further page is counted here.
+        """
+        folio.anon_vma = vma.anon_vma
+        folio.index = vma.pgoff_at(addr)
+        folio.exclusive = folio.all_exclusive()
+        if folio.flags & HUGETLB:
+            folio.entire = 1
+            tables.hugetlb += 1 << folio.order
+            return
+        count = 1 << folio.order
+        tables.anon += count
+        if folio.order == PMD_ORDER:
+            folio.entire = 1
+        else:
+            folio.mapped = count
+            self.get(folio, count - 1)
+        if folio.order:
+            folio.sharers = {id(tables): 1 if folio.entire else count}
+
+    def add_mapping(self, tables: Tables, folio: Folio, count: int, entire: bool) -> None:
+        """Count new mappings of pages of a folio, or of all of it; references are the caller's affair."""
+        if folio.flags & ZERO:
+            return
+        if entire:
+            folio.entire += 1
+        else:
+            folio.mapped += count
+        self._account(tables, folio, (1 << folio.order) if entire else count)
+        if folio.sharers is not None:
+            folio.sharers[id(tables)] = folio.sharers.get(id(tables), 0) + (1 if entire else count)
+
+    def remove_mapping(self, tables: Tables, folio: Folio, count: int, entire: bool) -> None:
+        """The reverse; references are the caller's affair here as well."""
+        if folio.flags & ZERO:
+            return
+        if entire:
+            folio.entire -= 1
+        else:
+            folio.mapped -= count
+        assert folio.entire >= 0 and folio.mapped >= 0, "more mappings are removed than there are"
+        self._account(tables, folio, -((1 << folio.order) if entire else count))
+        if folio.sharers is not None:
+            left = folio.sharers[id(tables)] - (1 if entire else count)
+            if left:
+                folio.sharers[id(tables)] = left
+            else:
+                del folio.sharers[id(tables)]
+
+    def _account(self, tables: Tables, folio: Folio, pages: int) -> None:
+        if folio.flags & HUGETLB:
+            tables.hugetlb += pages
+        elif folio.flags & ANON:
+            tables.anon += pages
+        else:
+            tables.file += pages
+
+    # -- page tables ----------------------------------------------------------------------------------
+
+    def leaf_for(self, tables: Tables, addr: int) -> Leaf | None:
+        """The leaf of an address, made where there is none; None where memory is out.  No huge entry may be there."""
+        number = addr >> PMD_SHIFT
+        found = tables.pmds.get(number)
+        if found is None:
+            if tables.mm.port.may_fail(ALLOC_PAGE_TABLE):
+                return None
+            found = tables.pmds[number] = Leaf()
+        assert isinstance(found, Leaf), "a huge entry is in the way"
+        return found
+
+    def drop(self, tables: Tables, leaf: Leaf, at: int) -> None:
+        """Clear one entry, and let go of what it refers to."""
+        entry = leaf.pages[at]
+        bits = leaf.bits[at]
+        leaf.pages[at] = None
+        leaf.bits[at] = 0
+        if isinstance(entry, Folio):
+            if bits & DIRTY and not entry.flags & ZERO:
+                entry.flags |= FOLIO_DIRTY
+            self.remove_mapping(tables, entry, 1, entire=False)
+            self.put(entry)
+        elif isinstance(entry, SwapSlot):
+            tables.swap -= 1
+            self.put_slot(entry)
+
+    def drop_huge(self, tables: Tables, huge: Huge) -> None:
+        """Let go of what a huge entry mapped; the entry itself is the caller's."""
+        folio = huge.folio
+        if huge.bits & DIRTY and not folio.flags & ZERO:
+            folio.flags |= FOLIO_DIRTY
+        self.remove_mapping(tables, folio, 1, entire=True)
+        self.put(folio)
+
+    def split_huge_pmd(self, tables: Tables, number: int) -> Leaf:
+        """Map by single entries what one huge entry mapped (__split_huge_pmd).
+
+        The folio stays one.  The huge page of zeros becomes the small one, 512 times.  The page table was set aside
+        when the huge entry was made, so this cannot fail.
+        """
+        huge = tables.pmds[number]
+        assert isinstance(huge, Huge) and not huge.folio.flags & HUGETLB, "only transparent huge pages are split"
+        leaf = Leaf()
+        folio = huge.folio
+        bits = huge.bits & (PRESENT | WRITE | DIRTY | YOUNG | UFFD_WP)
+        if folio.flags & ZERO:
+            for at in range(ENTRIES):
+                leaf.pages[at] = self.zero
+                leaf.bits[at] = bits & ~WRITE
+        elif not folio.flags & ANON:
+            # A file's pages are found again.
+            self.drop_huge(tables, huge)
+        else:
+            for at in range(ENTRIES):
+                leaf.pages[at] = folio
+                leaf.bits[at] = bits | at << PAGE_AT
+            self.get(folio, ENTRIES - 1)
+            folio.entire -= 1
+            folio.mapped += ENTRIES
+            if folio.sharers is not None:
+                folio.sharers[id(tables)] += ENTRIES - 1
+        tables.pmds[number] = leaf
+        return leaf
+
+    # -- swap -----------------------------------------------------------------------------------------
+
+    def put_slot(self, slot: SwapSlot) -> None:
+        """One entry less refers to a slot; the last one frees it, and what it was read into leaves its cache."""
+        slot.count -= 1
+        assert slot.count >= 0, "a swap slot is put more often than it was got"
+        if slot.count == 0:
+            self.swapped -= 1
+            self.leave_swap_cache(slot)
+
+    def leave_swap_cache(self, slot: SwapSlot) -> None:
+        """What a slot was read into is a page of its own again."""
+        folio = slot.cache
+        if folio is not None:
+            slot.cache = None
+            folio.swap = None
+            self.put(folio)
+
+    # -- files ----------------------------------------------------------------------------------------
+
+    def cache_of(self, file: File) -> PageCache:
+        """The page cache of a file: of its inode, where that is known, else of the open file itself."""
+        key: int | tuple[str, int] = (file.dev, file.ino) if file.ino else id(file)
+        found = self._caches.get(key)
+        if found is None:
+            order = file.huge_size.bit_length() - 1 - PAGE_SHIFT if file.huge_size else 0
+            found = self._caches[key] = PageCache(file.size, order)
+            if not file.ino:
+                self._files[id(file)] = file
+        return found
+
+    def drop_cache(self, cache: PageCache) -> None:
+        """Throw away what a cache holds and nobody maps: as when the file is deleted."""
+        for index, folio in list(cache.pages.items()):
+            if cache.pages.get(index) is folio and folio.index == index:
+                for each in range(index, index + (1 << folio.order)):
+                    cache.pages.pop(each, None)
+                folio.cache = None
+                self.put(folio, 1 << folio.order if not folio.flags & HUGETLB else 1)
+
+    def caches(self) -> list[PageCache]:
+        """All page caches."""
+        return list(self._caches.values())
+
+
+def is_cow_mapping(vma: Vma) -> bool:
+    """Private memory that can be made writable: a write is never to the file's own page."""
+    return vma.flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE

@@ -1,0 +1,65 @@
+"""The core's port, made of pages: what happens to VMAs happens to their pages."""
+
+from __future__ import annotations
+
+from typing import final
+
+from vmalab.pages.fork import copy_page_range
+from vmalab.pages.memory import Memory
+from vmalab.pages.zap import move_range, split_at, zap_range
+from vmalab.vma.area import Vma
+from vmalab.vma.port import Port
+from vmalab.vma.space import Mm
+
+
+@final
+class PagePort(Port):
+    """Carries the core's effects to a machine's memory; failures and drivers are those of another port."""
+
+    def __init__(self, memory: Memory, outside: Port | None = None) -> None:
+        self.memory: Memory = memory
+        self.outside: Port = Port() if outside is None else outside
+
+    def may_fail(self, site: int) -> bool:
+        return self.outside.may_fail(site)
+
+    def unmap_pages(self, vma: Vma, start: int, end: int) -> None:
+        zap_range(self.memory, self.memory.tables(vma.mm), start, end, True)
+        self.outside.unmap_pages(vma, start, end)
+
+    def move_pages(self, vma: Vma, new_vma: Vma, old: int, new: int, length: int) -> int:
+        moved = self.outside.move_pages(vma, new_vma, old, new, length)
+        return min(moved, move_range(self.memory, self.memory.tables(vma.mm), old, new, moved))
+
+    def copy_pages(self, copy: Vma, vma: Vma) -> int:
+        return copy_page_range(self.memory, copy, vma)
+
+    def resized(self, vma: Vma, old_start: int, old_end: int) -> None:
+        tables = self.memory.tables(vma.mm)
+        split_at(self.memory, tables, vma.start)
+        split_at(self.memory, tables, vma.end)
+        self.outside.resized(vma, old_start, old_end)
+
+    def anon_vma_changed(self, vma: Vma) -> None:
+        self.outside.anon_vma_changed(vma)
+
+    def opened(self, vma: Vma) -> None:
+        self.outside.opened(vma)
+
+    def closed(self, vma: Vma) -> None:
+        self.outside.closed(vma)
+
+    def may_split(self, vma: Vma, addr: int) -> int:
+        return self.outside.may_split(vma, addr)
+
+    def mapped(self, vma: Vma) -> int:
+        return self.outside.mapped(vma)
+
+    def moved(self, vma: Vma) -> int:
+        return self.outside.moved(vma)
+
+
+def memory_of(mm: Mm) -> Memory | None:
+    """The memory behind an address space; None where the machine has VMAs alone."""
+    port = mm.port
+    return port.memory if isinstance(port, PagePort) else None

@@ -1,0 +1,139 @@
+"""Pages that leave memory and may come back: swap, collapse into huge pages, and the splitting of folios."""
+
+from __future__ import annotations
+
+from vmalab.addr import PMD_SIZE
+from vmalab.flags import VM_LOCKED, VM_WRITE
+from vmalab.pages.fault import thp_orders
+from vmalab.pages.folio import ANON, PMD_ORDER, ZERO, Folio, SwapSlot
+from vmalab.pages.memory import ALWAYS, Memory
+from vmalab.pages.table import (
+    DIRTY,
+    ENTRIES,
+    PAGE_AT,
+    PMD_SHIFT,
+    PRESENT,
+    SWAP_EXCLUSIVE,
+    UFFD_WP,
+    WRITE,
+    YOUNG,
+    Huge,
+    Leaf,
+    Tables,
+)
+from vmalab.pages.zap import leaf_range
+from vmalab.reason import COLLAPSE_BUSY, COLLAPSE_UNSUITABLE, FAULT_NO_MEMORY, YES
+from vmalab.vma.anon import anon_vma_prepare
+from vmalab.vma.area import Vma
+
+
+def page_out(memory: Memory, vma: Vma, start: int, end: int) -> None:
+    """MADV_PAGEOUT of anonymous memory: to swap with what one process has alone and nobody holds.
+
+    Pages of files are left in memory: reclaim may keep them, and nobody sees the difference in what they hold.
+    """
+    tables = memory.tables(vma.mm)
+    for number in tables.spans(start, end):
+        found = tables.pmds[number]
+        low, high = leaf_range(number, start, end)
+        if isinstance(found, Huge):
+            if found.folio.flags & ZERO or not _reclaimable(memory, found.folio, ENTRIES):
+                continue
+            found = memory.split_huge_pmd(tables, number)
+        at = low
+        while at < high:
+            entry = found.pages[at]
+            if isinstance(entry, Folio) and entry.flags & ANON and not entry.flags & ZERO:
+                at += _page_out_folio(memory, tables, found, at, high, entry)
+            else:
+                at += 1
+
+
+def _reclaimable(memory: Memory, folio: Folio, pages: int) -> bool:
+    """Whether reclaim can take a folio: it is mapped by one process, nobody holds it, and there is room in swap."""
+    room = memory.settings.swap_pages - memory.swapped
+    cached = 1 if folio.swap is not None else 0
+    return not folio.maybe_mapped_shared() and folio.refs == folio.mapcount() + cached and room >= pages
+
+
+def _page_out_folio(memory: Memory, tables: Tables, leaf: Leaf, at: int, high: int, folio: Folio) -> int:
+    """Swap out the entries of a folio from at on; how many entries that were."""
+    last = at
+    while last < high and leaf.pages[last] is folio:
+        last += 1
+    if not _reclaimable(memory, folio, last - at):
+        return last - at
+    if folio.swap is not None:
+        memory.leave_swap_cache(folio.swap)
+    for each in range(at, last):
+        bits = leaf.bits[each]
+        page = bits >> PAGE_AT
+        slot = SwapSlot(folio.content(page))
+        slot.count = 1
+        memory.swapped += 1
+        tables.swap += 1
+        exclusive = SWAP_EXCLUSIVE if folio.is_exclusive(page) else 0
+        memory.drop(tables, leaf, each)
+        leaf.pages[each] = slot
+        leaf.bits[each] = exclusive | bits & UFFD_WP
+    return last - at
+
+
+def collapse(memory: Memory, vma: Vma, start: int, end: int) -> int:
+    """MADV_COLLAPSE of anonymous memory: YES, COLLAPSE_UNSUITABLE, COLLAPSE_BUSY, FAULT_NO_MEMORY.
+
+    Whatever is in each aligned 2 MiB of [start, end) is copied into a huge page of the process's own.
+    """
+    first = max(start, vma.start) + PMD_SIZE - 1 & -PMD_SIZE
+    last = min(end, vma.end) & -PMD_SIZE
+    if not vma.is_anonymous() or vma.flags & VM_LOCKED or not vma.mm.settings.thp:
+        return COLLAPSE_UNSUITABLE
+    mode = memory.settings.thp
+    memory.settings.thp = {PMD_ORDER: ALWAYS}
+    allowed = thp_orders(memory, vma)
+    memory.settings.thp = mode
+    if not allowed or last <= first:
+        return COLLAPSE_UNSUITABLE
+    result = YES
+    for addr in range(first, last, PMD_SIZE):
+        refusal = _collapse_huge_page(memory, vma, addr)
+        result = refusal if refusal != YES else result
+    return result
+
+
+def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
+    """Collapse one aligned 2 MiB (collapse_huge_page)."""
+    tables = memory.tables(vma.mm)
+    found = tables.pmds.get(addr >> PMD_SHIFT)
+    if isinstance(found, Huge):
+        return YES
+    if found is None or found.is_empty():
+        return COLLAPSE_UNSUITABLE
+    for at in range(ENTRIES):
+        entry = found.pages[at]
+        if isinstance(entry, Folio) and entry.flags & ANON and not _is_refcount_suitable(entry):
+            return COLLAPSE_BUSY
+        if entry is None and found.bits[at]:
+            return COLLAPSE_UNSUITABLE
+    if anon_vma_prepare(vma) != YES:
+        return FAULT_NO_MEMORY
+    folio = memory.alloc(vma.mm, PMD_ORDER, ANON)
+    if folio is None:
+        return FAULT_NO_MEMORY
+    for at in range(ENTRIES):
+        entry = found.pages[at]
+        if isinstance(entry, Folio):
+            folio.set_content(at, entry.content(found.bits[at] >> PAGE_AT))
+        elif isinstance(entry, SwapSlot):
+            folio.set_content(at, entry.content)
+        if entry is not None:
+            memory.drop(tables, found, at)
+    memory.map_new_anon(tables, folio, vma, addr)
+    bits = PRESENT | YOUNG | DIRTY | (WRITE if vma.flags & VM_WRITE else 0)
+    tables.pmds[addr >> PMD_SHIFT] = Huge(folio, bits)
+    return YES
+
+
+def _is_refcount_suitable(folio: Folio) -> bool:
+    """Whether nobody but page tables and the swap cache refers to a folio."""
+    return folio.refs == folio.mapcount() + (1 if folio.swap is not None else 0)

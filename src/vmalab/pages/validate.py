@@ -1,0 +1,99 @@
+"""Whether a machine's pages are counted right: everything that refers to a folio, counted anew."""
+
+from __future__ import annotations
+
+from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio, SwapSlot
+from vmalab.pages.memory import Memory
+from vmalab.pages.table import PRESENT, WRITE, Huge, Tables
+
+
+class _Count:
+    """What was found to refer to a folio."""
+
+    def __init__(self, folio: Folio) -> None:
+        self.folio = folio
+        self.entire = 0
+        self.mapped = 0
+        self.cached = 0
+        self.writers = 0
+
+
+def violations_of_memory(memory: Memory) -> list[str]:
+    """All that is wrong with the counts of folios, of swap and of address spaces; empty if nothing is.
+
+    References that are neither mappings nor caches must be pins, or be held by somebody: they can only be too few.
+    """
+    found: list[str] = []
+    counts: dict[int, _Count] = {}
+    slots: dict[int, tuple[SwapSlot, int]] = {}
+    for tables in memory.all_tables():
+        found += _count_tables(tables, counts, slots)
+    for cache in memory.caches():
+        for index, folio in cache.pages.items():
+            if not folio.index <= index < folio.index + folio.count():
+                found.append(f"{folio!r} is in the cache at {index}, its own index is {folio.index}")
+            count = counts.setdefault(id(folio), _Count(folio))
+            if not folio.flags & HUGETLB or index == folio.index:
+                count.cached += 1
+    for slot, references in slots.values():
+        if slot.count != references:
+            found.append(f"a swap slot counts {slot.count} references, and has {references}")
+        if slot.cache is not None:
+            counts.setdefault(id(slot.cache), _Count(slot.cache)).cached += 1
+    if memory.swapped != len(slots):
+        found.append(f"{memory.swapped} swap slots are counted, {len(slots)} are referred to")
+    for count in counts.values():
+        found += _violations_of(count)
+    return found
+
+
+def _count_tables(tables: Tables, counts: dict[int, _Count], slots: dict[int, tuple[SwapSlot, int]]) -> list[str]:
+    """Count what an address space maps; what is wrong with its own counters."""
+    swap = anon = file = hugetlb = 0
+    huges: list[Huge] = list(tables.puds.values())
+    for entry in tables.pmds.values():
+        if isinstance(entry, Huge):
+            huges.append(entry)
+            continue
+        for each, bits in zip(entry.pages, entry.bits, strict=True):
+            if isinstance(each, SwapSlot):
+                swap += 1
+                slots[id(each)] = (each, slots.get(id(each), (each, 0))[1] + 1)
+            elif each is not None and not each.flags & ZERO:
+                count = counts.setdefault(id(each), _Count(each))
+                count.mapped += 1
+                count.writers += 1 if bits & WRITE else 0
+                anon, file = (anon + 1, file) if each.flags & ANON else (anon, file + 1)
+    for huge in huges:
+        folio = huge.folio
+        if folio.flags & ZERO:
+            continue
+        count = counts.setdefault(id(folio), _Count(folio))
+        count.entire += 1
+        count.writers += 1 if huge.bits & WRITE else 0
+        if not huge.bits & PRESENT:
+            return ["a huge entry is not present"]
+        if folio.flags & HUGETLB:
+            hugetlb += folio.count()
+        elif folio.flags & ANON:
+            anon += folio.count()
+        else:
+            file += folio.count()
+    ours = (tables.swap, tables.anon, tables.file, tables.hugetlb)
+    real = (swap, anon, file, hugetlb)
+    return [] if ours == real else [f"an address space counts swap, anon, file, hugetlb {ours}, and has {real}"]
+
+
+def _violations_of(count: _Count) -> list[str]:
+    folio = count.folio
+    found: list[str] = []
+    if (folio.entire, folio.mapped) != (count.entire, count.mapped):
+        found.append(f"{folio!r} has {count.entire} entire and {count.mapped} single mappings")
+    least = count.entire + count.mapped + count.cached + folio.pins
+    if folio.refs < least:
+        found.append(f"{folio!r} is referred to {least} times")
+    if folio.flags & ANON and folio.exclusive and folio.maybe_mapped_shared() and folio.order == 0:
+        found.append(f"{folio!r} is marked exclusive, and mapped by several")
+    if folio.flags & ANON and count.writers and not folio.exclusive:
+        found.append(f"{folio!r} is mapped writable, and not exclusive")
+    return found

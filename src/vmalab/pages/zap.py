@@ -1,0 +1,123 @@
+"""Taking pages out of page tables: unmap, discard, split at an edge."""
+
+from __future__ import annotations
+
+from vmalab.addr import PAGE_SHIFT, PMD_SIZE
+from vmalab.pages.folio import HUGETLB
+from vmalab.pages.memory import Memory
+from vmalab.pages.table import ENTRIES, PMD_SHIFT, PUD_SHIFT, UFFD_WP, Huge, Leaf, Tables
+from vmalab.vma.area import Vma
+
+
+def leaf_range(number: int, start: int, end: int) -> tuple[int, int]:
+    """Which entries of a leaf lie in [start, end): the first, and one past the last."""
+    base = number << PMD_SHIFT
+    low = max(start - base, 0) >> PAGE_SHIFT
+    high = min(end - base, PMD_SIZE) >> PAGE_SHIFT
+    return low, high
+
+
+def zap_range(memory: Memory, tables: Tables, start: int, end: int, frees_tables: bool) -> None:
+    """Let go of all pages in [start, end), in bytes.
+
+    frees_tables: leaves that are empty go as well, so that a huge page may come there again.
+    """
+    for large in [each for each in tables.puds if start <= each << PUD_SHIFT < end]:
+        memory.drop_huge(tables, tables.puds.pop(large))
+    for number in tables.spans(start, end):
+        low, high = leaf_range(number, start, end)
+        found = tables.pmds[number]
+        if isinstance(found, Huge):
+            if (low, high) == (0, ENTRIES):
+                del tables.pmds[number]
+                memory.drop_huge(tables, found)
+                continue
+            if found.folio.flags & HUGETLB:
+                continue
+            found = memory.split_huge_pmd(tables, number)
+        zap_leaf(memory, tables, found, low, high)
+        if frees_tables and found.is_empty():
+            del tables.pmds[number]
+
+
+def zap_leaf(memory: Memory, tables: Tables, leaf: Leaf, low: int, high: int) -> None:
+    """Clear entries of a leaf, markers too."""
+    for at in range(low, high):
+        if leaf.pages[at] is not None:
+            memory.drop(tables, leaf, at)
+        else:
+            leaf.bits[at] = 0
+
+
+def discard(memory: Memory, vma: Vma, start: int, end: int) -> None:
+    """MADV_DONTNEED of a part of a VMA: its pages go; guards and write protection of a userfaultfd stay as markers."""
+    tables = memory.tables(vma.mm)
+    for number in tables.spans(start, end):
+        low, high = leaf_range(number, start, end)
+        found = tables.pmds[number]
+        if isinstance(found, Leaf):
+            for at in range(low, high):
+                if found.pages[at] is not None:
+                    marker = found.bits[at] & UFFD_WP if not vma.is_anonymous() else 0
+                    memory.drop(tables, found, at)
+                    found.bits[at] = marker
+            if end - start >= PMD_SIZE and found.is_empty():
+                del tables.pmds[number]
+        else:
+            zap_range(memory, tables, max(start, number << PMD_SHIFT), min(end, number + 1 << PMD_SHIFT), True)
+    for large in [each for each in tables.puds if start <= each << PUD_SHIFT and (each + 1) << PUD_SHIFT <= end]:
+        memory.drop_huge(tables, tables.puds.pop(large))
+
+
+def split_at(memory: Memory, tables: Tables, addr: int) -> None:
+    """Cut a transparent huge page at an address inside it, as splitting its VMA does (vma_adjust_trans_huge)."""
+    if addr & PMD_SIZE - 1:
+        found = tables.pmds.get(addr >> PMD_SHIFT)
+        if isinstance(found, Huge) and not found.folio.flags & HUGETLB:
+            memory.split_huge_pmd(tables, addr >> PMD_SHIFT)
+
+
+def move_range(memory: Memory, tables: Tables, old: int, new: int, length: int) -> int:
+    """Move page-table entries from old to new (move_page_tables).  Returns how many bytes were moved."""
+    done = 0
+    while done < length:
+        source, target = old + done, new + done
+        huge = tables.puds.get(source >> PUD_SHIFT)
+        if huge is not None and source & ((1 << PUD_SHIFT) - 1) == 0:
+            tables.puds[target >> PUD_SHIFT] = tables.puds.pop(source >> PUD_SHIFT)
+            done += 1 << PUD_SHIFT
+            continue
+        step = min(PMD_SIZE - (source & PMD_SIZE - 1), PMD_SIZE - (target & PMD_SIZE - 1), length - done)
+        if not _move_part(memory, tables, source, target, step):
+            return done
+        done += step
+    return length
+
+
+def _move_part(memory: Memory, tables: Tables, source: int, target: int, length: int) -> bool:
+    """Move what lies within one leaf on either side; False where memory is out."""
+    number = source >> PMD_SHIFT
+    found = tables.pmds.get(number)
+    if found is None:
+        return True
+    whole = length == PMD_SIZE
+    if whole and tables.pmds.get(target >> PMD_SHIFT) is None:
+        # All of a page table, or one huge entry, is moved at once.
+        tables.pmds[target >> PMD_SHIFT] = found
+        del tables.pmds[number]
+        return True
+    if isinstance(found, Huge):
+        found = memory.split_huge_pmd(tables, number)
+    goal = memory.leaf_for(tables, target)
+    if goal is None:
+        return False
+    first = source >> PAGE_SHIFT & (ENTRIES - 1)
+    other = target >> PAGE_SHIFT & (ENTRIES - 1)
+    pages, bits = found.pages, found.bits
+    order = range(length >> PAGE_SHIFT)
+    for at in order if target <= source else reversed(order):
+        goal.pages[other + at] = pages[first + at]
+        goal.bits[other + at] = bits[first + at]
+        pages[first + at] = None
+        bits[first + at] = 0
+    return True
