@@ -42,7 +42,7 @@ def probe(output: str | None, as_json: bool) -> int:
         for finding in found:
             if finding.told:
                 console().print(f"{finding.name}: {escape_text(finding.told)}")
-    return 1 if any(finding.value is None for finding in found) else 0
+    return 1 if any(finding.value is None and not finding.hidden for finding in found) else 0
 
 
 def _text(value: int | bool) -> str:

@@ -14,7 +14,9 @@ from vmalab.fuzz.files import Files
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.live.agent import Agent, Step
+from vmalab.live.cow import LiveGround
 from vmalab.semantics import THP_ALIGN_LARGE, THP_ALIGN_MULTIPLE, THP_ALIGN_NEVER, Semantics
+from vmalab.testing.cow_families import cases, run_case
 
 AT: Final = 0x10000000
 FIXED: Final = 0x32
@@ -38,6 +40,8 @@ class Witness:
     ops: tuple[Op, ...] = ()
     measure: Callable[[], Value | None] | None = None
     """Where no list of VMAs shows it: asks the kernel, None if it gives no clear answer."""
+    hidden: str = ""
+    """Why nothing that a program can do shows it."""
 
 
 def _shrinking_move_charges() -> Value | None:
@@ -52,6 +56,14 @@ def _shrinking_move_charges() -> Value | None:
             if abs(grown) < _COMMITTED // 4 or abs(grown - _COMMITTED) < _COMMITTED // 4:
                 return grown > _COMMITTED // 2
     return None
+
+
+def _vmsplice_is_safe() -> Value | None:
+    """Whether a page that a pipe holds is copied before it is written to, though only one process maps it."""
+    case = next(each for each in cases() if each.name == "vmsplice in the child, then unmap: base page")
+    with LiveGround(settings=False) as ground:
+        result = run_case(case, ground)
+    return None if result.skip else not result.wrong
 
 
 def _committed() -> int:
@@ -111,6 +123,9 @@ WITNESSES: Final[dict[str, Witness]] = {
             Op("mremap", (AT + 2 * PAGE_SIZE, 0x2000, 0x2000, MOVE | DONTUNMAP, AT + 0x100000)),
         ),
     ),
+    "anonymous_exclusive": Witness(BOTH, measure=_vmsplice_is_safe),
+    "pins_break_cow": Witness(BOTH, hidden="only a driver that pins memory for reading shows it"),
+    "force_write_reads_again": Witness((False, True), hidden="only a race between two threads shows it"),
 }
 """The witness of each behaviour; the first value is that of 6.18."""
 
@@ -125,6 +140,8 @@ class Finding:
     default: Value
     told: str = ""
     """Why there is no value."""
+    hidden: bool = False
+    """Nothing that a program can do shows it: no value is no finding."""
 
 
 def probe(update: Callable[[int], None]) -> list[Finding]:
@@ -146,6 +163,8 @@ def probe(update: Callable[[int], None]) -> list[Finding]:
 
 def _probe_one(name: str, witness: Witness, known: dict[str, Value], files: Files) -> Finding:
     default = behaviours(Semantics())[name]
+    if witness.hidden:
+        return Finding(name, None, default, witness.hidden, hidden=True)
     if witness.measure is not None:
         measured = witness.measure()
         return Finding(name, measured, default, "" if measured is not None else "the measurement is not clear")

@@ -32,8 +32,8 @@ from vmalab.testing.cow_families import PIN, Case, Ground
 THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
 POOLS: Final = Path("/sys/kernel/mm/hugepages")
 SWAP_PAGES: Final = 16384
-_POOL: Final = 2
-"""Huge pages of each pool that a case needs at most: a page, and a copy of it."""
+_POOL: Final = 3
+"""Huge pages of each pool that a case can do with: its page, a copy, and one to spare for what is freed late."""
 _PIPE_BYTES: Final = 1 << 20
 """What a pipe may hold without privilege."""
 _UNIT: Final = 16
@@ -295,7 +295,9 @@ class LiveGround(Ground):
     What is set is put back when it is left, also by Ctrl-C and by SIGTERM.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, settings: bool = True) -> None:
+        """settings: whether settings of the machine are touched, for huge pages and swap."""
+        self._settings = settings
         self._stack = ExitStack()
         self._missing: dict[str, str] = {}
         """What is not to be had, and why."""
@@ -305,10 +307,11 @@ class LiveGround(Ground):
         with self._stack:
             before = signal.signal(signal.SIGTERM, _stop)
             self._stack.callback(signal.signal, signal.SIGTERM, before)
-            self._set_thp()
-            for size in HUGETLB_SIZES:
-                self._set_pool(size)
-            self._make_swap()
+            if self._settings:
+                self._set_thp()
+                for size in HUGETLB_SIZES:
+                    self._set_pool(size)
+                self._make_swap()
             self._start_agent()
             self._stack = self._stack.pop_all()
         return self

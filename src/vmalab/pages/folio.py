@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
-    from mypy_extensions import i32, i64
+    from mypy_extensions import i64
 
     from vmalab.vma.area import AnonVma
 
@@ -62,14 +62,14 @@ class Folio:
 
     def __init__(self, order: int, flags: int) -> None:
         self.order: i64 = order
-        self.flags: i32 = flags
-        self.refs: i32 = 1
+        self.flags: i64 = flags
+        self.refs: i64 = 1
         """Zero frees it."""
-        self.entire: i32 = 0
+        self.entire: i64 = 0
         """Mappings of all of it at once: by one entry of the second level, or of the third."""
-        self.mapped: i32 = 0
+        self.mapped: i64 = 0
         """Mappings of single pages."""
-        self.pins: i32 = 0
+        self.pins: i64 = 0
         """References that are pins (FOLL_PIN): somebody reads or writes the memory itself."""
         self.exclusive: int = 0
         """One bit a page: an anonymous page that belongs to one process alone (PageAnonExclusive)."""
@@ -100,7 +100,9 @@ class Folio:
 
     def all_exclusive(self) -> int:
         """The marks of a folio that belongs to one process alone."""
-        return 1 if self.flags & HUGETLB else (1 << (1 << self.order)) - 1
+        # An int of any size: one bit for each of up to 512 pages.
+        pages: int = 1 << self.order
+        return 1 if self.flags & HUGETLB else (1 << pages) - 1
 
     def is_exclusive(self, page: int) -> bool:
         """Whether one of its pages belongs to one process alone."""

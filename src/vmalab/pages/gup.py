@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Callable
 from typing import Final, final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
@@ -29,14 +31,36 @@ FOLL_FAST: Final = 32
 
 @final
 class Held:
-    """Pages that somebody holds, in the order of their addresses: (folio, page within it)."""
+    """Pages that somebody holds, in the order of their addresses."""
 
     def __init__(self, memory: Memory, flags: int) -> None:
         self.memory: Memory = memory
         self.flags: int = flags
-        self.pages: list[tuple[Folio, int]] = []
         self.offset: int = 0
         """Where in the first page the range begins, in bytes."""
+        self.pages: int = 0
+        """How many are held."""
+        self.race: Callable[[], None] | None = None
+        """What happens once between a fault and the next look."""
+        self._starts: list[int] = []
+        self._runs: list[tuple[Folio, int, int]] = []
+        """Folio, first page within it, how many; beside them the number that the first has among those held."""
+
+    def take(self, folio: Folio, page: int, count: int) -> None:
+        """Hold so many pages more."""
+        if not folio.flags & ZERO:
+            self.memory.get(folio, count)
+            if self.flags & FOLL_PIN:
+                folio.pins += count
+        self._starts.append(self.pages)
+        self._runs.append((folio, page, count))
+        self.pages += count
+
+    def page(self, number: int) -> tuple[Folio, int]:
+        """One of the pages: its folio, and which page of that it is."""
+        at = bisect.bisect_right(self._starts, number) - 1
+        folio, page, _ = self._runs[at]
+        return folio, page + number - self._starts[at]
 
     def read(self, at: int, length: int) -> bytes:
         """Bytes of what is held, as the holder sees them."""
@@ -44,7 +68,7 @@ class Held:
         at += self.offset
         end = at + length
         while at < end:
-            folio, page = self.pages[at >> PAGE_SHIFT]
+            folio, page = self.page(at >> PAGE_SHIFT)
             step = min(PAGE_SIZE - at % PAGE_SIZE, end - at)
             parts.append(folio.read(page, at % PAGE_SIZE, step))
             at += step
@@ -55,7 +79,7 @@ class Held:
         at += self.offset
         done = 0
         while done < len(data):
-            folio, page = self.pages[at >> PAGE_SHIFT]
+            folio, page = self.page(at >> PAGE_SHIFT)
             step = min(PAGE_SIZE - at % PAGE_SIZE, len(data) - done)
             folio.write(page, at % PAGE_SIZE, data[done : done + step])
             at += step
@@ -63,51 +87,64 @@ class Held:
 
     def release(self) -> None:
         """Let go (unpin_user_pages, put_page)."""
-        for folio, _ in self.pages:
+        for folio, _, count in self._runs:
             if folio.flags & ZERO:
                 continue
             if self.flags & FOLL_PIN:
-                folio.pins -= 1
-            self.memory.put(folio)
-        self.pages = []
+                folio.pins -= count
+            self.memory.put(folio, count)
+        self._starts = []
+        self._runs = []
+        self.pages = 0
 
 
-def get_user_pages(memory: Memory, mm: Mm, addr: int, length: int, flags: int) -> tuple[Held | None, int]:
+def get_user_pages(
+    memory: Memory, mm: Mm, addr: int, length: int, flags: int, race: Callable[[], None] | None = None
+) -> tuple[Held | None, int]:
     """Take hold of the pages of [addr, addr + length), in bytes: what is held, or None and a reason.
 
-    Nothing is held after a refusal; the pages that were made accessible stay so.
+    Nothing is held after a refusal; the pages that were made accessible stay so.  race is what somebody else does when
+    the first page has been made accessible, and is not held yet: the lock is free then.
     """
     held = Held(memory, flags)
+    held.race = race
     held.offset = addr % PAGE_SIZE
     if flags & FOLL_PIN:
         memory.tables(mm).has_pinned = True
     at = addr - held.offset
     while at < addr + length:
-        refusal = _one(memory, mm, at, flags, held)
+        vma = mm.vma_lookup(at)
+        refusal = PIN_NOT_MAPPED if vma is None else check_vma_flags(vma, flags)
+        if vma is not None and refusal == YES:
+            end = min(addr + length, vma.end)
+            while at < end and refusal == YES:
+                refusal, count = _some(memory, vma, at, end, flags, held)
+                at += count << PAGE_SHIFT
         if refusal != YES:
             held.release()
             return None, refusal
-        at += PAGE_SIZE
     return held, YES
 
 
-def _one(memory: Memory, mm: Mm, addr: int, flags: int, held: Held) -> int:
-    vma = mm.vma_lookup(addr)
-    if vma is None:
-        return PIN_NOT_MAPPED
-    refusal = check_vma_flags(vma, flags)
-    if refusal != YES:
-        return refusal
+def _some(memory: Memory, vma: Vma, addr: int, end: int, flags: int, held: Held) -> tuple[int, int]:
+    """Hold the page of an address, and with it what one huge entry maps up to end: YES or a reason, how many."""
     while True:
         found, page, wanted = follow_page(memory, vma, addr, flags)
         if found is not None:
-            _take(memory, found, flags)
-            held.pages.append((found, page))
-            return YES
+            huge = memory.tables(vma.mm).huge(addr)
+            count = 1 if huge is None else min((1 << found.order) - page, (end - addr + PAGE_SIZE - 1) >> PAGE_SHIFT)
+            held.take(found, page, count)
+            return YES, count
         refusal = handle_mm_fault(memory, vma, addr, wanted)
         if refusal != YES:
-            return refusal
-        if wanted & FAULT_WRITE and not vma.flags & VM_WRITE and mm.semantics.force_write_reads_again:
+            return refusal, 0
+        race = held.race
+        if race is not None:
+            held.race = None
+            vma.mm.mmap_read_unlock()
+            race()
+            vma.mm.mmap_read_lock()
+        if wanted & FAULT_WRITE and not vma.flags & VM_WRITE and vma.mm.semantics.force_write_reads_again:
             # The copy was made; from here on it is looked up as for a read.
             flags &= ~FOLL_WRITE
 
@@ -168,11 +205,3 @@ def gup_must_unshare(vma: Vma, folio: Folio, page: int, flags: int) -> bool:
     if not folio.flags & ANON:
         return flags & FOLL_LONGTERM != 0 and semantics.pins_break_cow and is_cow_mapping(vma)
     return semantics.anonymous_exclusive and not folio.is_exclusive(page if not folio.flags & HUGETLB else 0)
-
-
-def _take(memory: Memory, folio: Folio, flags: int) -> None:
-    if folio.flags & ZERO:
-        return
-    memory.get(folio)
-    if flags & FOLL_PIN:
-        folio.pins += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vmalab.addr import PAGE_SIZE
 from vmalab.pages.gup import (
     FOLL_FAST,
@@ -33,9 +35,9 @@ def _memory(mm: Mm) -> Memory:
     return memory
 
 
-def _hold(mm: Mm, addr: int, length: int, flags: int) -> Held:
+def _hold(mm: Mm, addr: int, length: int, flags: int, race: Callable[[], None] | None = None) -> Held:
     mm.mmap_read_lock()
-    held, refusal = get_user_pages(_memory(mm), mm, addr, length, flags)
+    held, refusal = get_user_pages(_memory(mm), mm, addr, length, flags, race)
     mm.mmap_read_unlock()
     if held is None or refusal != YES:
         raise Refused(refusal)
@@ -60,9 +62,9 @@ class Pipe:
         self.close()
         return found
 
-    def peek_at(self, at: int, length: int) -> bytes:
-        """Bytes of what was put into the pipe first, as they are now."""
-        return self._held[0].read(at, length)
+    def held_first(self) -> Held:
+        """What was put into the pipe first.  Raises IndexError where nothing was."""
+        return self._held[0]
 
     def close(self) -> None:
         """Let go of the pages."""
@@ -109,17 +111,28 @@ class FixedBuffer(MemoryRegion):
         super().__init__(mm, addr, length, write=True, fast=True)
 
 
-def access_process_vm(mm: Mm, addr: int, length: int, data: bytes | None = None, *, force: bool = True) -> bytes:
+def access_process_vm(
+    mm: Mm,
+    addr: int,
+    length: int,
+    data: bytes | None = None,
+    *,
+    force: bool = True,
+    race: Callable[[], None] | None = None,
+) -> bytes:
     """Read, or write data, as a debugger does (ptrace, /proc/PID/mem; process_vm_readv without force).
 
-    Page by page; what was read.  Raises Refused at the first page that does not permit it.
+    Page by page; what was read.  race: what another thread does when the first page was made accessible.
+
+    Raises Refused at the first page that does not permit it.
     """
     flags = FOLL_GET | (FOLL_FORCE if force else 0) | (FOLL_WRITE if data is not None else 0)
     found: list[bytes] = []
     done = 0
     while done < length:
         step = min(PAGE_SIZE - (addr + done) % PAGE_SIZE, length - done)
-        held = _hold(mm, addr + done, step, flags)
+        held = _hold(mm, addr + done, step, flags, race)
+        race = None
         if data is not None:
             held.write(0, data[done : done + step])
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -391,10 +390,13 @@ def run_case(case: Case, ground: Ground) -> Result:
     missing = ground.missing(case)
     if missing:
         return Result(case, skip=missing)
-    with ExitStack() as stack:
-        try:
-            actor = ground.process()
-            stack.callback(actor.exit)
-            return Result(case, case.run(actor))
-        except Skip as skip:
-            return Result(case, skip=str(skip))
+    try:
+        actor = ground.process()
+    except Skip as skip:
+        return Result(case, skip=str(skip))
+    try:
+        result = Result(case, case.run(actor))
+    except Skip as skip:
+        result = Result(case, skip=str(skip))
+    actor.exit()
+    return result

@@ -42,7 +42,7 @@ class ModelHeld(Held):
             if isinstance(holder, MemoryRegion):
                 found.append(holder.held.read(at, _UNIT))
             else:
-                found.append(holder.peek_at(at, _UNIT))
+                found.append(holder.held_first().read(at, _UNIT))
         return b"".join(found)
 
     def close(self) -> None:

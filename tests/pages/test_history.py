@@ -1,0 +1,93 @@
+"""The history of copy-on-write, replayed: each script parts under the old behaviour, and nobody does under the new."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.programs import vmalab
+from vmalab.errors import InputError
+from vmalab.explain.ledger import lines_of
+from vmalab.explain.script import read_script, run_script
+
+SCRIPTS = Path(__file__).parents[2] / "docs/cow"
+PARTED = "it holds another page than its owner has"
+EXPECTED = {
+    "stale-zero-page": (PARTED, "rdma: read", "''"),
+    "stale-file-page": (PARTED, "rdma: read", "'old'"),
+    "vmsplice-leak": ("what it holds has been written to", "pipe: read", "'password'"),
+    "dirty-cow": ("the file has changed", "P: read buf", "'root:x'"),
+}
+
+
+def test_every_script_is_here() -> None:
+    assert {path.stem for path in SCRIPTS.glob("*.ledger")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_old_behaviour_shows_it_and_the_new_does_not(name: str) -> None:
+    path = SCRIPTS / f"{name}.ledger"
+    alarm, step, said = EXPECTED[name]
+    old = read_script(str(path))
+    assert any(alarm in text for each in old.steps for text in each.alarms())
+    assert [each.said for each in old.steps if each.text == step] == [said]
+    new = run_script("\n".join([line for line in path.read_text().splitlines() if not line.startswith("kernel")]), name)
+    assert not any(each.alarms() for each in new.steps)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_page_of_documentation_shows_what_is_printed(name: str) -> None:
+    found = read_script(str(SCRIPTS / f"{name}.ledger"))
+    page = (SCRIPTS.parent / "copy-on-write.md").read_text()
+    assert "\n".join([f"    {line}".rstrip() for step in found.steps for line in lines_of(step)]) in page
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "there is no step in it"),
+        ("what is this", "line 1: a step is"),
+        ("P: fly", "line 1: fly is no step; there are: map"),
+        ("kernel x = no", "line 1: there is no behaviour x; there are: anonymous_exclusive"),
+        ("P: map a 1\nkernel pins_break_cow = no", "line 2: the kernel is chosen before"),
+        ("P: map a 0", "line 1: memory is mapped as"),
+        ("P: map a 1 x", "line 1: map knows no x"),
+        ("P: map a 1\nQ: read a", "line 2: there is no process Q"),
+        ("P: read a", "line 1: nobody has mapped a"),
+        ("P: map a 1\nP: write a", "line 2: a process writes as"),
+        ('P: map a 1\nP: write a "', "line 2: No closing quotation"),
+        ("P: map a 1\nP: protect a w", "line 2: permissions are: none"),
+        ("P: map a 1\nP: advise a X", "line 2: advice is given as"),
+        ("P: map a 1\nd: pin Q a", "line 2: pages are held as"),
+        ("P: map a 1\nd: pin P a x", "line 2: pin knows no x"),
+        ("P: map a 1\nd: release", "line 2: d holds nothing"),
+        ("P: map a 1\nP: fork P", "line 2: a child is made as"),
+        ("P: map a 1\nP: poke a", "line 2: a debugger writes as"),
+        ("file f", "line 1: a file is made as"),
+    ],
+)
+def test_other_scripts(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        run_script(text, "script")
+
+
+def test_a_refusal_is_said() -> None:
+    found = run_script("P: map a 1 ro\nP: write a x\nd: pin P a write\nd: fixed P a", "script")
+    assert [step.said.rpartition("(")[2] for step in found.steps] == [
+        "",
+        "FAULT_NO_PERMISSION)",
+        "PIN_NOT_PERMITTED)",
+        "PIN_NOT_PERMITTED)",
+    ]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    done = vmalab("ledger", str(SCRIPTS / "vmsplice-leak.ledger"))
+    assert done.returncode == 1
+    assert "what it holds has been written to" in done.stdout
+    path = tmp_path / "script"
+    path.write_bytes(b"P: map \x1b[31m 1\n")
+    assert vmalab("ledger", str(path)).returncode == 0
+    path.write_bytes(b"\xff")
+    done = vmalab("ledger", str(path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert vmalab("ledger", str(path.with_name("none"))).returncode == 2
