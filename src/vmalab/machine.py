@@ -314,3 +314,4 @@ class Machine:
         exit_mmap(mm)
         if self.memory is not None:
             self.memory.forget(mm)
+            self.memory.sweep()

@@ -49,6 +49,7 @@ def tree(steps: int, seed: int, as_json: bool) -> int:
 )
 @click.option("--swarm/--no-swarm", default=True, show_default=True, help="Each run has some kinds of step, or all.")
 @click.option("--layout", type=click.Choice(["topdown", "legacy"]), default="topdown", help="Where mappings go.")
+@click.option("--pages", is_flag=True, help="Compare the pages below the VMAs as well.")
 @click.option("--hugepages", type=click.IntRange(min=0), default=0, help="Have so many huge pages of 2 MiB meanwhile.")
 @click.option("--shrink/--no-shrink", default=True, show_default=True, help="Make a sequence that diverges short.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Agents at once.")
@@ -63,6 +64,7 @@ def live(
     reader: str | None,
     swarm: bool,
     layout: str,
+    pages: bool,
     hugepages: int,
     shrink: bool,
     jobs: int,
@@ -87,7 +89,7 @@ def live(
     if resume and corpus is None:
         raise click.UsageError("--resume goes on with a corpus: name it with --corpus FILE")
     kernel = behaviours(read_semantics(semantics)) if semantics is not None else {}
-    options = Options(reader or "", swarm, shrink, jobs, layout == "legacy", kernel)
+    options = Options(reader or "", swarm, shrink, jobs, pages, layout == "legacy", kernel)
     interrupted = False
     with ExitStack() as stack:
         stack.enter_context(huge_pages(hugepages))

@@ -40,6 +40,8 @@ class Options:
     swarm: bool = True
     shorten: bool = True
     jobs: int = 1
+    pages: bool = False
+    """What is below the VMAs is compared as well."""
     legacy: bool = False
     """Mappings are placed from below, as before the kernel placed them from above."""
     behaviours: dict[str, Value] = field(default_factory=dict)
@@ -122,7 +124,7 @@ class Runner:
         if self._lockstep is None:
             options = self._options
             kernel = semantics_of(options.behaviours)
-            self._lockstep = Lockstep(options.reader, self._files, kernel, legacy=options.legacy)
+            self._lockstep = Lockstep(options.reader, self._files, kernel, legacy=options.legacy, pages=options.pages)
             self._runs = 0
         lockstep = self._lockstep
         self._runs += 1

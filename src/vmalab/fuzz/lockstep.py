@@ -14,12 +14,14 @@ from vmalab.flags import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, 
 from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, Op
+from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
 from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, outer_view, same_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
 from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import read_process, read_status
 from vmalab.machine import KernelError, Machine, Process
+from vmalab.pages.memory import Memory
 from vmalab.reason import YES, errno_of, explain
 from vmalab.semantics import Semantics
 from vmalab.trace import records
@@ -93,11 +95,14 @@ class Lockstep:
         semantics: Semantics | None = None,
         *,
         legacy: bool = False,
+        pages: bool = False,
     ) -> None:
         """Start an agent with a reader, and a model of it with a kernel's semantics.
 
-        legacy: mappings are placed from below.
+        legacy: mappings are placed from below.  pages: what is below the VMAs is compared as well.
         """
+        self.pages: bool = pages
+        """Whether the model has pages, and they are compared."""
         self._legacy: bool = legacy
         self._semantics: Semantics | None = semantics
         self._own_files: bool = files is None
@@ -121,14 +126,18 @@ class Lockstep:
 
     def _load(self) -> None:
         """The model of the agent's first process."""
-        self.machine: Machine = load_machine(_facts(), self._semantics)
+        memory = Memory(page_settings()) if self.pages else None
+        self.machine: Machine = load_machine(_facts(), self._semantics, memory)
         found = read_process(self.agent.pid)
         self._first: Process = self.machine.process(self.agent.pid)
         load_exec(self._first, found)
         self.models: list[File] = self.files.models()
         self._descriptors: list[int] = self._open_files()
         self.whole: bool = self.agent.reader == "bpf"
-        outside = self.agent.reads_outside()
+        outside = self.agent.reads_outside() or self.pages
+        if self.pages:
+            # What waits in the lists of one processor is not seen by the others.
+            os.sched_setaffinity(self.agent.pid, {min(os.sched_getaffinity(0))})
         self._batch: int = 1 if outside else BATCH
         self._ahead: int = 0 if outside else AHEAD
         if self.whole and self.agent.first is not None:
@@ -183,6 +192,8 @@ class Lockstep:
         self.own: Ranges = Ranges()
         """Where the agent's own memory lies, in any process of the run."""
         self.own.add_all(self._first.mm)
+        memory = self.machine.memory
+        self._watch: PageWatch | None = PageWatch(memory, self.own) if memory is not None else None
         self._first_fork: Divergence | None = self._fork(Op("fork", (), -1))
 
     def __enter__(self) -> Lockstep:
@@ -307,6 +318,8 @@ class Lockstep:
             expected = _Expected(place, op, [Step(WRITE if writes else READ, op.args)])
             expected.reason = process.fault(op.args[0], writes)
             expected.result = -errno_of(expected.reason) if expected.reason != YES else 0
+            if self.pages and expected.reason == YES:
+                self._access(process, op.args[0], writes, expected)
         else:
             call, steps = self._translate(op)
             self.last_call = call
@@ -317,6 +330,16 @@ class Lockstep:
             expected.reason = outcome.reason
         expected.view = self._view(op.who)
         return expected
+
+    def _access(self, process: Process, addr: int, writes: bool, expected: _Expected) -> None:
+        """What the agent does with the byte that it touches: a write adds one to it, a read tells it."""
+        (byte,) = process.read(addr, 1)
+        if writes:
+            process.write(addr, bytes([byte + 1 & 255]))
+            return
+        vma = process.mm.vma_lookup(addr)
+        expected.result = byte
+        expected.known = vma is not None and has_own_pages(vma)
 
     def _translate(self, op: Op) -> tuple[Call, list[Step]]:
         self.slots = max(self.slots, op.file - FIRST_MADE + 1)
@@ -386,17 +409,26 @@ class Lockstep:
             if (expected.reason != YES) != (signal != 0):
                 kernel = f"signal {signal >> 56}, code {signal >> 48 & 255}" if signal else "works"
                 return Divergence(expected.place, op, "access", explain(expected.reason).name, kernel)
+            if expected.known and op.name == "read" and expected.result != reply.result:
+                return Divergence(expected.place, op, "content", hex(expected.result), hex(reply.result))
         elif expected.known and expected.result != reply.result:
             model = f"{expected.result:#x} ({explain(expected.reason).name})"
             return Divergence(expected.place, op, "result", model, _result_text(reply.result))
         kernel_view = self._kernel[who]
         if not self.looks or same_view(expected.view, kernel_view, self._rows):
             self._before[who] = expected.view
-            return None
+            return self._compare_pages(expected, who)
         found = self._difference(expected, kernel_view)
         found.before = self._before.get(who, [])
         found.model_view, found.kernel_view = expected.view, kernel_view
         return found
+
+    def _compare_pages(self, expected: _Expected, who: int) -> Divergence | None:
+        watch = self._watch
+        if watch is None or not self.looks:
+            return None
+        found = watch.compare(who, self.processes[who], self.agent.pid_of(who + 1))
+        return None if found is None else Divergence(expected.place, expected.op, *found)
 
     def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence:
         """What exactly differs."""
@@ -507,6 +539,8 @@ class Lockstep:
         process = self.processes.pop(who)
         parent = self.parents.pop(who)
         del self.resources[who]
+        if self._watch is not None:
+            self._watch.forget(who)
         self.machine.exit(process)
         self.agent.exit(who + 1, parent + 1)
 

@@ -106,9 +106,15 @@ def _can_follow(process: Process, op: Op) -> bool:
         return True
     if op.name in ("read", "write"):
         found = process.mm.find_vma(args[0])
+        if process.machine.memory is not None:
+            # It knows its pages; nobody would answer a userfaultfd's write protection.
+            return found is None or not found.flags & f.VM_UFFD_WP
         return found is None or not (_hides_pages(found) or (op.name == "read" and _may_be_huge(found)))
+    knows_pages = process.machine.memory is not None
     for start, length in _ranges(op):
         for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE)):
+            if knows_pages and not vma.flags & f.VM_UFFD_WP:
+                continue
             if op.name in IF_LOCKED and not vma.flags & f.VM_LOCKED:
                 continue
             if advice == f.MADV_HUGEPAGE:

@@ -13,6 +13,9 @@ from vmalab.vma.area import Vma
 
 def touch(memory: Memory, vma: Vma, addr: int, write: bool) -> int:
     """One access to an address whose VMA permits it: YES or a reason."""
+    if vma.file is None and not vma.is_anonymous():
+        # A special mapping: its pages are the kernel's own.
+        return YES
     tables = memory.tables(vma.mm)
     for _ in range(4):
         entry, bits, _ = tables.entry(addr)

@@ -10,6 +10,7 @@ from vmalab.flags import (
     VM_HUGETLB,
     VM_NOHUGEPAGE,
     VM_SHARED,
+    VM_UFFD_MINOR,
     VM_UFFD_MISSING,
     VM_UFFD_WP,
     VM_WRITE,
@@ -46,6 +47,8 @@ from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import Vma
 from vmalab.vma.port import ALLOC_PAGE_TABLE
 
+FAULT_AROUND: Final = 16
+"""Pages that a fault on a file's page looks at (fault_around_bytes)."""
 _TRY_SMALLER: Final = -1
 """Instead of a reason: a huge page does not do, go on with small ones."""
 
@@ -164,14 +167,16 @@ def _anonymous_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: 
     """The first access to anonymous memory (do_anonymous_page)."""
     at = addr >> PAGE_SHIFT & (ENTRIES - 1)
     marker = leaf.bits[at] & UFFD_WP
-    if vma.flags & VM_UFFD_MISSING:
-        return FAULT_USERFAULTFD
     if not flags & (FAULT_WRITE | FAULT_UNSHARE):
+        if vma.flags & VM_UFFD_MISSING:
+            return FAULT_USERFAULTFD
         leaf.pages[at] = memory.zero
         leaf.bits[at] = PRESENT | YOUNG | marker
         return YES
     if anon_vma_prepare(vma) != YES:
         return FAULT_NO_MEMORY
+    if vma.flags & VM_UFFD_MISSING:
+        return FAULT_USERFAULTFD
     if marker and flags & FAULT_WRITE and vma.flags & VM_UFFD_WP and not _wp_async(vma):
         return FAULT_USERFAULTFD
     folio, first = _alloc_anon_folio(memory, vma, leaf, addr)
@@ -315,10 +320,12 @@ def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
     wants_own = flags & (FAULT_WRITE | FAULT_UNSHARE) != 0 and not vma.flags & VM_SHARED
     if wants_own and anon_vma_prepare(vma) != YES:
         return FAULT_NO_MEMORY
-    folio, page, refusal = file_folio(memory, vma, vma.pgoff_at(addr))
+    folio, page, refusal = file_folio(memory, vma, vma.pgoff_at(addr), waits=True)
     if folio is None:
         return refusal
     if not wants_own:
+        if not flags & FAULT_WRITE and not vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR):
+            _fault_around(memory, tables, vma, leaf, addr)
         memory.get(folio)
         memory.add_mapping(tables, folio, 1, entire=False)
         leaf.pages[at] = folio
@@ -339,14 +346,39 @@ def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
     return YES
 
 
-def file_folio(memory: Memory, vma: Vma, index: int) -> tuple[Folio | None, int, int]:
-    """The page of a file at an index, read or made where it is not in memory: the folio, the page in it, a reason."""
+def _fault_around(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int) -> None:
+    """Map the pages around an address that are in memory already, so that they need no fault (do_fault_around)."""
+    assert vma.file is not None
+    cache = memory.cache_of(vma.file)
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    before = (addr - vma.start) >> PAGE_SHIFT
+    first = max(at & -FAULT_AROUND, at - min(at, before))
+    last = min(first + FAULT_AROUND, ENTRIES, at + vma.pages() - before)
+    for each in range(first, last):
+        if each == at or leaf.pages[each] is not None or leaf.bits[each]:
+            continue
+        index = vma.pgoff + before + each - at
+        folio = cache.pages.get(index)
+        if folio is not None:
+            memory.get(folio)
+            memory.add_mapping(tables, folio, 1, entire=False)
+            leaf.pages[each] = folio
+            leaf.bits[each] = PRESENT | (index - folio.index) << PAGE_AT
+
+
+def file_folio(memory: Memory, vma: Vma, index: int, waits: bool = False) -> tuple[Folio | None, int, int]:
+    """The page of a file at an index, read or made where it is not in memory: the folio, the page in it, a reason.
+
+    waits: for a userfaultfd, if the VMA has one that wants to know of pages that are not there, or that are (minor).
+    """
     file = vma.file
     assert file is not None, "a VMA with operations has a file"
     cache = memory.cache_of(file)
     if file.size >= 0 and index << PAGE_SHIFT >= file.size:
         return None, 0, FAULT_BEYOND_FILE
     folio = cache.pages.get(index)
+    if waits and vma.flags & (VM_UFFD_MISSING if folio is None else VM_UFFD_MINOR):
+        return None, 0, FAULT_USERFAULTFD
     if folio is None:
         folio = memory.alloc(vma.mm, 0, 0)
         if folio is None:

@@ -78,8 +78,8 @@ class Memory:
         self.hugetlb_free: dict[int, int] = dict(self.settings.hugetlb)
         """Pages of each pool that nobody has, by order."""
         self._tables: dict[int, Tables] = {}
-        self._caches: dict[int | tuple[str, int], PageCache] = {}
-        self._files: dict[int, File] = {}
+        self._inodes: dict[tuple[str, int], PageCache] = {}
+        self._files: dict[int, tuple[File, PageCache]] = {}
 
     def tables(self, mm: Mm) -> Tables:
         """The page tables of an address space."""
@@ -282,15 +282,25 @@ class Memory:
     # -- files ----------------------------------------------------------------------------------------
 
     def cache_of(self, file: File) -> PageCache:
-        """The page cache of a file: of its inode, where that is known, else of the open file itself."""
-        key: int | tuple[str, int] = (file.dev, file.ino) if file.ino else id(file)
-        found = self._caches.get(key)
-        if found is None:
+        """The page cache of a file: of its inode, if that is known when the file is first used, else of its own."""
+        known = self._files.get(id(file))
+        if known is not None:
+            return known[1]
+        cache = self._inodes.get((file.dev, file.ino)) if file.ino else None
+        if cache is None:
             order = file.huge_size.bit_length() - 1 - PAGE_SHIFT if file.huge_size else 0
-            found = self._caches[key] = PageCache(file.size, order)
-            if not file.ino:
-                self._files[id(file)] = file
-        return found
+            cache = PageCache(file.size, order)
+            if file.ino:
+                self._inodes[file.dev, file.ino] = cache
+        self._files[id(file)] = (file, cache)
+        return cache
+
+    def sweep(self) -> None:
+        """Let go of the shared anonymous memory that nobody maps any more: nobody can map it again."""
+        for key, (file, cache) in list(self._files.items()):
+            if file.refs == 0 and file.path.startswith("/dev/zero"):
+                self.drop_cache(cache)
+                del self._files[key]
 
     def drop_cache(self, cache: PageCache) -> None:
         """Throw away what a cache holds and nobody maps: as when the file is deleted."""
@@ -303,7 +313,7 @@ class Memory:
 
     def caches(self) -> list[PageCache]:
         """All page caches."""
-        return list(self._caches.values())
+        return list({id(cache): cache for _, cache in self._files.values()}.values())
 
 
 def is_cow_mapping(vma: Vma) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vmalab.addr import PMD_SIZE
-from vmalab.flags import VM_LOCKED, VM_WRITE
+from vmalab.flags import VM_DROPPABLE, VM_LOCKED, VM_WRITE
 from vmalab.pages.fault import thp_orders
-from vmalab.pages.folio import ANON, PMD_ORDER, ZERO, Folio, SwapSlot
+from vmalab.pages.folio import ANON, LAZYFREE, PMD_ORDER, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import ALWAYS, Memory
 from vmalab.pages.table import (
     DIRTY,
@@ -28,9 +28,9 @@ from vmalab.vma.area import Vma
 
 
 def page_out(memory: Memory, vma: Vma, start: int, end: int) -> None:
-    """MADV_PAGEOUT of anonymous memory: to swap with what one process has alone and nobody holds.
+    """MADV_PAGEOUT: what one process has alone and nobody holds goes to swap; a file's page leaves the page tables.
 
-    Pages of files are left in memory: reclaim may keep them, and nobody sees the difference in what they hold.
+    Clean pages that MADV_FREE has given up are thrown away, and those of MAP_DROPPABLE.
     """
     tables = memory.tables(vma.mm)
     for number in tables.spans(start, end):
@@ -43,10 +43,13 @@ def page_out(memory: Memory, vma: Vma, start: int, end: int) -> None:
         at = low
         while at < high:
             entry = found.pages[at]
-            if isinstance(entry, Folio) and entry.flags & ANON and not entry.flags & ZERO:
-                at += _page_out_folio(memory, tables, found, at, high, entry)
-            else:
-                at += 1
+            if isinstance(entry, Folio) and entry.flags & ANON:
+                at += _page_out_folio(memory, tables, vma, found, at, high, entry)
+                continue
+            if isinstance(entry, Folio) and not entry.flags & ZERO and entry.mapcount() == 1 and entry.refs == 2:
+                # It stays in the page cache, where the next fault finds it.
+                memory.drop(tables, found, at)
+            at += 1
 
 
 def _reclaimable(memory: Memory, folio: Folio, pages: int) -> bool:
@@ -56,11 +59,15 @@ def _reclaimable(memory: Memory, folio: Folio, pages: int) -> bool:
     return not folio.maybe_mapped_shared() and folio.refs == folio.mapcount() + cached and room >= pages
 
 
-def _page_out_folio(memory: Memory, tables: Tables, leaf: Leaf, at: int, high: int, folio: Folio) -> int:
+def _page_out_folio(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, at: int, high: int, folio: Folio) -> int:
     """Swap out the entries of a folio from at on; how many entries that were."""
     last = at
     while last < high and leaf.pages[last] is folio:
         last += 1
+    given_up = vma.flags & VM_DROPPABLE or (folio.flags & LAZYFREE and not leaf.bits[at] & DIRTY)
+    if given_up and folio.order == 0 and folio.refs == 1:
+        memory.drop(tables, leaf, at)
+        return 1
     if not _reclaimable(memory, folio, last - at):
         return last - at
     if folio.swap is not None:

@@ -17,6 +17,7 @@ from vmalab.flags import (
     vm_flags_from_text,
 )
 from vmalab.machine import Machine, Process
+from vmalab.pages.memory import Memory
 from vmalab.semantics import Semantics
 from vmalab.trace import records
 from vmalab.vma.anon import anon_vma_prepare
@@ -42,8 +43,8 @@ CLOSE_HOOK_FS: Final = frozenset({"fuse", "9p", "ceph", "nfs"})
 FUSE_OPS: Final = VmaOps("file with a close hook", has_close=True)
 
 
-def load_machine(machine: records.Machine, semantics: Semantics | None = None) -> Machine:
-    """A Machine with the settings of the one that a trace was recorded on."""
+def load_machine(machine: records.Machine, semantics: Semantics | None = None, memory: Memory | None = None) -> Machine:
+    """A Machine with the settings of the one that a trace was recorded on; with pages if it is given a memory."""
     settings = Settings()
     settings.max_map_count = machine.max_map_count
     settings.min_addr = machine.mmap_min_addr
@@ -58,7 +59,7 @@ def load_machine(machine: records.Machine, semantics: Semantics | None = None) -
     settings.anon_names = machine.anon_names
     settings.pkeys = machine.pkeys
     ram = machine.ram_pages or 4 << 20
-    made = Machine(semantics, ram_pages=ram, swap_pages=machine.swap_pages, settings=settings)
+    made = Machine(semantics, ram_pages=ram, swap_pages=machine.swap_pages, settings=settings, memory=memory)
     made.commit.mode = machine.overcommit_memory
     made.commit.ratio = machine.overcommit_ratio
     made.commit.kbytes = machine.overcommit_kbytes

@@ -1,0 +1,164 @@
+"""Below the VMAs: what /proc/PID/pagemap shows of each page, against the model's page tables."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Final
+
+from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
+from vmalab.flags import VM_HUGETLB
+from vmalab.fuzz.view import Ranges
+from vmalab.machine import Process
+from vmalab.pages.folio import ANON, ZERO, Folio, SwapSlot
+from vmalab.pages.memory import ALWAYS, MADVISE, NEVER, Memory, PageSettings
+from vmalab.pages.table import GUARD, POISON, PRESENT, UFFD_WP
+from vmalab.vma.area import Vma
+
+PM_PRESENT: Final = 1 << 63
+PM_SWAP: Final = 1 << 62
+PM_FILE: Final = 1 << 61
+PM_GUARD: Final = 1 << 58
+PM_UFFD_WP: Final = 1 << 57
+PM_EXCLUSIVE: Final = 1 << 56
+_FRAME: Final = (1 << 55) - 1
+_SHOWN: Final = PM_PRESENT | PM_SWAP | PM_FILE | PM_GUARD | PM_UFFD_WP | PM_EXCLUSIVE
+_NAMES: Final = {
+    PM_PRESENT: "present",
+    PM_SWAP: "in swap",
+    PM_FILE: "of a file",
+    PM_GUARD: "guard",
+    PM_UFFD_WP: "userfaultfd-wp",
+    PM_EXCLUSIVE: "mapped once",
+}
+MOST_PAGES: Final = 4096
+"""A VMA with more pages is not looked at."""
+THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
+
+Difference = tuple[str, str, str]
+"""Where, what the model has, what the kernel has."""
+
+
+def page_settings() -> PageSettings:
+    """What this machine's settings say of huge pages."""
+    settings = PageSettings()
+    settings.thp = {}
+    top = _chosen(THP / "enabled")
+    for order in range(2, 10):
+        mode = _chosen(THP / f"hugepages-{(PAGE_SIZE << order) >> 10}kB/enabled")
+        mode = top if mode == "inherit" else mode
+        settings.thp[order] = {"always": ALWAYS, "madvise": MADVISE}.get(mode, NEVER)
+    zero = THP / "use_zero_page"
+    settings.huge_zero = zero.exists() and zero.read_text("ascii").strip() == "1"
+    return settings
+
+
+def _chosen(path: Path) -> str:
+    return path.read_text("ascii").partition("[")[2].partition("]")[0] if path.exists() else "never"
+
+
+class PageWatch:
+    """Compares the pages of the processes of a run, one process after each of its steps."""
+
+    def __init__(self, memory: Memory, own: Ranges) -> None:
+        self._memory = memory
+        self._own = own
+        self._frames: dict[int, dict[int, tuple[int, tuple[int, int]]]] = {}
+        """By process and address: the kernel's frame, and the model's (a folio's identity, the page in it)."""
+
+    def forget(self, who: int) -> None:
+        """A process is gone."""
+        self._frames.pop(who, None)
+
+    def compare(self, who: int, process: Process, pid: int) -> Difference | None:
+        """The first difference between the pages of a process and its model's."""
+        frames: dict[int, tuple[int, tuple[int, int]]] = {}
+        try:
+            file = open(f"/proc/{pid}/pagemap", "rb", buffering=0)  # noqa: SIM115 - closed below
+        except OSError as error:
+            return "pagemap", "there", str(error.strerror)
+        with file:
+            for vma in process.mm.vmas():
+                if vma.pages() > MOST_PAGES or vma.flags & VM_HUGETLB or self._own.touch(vma.start, vma.end):
+                    continue
+                file.seek((vma.start >> PAGE_SHIFT) * 8)
+                data = file.read(vma.pages() * 8)
+                found = self._compare_vma(process, vma, data, frames)
+                if found is not None:
+                    return found
+        self._frames[who] = frames
+        return self._sharing()
+
+    def _compare_vma(
+        self, process: Process, vma: Vma, data: bytes, frames: dict[int, tuple[int, tuple[int, int]]]
+    ) -> Difference | None:
+        start: int = vma.start
+        if len(data) != vma.pages() * 8:
+            return f"pages of VMA {start:x}", "there", "gone"
+        tables = self._memory.tables(process.mm)
+        if not data.strip(b"\0") and not tables.spans(start, vma.end):
+            return None
+        strict = has_own_pages(vma)
+        for at, word in enumerate(struct.unpack(f"<{len(data) // 8}Q", data)):
+            addr = start + (at << PAGE_SHIFT)
+            entry, bits, page = tables.entry(addr)
+            if not word and entry is None and not bits:
+                continue
+            model = _word(entry, bits)
+            kernel = word & _SHOWN
+            if isinstance(entry, Folio) and entry.order:
+                kernel &= ~PM_EXCLUSIVE
+                model &= ~PM_EXCLUSIVE
+            if (not strict and (kernel | model) & PM_FILE) or (not strict and not (kernel and model)):
+                # The page cache has a history of its own: other runs, reading ahead.
+                continue
+            if kernel != model:
+                return f"page {addr:x}", _text(model), _text(kernel)
+            if isinstance(entry, Folio):
+                frames[addr] = (word & _FRAME, (id(entry), page if not entry.flags & ZERO else 0))
+        return None
+
+    def _sharing(self) -> Difference | None:
+        """Whether the same addresses share a frame on both sides, over all processes."""
+        by_kernel: dict[int, tuple[tuple[int, int], str]] = {}
+        by_model: dict[tuple[int, int], tuple[int, str]] = {}
+        for who, frames in self._frames.items():
+            for addr, (frame, ours) in frames.items():
+                name = f"{addr:x} of process {who}"
+                first = by_kernel.setdefault(frame, (ours, name))
+                if first[0] != ours:
+                    return f"page {name}", f"another frame than {first[1]}", f"the frame of {first[1]}"
+                other = by_model.setdefault(ours, (frame, name))
+                if other[0] != frame:
+                    return f"page {name}", f"the frame of {other[1]}", f"another frame than {other[1]}"
+        return None
+
+
+def has_own_pages(vma: Vma) -> bool:
+    """Whether nobody but the processes of a run has ever seen its pages: no file that other runs have used."""
+    return vma.file is None or vma.file.path.startswith("/dev/zero")
+
+
+def _word(entry: Folio | SwapSlot | None, bits: int) -> int:
+    """What pagemap would show of an entry of the model, without its frame."""
+    word = PM_UFFD_WP if bits & UFFD_WP else 0
+    if isinstance(entry, SwapSlot):
+        return word | PM_SWAP
+    if entry is None:
+        if bits & GUARD:
+            word |= PM_SWAP | PM_GUARD
+        elif bits & (UFFD_WP | POISON):
+            word |= PM_SWAP
+        return word
+    if not bits & PRESENT:
+        return word
+    word |= PM_PRESENT
+    if entry.flags & ZERO:
+        return word
+    if not entry.flags & ANON:
+        word |= PM_FILE
+    return word | PM_EXCLUSIVE if entry.mapcount() == 1 else word
+
+
+def _text(word: int) -> str:
+    return ", ".join([name for bit, name in _NAMES.items() if word & bit]) or "nothing there"
