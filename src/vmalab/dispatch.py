@@ -32,10 +32,18 @@ from vmalab.flags import (
     UFFD_FEATURE_EVENT_FORK,
     UFFD_FEATURE_EVENT_REMAP,
     UFFD_FEATURE_WP_ASYNC,
+    UFFD_FEATURE_WP_UNPOPULATED,
     UFFDIO_API,
+    UFFDIO_CONTINUE,
+    UFFDIO_COPY,
+    UFFDIO_POISON,
     UFFDIO_REGISTER,
     UFFDIO_UNREGISTER,
+    UFFDIO_WRITEPROTECT,
+    UFFDIO_ZEROPAGE,
 )
+from vmalab.pages import uffd as fills
+from vmalab.pages.port import memory_of
 from vmalab.reason import (
     ADDRESS_IS_ERROR,
     BAD_DESCRIPTOR,
@@ -308,6 +316,14 @@ def _uffd_of(process: ProcessState, call: Call) -> Userfaultfd:
     return process.uffds.setdefault(number, Userfaultfd(f"userfaultfd {number}"))
 
 
+_FILLS: Final = {
+    UFFDIO_COPY: fills.COPY,
+    UFFDIO_ZEROPAGE: fills.ZERO,
+    UFFDIO_CONTINUE: fills.CONTINUE,
+    UFFDIO_POISON: fills.MARK_POISON,
+}
+
+
 def _ioctl(process: ProcessState, call: Call) -> Outcome:
     command = call.args[1] & 0xFFFFFFFF
     data = call.data
@@ -318,6 +334,7 @@ def _ioctl(process: ProcessState, call: Call) -> Outcome:
             context.event_fork = bool(features & UFFD_FEATURE_EVENT_FORK)
             context.event_remap = bool(features & UFFD_FEATURE_EVENT_REMAP)
             context.wp_async = bool(features & UFFD_FEATURE_WP_ASYNC)
+            context.wp_unpopulated = bool(features & (UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED))
         return Outcome(0, known=False)
     start = data.get("start")
     length = data.get("len")
@@ -329,7 +346,18 @@ def _ioctl(process: ProcessState, call: Call) -> Outcome:
             return _outcome(uffd.register(process.mm, context, start, length, mode))
     elif command == UFFDIO_UNREGISTER:
         return _outcome(uffd.unregister(process.mm, context, start, length))
-    return _not_modelled()
+    memory = memory_of(process.mm)
+    mode = data.get("mode")
+    if memory is None or not isinstance(mode, int):
+        return _not_modelled()
+    if command == UFFDIO_WRITEPROTECT:
+        return _outcome(uffd.write_protect(process.mm, memory, start, length, mode))
+    kind = _FILLS.get(command)
+    if kind is None:
+        return _not_modelled()
+    content = data.get("content", "")
+    assert isinstance(content, str)
+    return _outcome(uffd.fill(process.mm, memory, start, length, kind, mode, bytes.fromhex(content)))
 
 
 def _process_madvise(process: ProcessState, call: Call) -> Outcome:

@@ -169,6 +169,12 @@ PIN_NOT_PERMITTED: Final = 157
 PIN_SPECIAL: Final = 158
 COLLAPSE_UNSUITABLE: Final = 159
 COLLAPSE_BUSY: Final = 160
+FILL_NOT_REGISTERED: Final = 161
+FILL_NOT_WP: Final = 162
+FILL_NOT_SUPPORTED: Final = 163
+FILL_THERE: Final = 164
+FILL_NO_PAGE: Final = 165
+FILL_PARTLY: Final = 166
 
 
 class Explanation:
@@ -505,6 +511,12 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("PIN_SPECIAL", errno.EFAULT, "the VMA has no pages that anybody may hold", "check_vma_flags"),
     Explanation("COLLAPSE_UNSUITABLE", errno.EINVAL, "no huge page may be there", "madvise_collapse"),
     Explanation("COLLAPSE_BUSY", errno.EAGAIN, "a page of the range is in use by others", "madvise_collapse"),
+    Explanation("FILL_NOT_REGISTERED", errno.ENOENT, "the range is not in one VMA with a userfaultfd", "mfill_atomic"),
+    Explanation("FILL_NOT_WP", errno.EINVAL, "the VMA is not registered for write protection", "mfill_atomic"),
+    Explanation("FILL_NOT_SUPPORTED", errno.EINVAL, "pages of that memory cannot be put in place so", "mfill_atomic"),
+    Explanation("FILL_THERE", errno.EEXIST, "a page is there already", "mfill_atomic_install_pte"),
+    Explanation("FILL_NO_PAGE", errno.EFAULT, "the file has no page there to go on with", "mfill_atomic_pte_continue"),
+    Explanation("FILL_PARTLY", errno.EAGAIN, "some pages were put in place, not all", "userfaultfd_ioctl"),
 ]
 
 

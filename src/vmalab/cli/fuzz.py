@@ -106,7 +106,7 @@ def live(
     if as_json:
         print_json(_live_json(campaign, interrupted))
     else:
-        _show_live(campaign, first, interrupted)
+        _show_live(campaign, first, interrupted, pages)
     return 1 if campaign.divergence is not None else 130 if interrupted else 0
 
 
@@ -130,7 +130,7 @@ def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
     }
 
 
-def _show_live(campaign: Campaign, seed: int, interrupted: bool) -> None:
+def _show_live(campaign: Campaign, seed: int, interrupted: bool, pages: bool) -> None:
     from vmalab.fuzz.as_c import as_c
     from vmalab.fuzz.show import strips
     from vmalab.fuzz.shrink import as_python
@@ -149,6 +149,6 @@ def _show_live(campaign: Campaign, seed: int, interrupted: bool) -> None:
     for line in strips(campaign.divergence):
         out.print(line)
     out.print("\nthe sequence, as Python:\n")
-    out.print(as_python(campaign.ops))
+    out.print(as_python(campaign.ops, pages))
     out.print("and as C:\n")
     out.print(as_c(campaign.ops))

@@ -200,6 +200,13 @@ def _call(op: Op, args: list[str], file: str) -> str:
         return (
             f"struct uffdio_range range = {{{args[0]}, {args[1]}}}; result = ioctl({file}, UFFDIO_UNREGISTER, &range);"
         )
+    if op.name == "fill":
+        return _fill(op, file)
+    if op.name == "writeprotect":
+        return (
+            f"struct uffdio_writeprotect range = {{{{{args[0]}, {args[1]}}}, {args[2]}}}; "
+            f"result = ioctl({file}, UFFDIO_WRITEPROTECT, &range);"
+        )
     if op.name == "close":
         return f"result = close({file});"
     if op.name == "capset":
@@ -207,6 +214,18 @@ def _call(op: Op, args: list[str], file: str) -> str:
         head = "unsigned head[] = {0x20080522, 0}"
         return f"{head}, caps[] = {{{low}u, {low}u, 0, {high}u, {high}u, 0}}; {_syscall(126, ['head', 'caps'])}"
     return _syscall(NUMBERS[op.name], args)
+
+
+def _fill(op: Op, file: str) -> str:
+    start, length, _, mode = [f"{arg:#x}ul" for arg in op.args]
+    name = ("COPY", "ZEROPAGE", "CONTINUE", "POISON")[op.args[2] & 3]
+    if name == "COPY":
+        fields = f".dst = {start}, .src = (unsigned long)&__executable_start, .len = {length}, .mode = {mode}"
+        before = "extern char __executable_start; "
+    else:
+        fields = f".range = {{{start}, {length}}}, .mode = {mode}"
+        before = ""
+    return f"{before}struct uffdio_{name.lower()} page = {{{fields}}}; result = ioctl({file}, UFFDIO_{name}, &page);"
 
 
 def _syscall(number: int, args: list[str]) -> str:

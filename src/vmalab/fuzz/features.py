@@ -54,12 +54,15 @@ _CHOICES: Final[dict[str, dict[int, str]]] = {
     "prlimit64": _LIMITS,
     "mbind": _POLICIES,
     "set_mempolicy": _POLICIES,
+    "fill": {0: "UFFDIO_COPY", 1: "UFFDIO_ZEROPAGE", 2: "UFFDIO_CONTINUE", 3: "UFFDIO_POISON"},
 }
 CALLS: Final = {
     "exec": "execve",
     "memfd": "memfd_create",
     "seal": "fcntl(F_ADD_SEALS)",
     "register": "ioctl(UFFDIO_REGISTER)",
+    "fill": "ioctl(userfaultfd)",
+    "writeprotect": "ioctl(UFFDIO_WRITEPROTECT)",
     "unregister": "ioctl(UFFDIO_UNREGISTER)",
     "close": "close(userfaultfd)",
     "read": "(read access)",

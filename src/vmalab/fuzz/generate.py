@@ -418,6 +418,12 @@ class Generator:
             return Op("close", (), who, self._choose(made))
         if which < 0.35:
             return Op("unregister", self._range(process), who, self._choose(made))
+        if which < 0.65 and self._lockstep.pages:
+            addr = self._edge(process) & -PAGE_SIZE
+            if which < 0.5:
+                args = (addr, PAGE_SIZE, self._choose((0, 0, 1, 2, 3)), self._choose((0, 0, 0, 2, 1, 4)))
+                return Op("fill", args, who, self._choose(made))
+            return Op("writeprotect", (addr, PAGE_SIZE, self._choose((1, 1, 0, 2, 3))), who, self._choose(made))
         return Op("register", (*self._range(process), self._choose((1, 2, 3, 1, 4, 2, 0, 8))), who, self._choose(made))
 
     def _prctl(self, process: Process, who: int) -> Op:

@@ -10,7 +10,7 @@ from typing import Final, final
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
 from vmalab.errors import VmalabError
-from vmalab.flags import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
+from vmalab.flags import MADV_REMOVE, RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
 from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, Op
@@ -144,6 +144,7 @@ class Lockstep:
             adopt(self._first.mm, self.agent.first)
         self.capabilities: int = int(read_status(self.agent.pid).get(b"CapEff", b"0"), 16)
         """What the agent may do, as bits."""
+        self._source: tuple[int, bytes] = _program_text(self.agent.pid, self._first)
         self._hard_limits: dict[int, int] = {}
         for limit in (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK):
             hard = resource.prlimit(self.agent.pid, limit)[1]
@@ -192,6 +193,8 @@ class Lockstep:
         self.own: Ranges = Ranges()
         """Where the agent's own memory lies, in any process of the run."""
         self.own.add_all(self._first.mm)
+        mine = self.resources[-1]
+        mine.source, mine.content = self._source
         memory = self.machine.memory
         self._watch: PageWatch | None = PageWatch(memory, self.own) if memory is not None else None
         self._first_fork: Divergence | None = self._fork(Op("fork", (), -1))
@@ -427,6 +430,9 @@ class Lockstep:
         watch = self._watch
         if watch is None or not self.looks:
             return None
+        if MADV_REMOVE in expected.op.args:
+            # It takes a file's pages from all who map them; what they have is seen at their next step.
+            watch.forget_all()
         found = watch.compare(who, self.processes[who], self.agent.pid_of(who + 1))
         return None if found is None else Divergence(expected.place, expected.op, *found)
 
@@ -547,6 +553,14 @@ class Lockstep:
 
 def _result_text(result: int) -> str:
     return f"-{os.strerror(-result)}" if result < 0 else hex(result)
+
+
+def _program_text(pid: int, process: Process) -> tuple[int, bytes]:
+    """Where a program begins, and its first page, which never changes."""
+    start: int = process.vmas()[0].start
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
+        file.seek(start)
+        return start, file.read(PAGE_SIZE)
 
 
 def _counters(pid: int) -> dict[str, int]:

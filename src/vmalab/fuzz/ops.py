@@ -39,6 +39,7 @@ OTHERS: Final = (
     *("read", "write", "fork", "exit"),
     *("crowd", "exec"),
     *("memfd", "memfd_secret", "seal", "userfaultfd", "register", "unregister", "close", "capset"),
+    *("fill", "writeprotect"),
 )
 """Steps that are no system call, or several."""
 
@@ -55,6 +56,8 @@ FLAG_ARGUMENTS: Final = {
     "seal": (0, 0),
     "memfd": (0, 0),
     "register": (2, 2),
+    "fill": (2, 3),
+    "writeprotect": (2, 2),
     "userfaultfd": (0, 0),
     "madvise": (2, 2),
     "process_madvise": (0, 0),

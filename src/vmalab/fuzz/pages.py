@@ -70,6 +70,10 @@ class PageWatch:
         """A process is gone."""
         self._frames.pop(who, None)
 
+    def forget_all(self) -> None:
+        """Nothing is known of any process's frames any more."""
+        self._frames.clear()
+
     def compare(self, who: int, process: Process, pid: int) -> Difference | None:
         """The first difference between the pages of a process and its model's."""
         frames: dict[int, tuple[int, tuple[int, int]]] = {}

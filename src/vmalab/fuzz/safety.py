@@ -9,6 +9,7 @@ from vmalab.addr import PAGE_SIZE, PMD_SIZE, TASK_SIZE
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.machine import Process
+from vmalab.pages.table import UFFD_WP
 from vmalab.vma.area import Vma
 
 LARGE: Final = 1 << 24
@@ -69,6 +70,9 @@ class Safety:
             return args[1] < LARGE and not args[3] & f.MAP_32BIT
         if op.name == "mremap" and max(args[1], args[2]) >= LARGE:
             return False
+        if op.name in ("fill", "writeprotect"):
+            # The source has one page; and without pages it is not known what is there.
+            return process.machine.memory is not None and args[1] <= PAGE_SIZE
         for start, length in _ranges(op):
             if length >= LARGE and start < TASK_SIZE and length <= TASK_SIZE:
                 return False
@@ -102,18 +106,20 @@ def _can_follow(process: Process, op: Op) -> bool:
     advice = args[2] if op.name == "madvise" else args[0] if op.name == "process_madvise" else -1
     if advice & 0xFFFFFFFF in HARMFUL_ADVICES:
         return False
+    if advice == f.MADV_GUARD_INSTALL and any([_guards_hang(process, *each) for each in _ranges(op)]):
+        return False
     if advice >= 0 and advice not in (f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE, f.MADV_HUGEPAGE):
         return True
     if op.name in ("read", "write"):
         found = process.mm.find_vma(args[0])
         if process.machine.memory is not None:
-            # It knows its pages; nobody would answer a userfaultfd's write protection.
-            return found is None or not found.flags & f.VM_UFFD_WP
+            # It knows its pages, and every userfaultfd answers with SIGBUS.
+            return True
         return found is None or not (_hides_pages(found) or (op.name == "read" and _may_be_huge(found)))
     knows_pages = process.machine.memory is not None
     for start, length in _ranges(op):
         for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE)):
-            if knows_pages and not vma.flags & f.VM_UFFD_WP:
+            if knows_pages:
                 continue
             if op.name in IF_LOCKED and not vma.flags & f.VM_LOCKED:
                 continue
@@ -123,6 +129,23 @@ def _can_follow(process: Process, op: Op) -> bool:
             elif _hides_pages(vma) or (advice != f.MADV_POPULATE_WRITE and _may_be_huge(vma)):
                 return False
     return True
+
+
+def _guards_hang(process: Process, start: int, length: int) -> bool:
+    """Whether installing guards would never end: 6.18 goes on trying where a file's page is write-protected by a
+    userfaultfd, because that protection stays when the page goes.
+    """
+    memory = process.machine.memory
+    if memory is None:
+        return False
+    tables = memory.tables(process.mm)
+    for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE)):
+        if vma.is_anonymous() or vma.pages() > 4096:
+            continue
+        for addr in range(vma.start, vma.end, PAGE_SIZE):
+            if tables.entry(addr)[1] & UFFD_WP:
+                return True
+    return False
 
 
 def _hides_pages(vma: Vma) -> bool:

@@ -124,13 +124,13 @@ def _simplify(ops: list[Op], tries: Tries) -> list[Op]:
     return ops
 
 
-def as_python(ops: list[Op]) -> str:
-    """A sequence as Python that performs it in lockstep."""
+def as_python(ops: list[Op], pages: bool = False) -> str:
+    """A sequence as Python that performs it in lockstep; pages: what is below the VMAs is compared as well."""
     lines = [
         "from vmalab.fuzz.lockstep import Lockstep",
         "from vmalab.fuzz.ops import Op",
         "",
-        "with Lockstep() as lockstep:",
+        f"with Lockstep({'pages=True' if pages else ''}) as lockstep:",
     ]
     lines.append("    print(lockstep.run([")
     lines += [f"        {op!r}," for op in ops]

@@ -14,8 +14,13 @@ from vmalab.flags import (
     RLIM_INFINITY,
     UFFD_FEATURE_SIGBUS,
     UFFDIO_API,
+    UFFDIO_CONTINUE,
+    UFFDIO_COPY,
+    UFFDIO_POISON,
     UFFDIO_REGISTER,
     UFFDIO_UNREGISTER,
+    UFFDIO_WRITEPROTECT,
+    UFFDIO_ZEROPAGE,
 )
 from vmalab.fuzz.files import SEGMENT_PAGES
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
@@ -37,6 +42,8 @@ _UFFD_API: Final = 0xAA
 _CAPABILITY_VERSION: Final = 0x20080522
 _O_CLOEXEC: Final = 0o2000000
 
+FILLS: Final = (UFFDIO_COPY, UFFDIO_ZEROPAGE, UFFDIO_CONTINUE, UFFDIO_POISON)
+"""What a step called fill does, by its kind."""
 MAKERS: Final = ("memfd", "memfd_secret", "userfaultfd")
 """Steps that make a file."""
 
@@ -57,10 +64,15 @@ class Resources:
         """They stay as they are."""
         self.made: dict[int, File | None] = {}
         """By slot; None is a userfaultfd."""
+        self.source: int = 0
+        """Where the agent has something that can be copied, and what that is."""
+        self.content: bytes = b""
 
     def inherited(self) -> Resources:
         """What a child has of it: a userfaultfd is closed there, it speaks for the parent's memory."""
         child = Resources(self.files, self.descriptors, self.segments, self.hard_limits)
+        child.source = self.source
+        child.content = self.content
         child.made = {slot: file for slot, file in self.made.items() if file is not None}
         return child
 
@@ -212,6 +224,29 @@ def _unregister(op: Op, resources: Resources, scratch: int) -> Translated:
     return Call("ioctl", (slot, UFFDIO_UNREGISTER, scratch), data=data), [step]
 
 
+def _fill(op: Op, resources: Resources, scratch: int) -> Translated:
+    """An answer to a fault, though nobody waits for it: a page from the agent's program, zeros, the file's, poison."""
+    start, length, kind, mode = op.args
+    slot = op.file - FIRST_MADE
+    command = FILLS[kind & 3]
+    data: dict[str, int | str | list[int]] = {"uffd": slot, "start": start, "len": length, "mode": mode}
+    packed = _bytes(start) + _bytes(length) + _bytes(mode) + bytes(8)
+    if command == UFFDIO_COPY:
+        data["content"] = resources.content[: min(length, len(resources.content))].hex()
+        packed = _bytes(start) + _bytes(resources.source) + _bytes(length) + _bytes(mode) + bytes(8)
+    step = Step(_IOCTL, (0, command, scratch), packed, slots=_first(slot))
+    return Call("ioctl", (slot, command, scratch), data=data), [step]
+
+
+def _writeprotect(op: Op, resources: Resources, scratch: int) -> Translated:
+    start, length, mode = op.args
+    slot = op.file - FIRST_MADE
+    data: dict[str, int | str | list[int]] = {"uffd": slot, "start": start, "len": length, "mode": mode}
+    packed = _bytes(start) + _bytes(length) + _bytes(mode)
+    step = Step(_IOCTL, (0, UFFDIO_WRITEPROTECT, scratch), packed, slots=_first(slot))
+    return Call("ioctl", (slot, UFFDIO_WRITEPROTECT, scratch), data=data), [step]
+
+
 def _capset(op: Op, resources: Resources, scratch: int) -> Translated:
     effective = op.args[0]
     low, high = effective & 0xFFFFFFFF, effective >> 32
@@ -241,6 +276,8 @@ _TRANSLATORS: Final[dict[str, Callable[[Op, Resources, int], Translated]]] = {
     "seal": _seal,
     "userfaultfd": _userfaultfd,
     "register": _register,
+    "fill": _fill,
+    "writeprotect": _writeprotect,
     "unregister": _unregister,
     "capset": _capset,
     "close": _close,

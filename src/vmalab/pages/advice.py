@@ -16,7 +16,7 @@ from vmalab.flags import (
 from vmalab.pages.folio import ANON, LAZYFREE, Folio
 from vmalab.pages.memory import Memory
 from vmalab.pages.reclaim import collapse, page_out
-from vmalab.pages.table import DIRTY, GUARD, Leaf
+from vmalab.pages.table import DIRTY, GUARD, POISON, Leaf
 from vmalab.pages.zap import discard, leaf_range, zap_range
 from vmalab.reason import FAULT_NO_MEMORY, YES
 from vmalab.vma.area import Vma
@@ -78,6 +78,7 @@ def _free_lazily(memory: Memory, vma: Vma, start: int, end: int) -> None:
         for at in range(low, high):
             entry = found.pages[at]
             if entry is None:
+                found.bits[at] &= ~POISON
                 continue
             if not isinstance(entry, Folio):
                 memory.drop(tables, found, at)

@@ -82,6 +82,10 @@ def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr
     entry = leaf.pages[at]
     bits = leaf.bits[at]
     if entry is None:
+        if bits & UFFD_WP and not vma.flags & VM_UFFD_WP:
+            # Nobody asks for it any more.
+            bits &= ~UFFD_WP
+            leaf.bits[at] = bits
         if bits & GUARD:
             return FAULT_GUARD
         if bits & POISON:
@@ -320,12 +324,15 @@ def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
     wants_own = flags & (FAULT_WRITE | FAULT_UNSHARE) != 0 and not vma.flags & VM_SHARED
     if wants_own and anon_vma_prepare(vma) != YES:
         return FAULT_NO_MEMORY
+    if not flags and not vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR) and vma.file is not None:
+        _fault_around(memory, tables, vma, leaf, addr)
+        if leaf.pages[at] is not None:
+            leaf.bits[at] |= YOUNG
+            return YES
     folio, page, refusal = file_folio(memory, vma, vma.pgoff_at(addr), waits=True)
     if folio is None:
         return refusal
     if not wants_own:
-        if not flags & FAULT_WRITE and not vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR):
-            _fault_around(memory, tables, vma, leaf, addr)
         memory.get(folio)
         memory.add_mapping(tables, folio, 1, entire=False)
         leaf.pages[at] = folio
@@ -355,7 +362,7 @@ def _fault_around(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: in
     first = max(at & -FAULT_AROUND, at - min(at, before))
     last = min(first + FAULT_AROUND, ENTRIES, at + vma.pages() - before)
     for each in range(first, last):
-        if each == at or leaf.pages[each] is not None or leaf.bits[each]:
+        if leaf.pages[each] is not None or leaf.bits[each]:
             continue
         index = vma.pgoff + before + each - at
         folio = cache.pages.get(index)

@@ -22,6 +22,9 @@ KSM: Final = 32
 LAZYFREE: Final = 64
 """MADV_FREE: may be thrown away unless it is written to."""
 
+UNEVICTABLE: Final = 128
+"""Locked in memory by a lock that nobody can take away any more."""
+
 PMD_ORDER: Final = 9
 PUD_ORDER: Final = 18
 

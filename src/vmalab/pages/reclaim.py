@@ -5,7 +5,8 @@ from __future__ import annotations
 from vmalab.addr import PMD_SIZE
 from vmalab.flags import VM_DROPPABLE, VM_LOCKED, VM_WRITE
 from vmalab.pages.fault import thp_orders
-from vmalab.pages.folio import ANON, LAZYFREE, PMD_ORDER, ZERO, Folio, SwapSlot
+from vmalab.pages.folio import ANON, LAZYFREE, PMD_ORDER, UNEVICTABLE, ZERO, Folio, SwapSlot
+from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
 from vmalab.pages.memory import ALWAYS, Memory
 from vmalab.pages.table import (
     DIRTY,
@@ -43,13 +44,39 @@ def page_out(memory: Memory, vma: Vma, start: int, end: int) -> None:
         at = low
         while at < high:
             entry = found.pages[at]
+            if isinstance(entry, Folio) and entry.flags & UNEVICTABLE:
+                at += 1
+                continue
             if isinstance(entry, Folio) and entry.flags & ANON:
                 at += _page_out_folio(memory, tables, vma, found, at, high, entry)
                 continue
             if isinstance(entry, Folio) and not entry.flags & ZERO and entry.mapcount() == 1 and entry.refs == 2:
-                # It stays in the page cache, where the next fault finds it.
                 memory.drop(tables, found, at)
+                _leave_cache(memory, entry)
             at += 1
+
+
+def lock_for_good(memory: Memory, vma: Vma) -> None:
+    """A VMA has lost its lock, its pages have not: they stay in memory until they are freed."""
+    tables = memory.tables(vma.mm)
+    for number in tables.spans(vma.start, vma.end):
+        found = tables.pmds[number]
+        if isinstance(found, Huge):
+            found.folio.flags |= UNEVICTABLE
+            continue
+        low, high = leaf_range(number, vma.start, vma.end)
+        for entry in found.pages[low:high]:
+            if isinstance(entry, Folio) and not entry.flags & ZERO:
+                entry.flags |= UNEVICTABLE
+
+
+def _leave_cache(memory: Memory, folio: Folio) -> None:
+    """A page of a file that nobody maps any more: one that was written to stays in the page cache."""
+    cache = folio.cache
+    if cache is not None and not folio.flags & FOLIO_DIRTY:
+        del cache.pages[folio.index]
+        folio.cache = None
+        memory.put(folio)
 
 
 def _reclaimable(memory: Memory, folio: Folio, pages: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmalab.addr import PAGE_SHIFT, PMD_SIZE
 from vmalab.pages.folio import HUGETLB
 from vmalab.pages.memory import Memory
-from vmalab.pages.table import ENTRIES, PMD_SHIFT, PUD_SHIFT, UFFD_WP, Huge, Leaf, Tables
+from vmalab.pages.table import ENTRIES, GUARD, PMD_SHIFT, PUD_SHIFT, UFFD_WP, Huge, Leaf, Tables
 from vmalab.vma.area import Vma
 
 
@@ -50,17 +50,19 @@ def zap_leaf(memory: Memory, tables: Tables, leaf: Leaf, low: int, high: int) ->
 
 
 def discard(memory: Memory, vma: Vma, start: int, end: int) -> None:
-    """MADV_DONTNEED of a part of a VMA: its pages go; guards and write protection of a userfaultfd stay as markers."""
+    """MADV_DONTNEED of a part of a VMA: its pages go, guards stay, and in files the protection of a userfaultfd."""
     tables = memory.tables(vma.mm)
     for number in tables.spans(start, end):
         low, high = leaf_range(number, start, end)
         found = tables.pmds[number]
         if isinstance(found, Leaf):
+            kept = GUARD if vma.is_anonymous() else GUARD | UFFD_WP
             for at in range(low, high):
+                marker = found.bits[at] & kept
                 if found.pages[at] is not None:
-                    marker = found.bits[at] & UFFD_WP if not vma.is_anonymous() else 0
                     memory.drop(tables, found, at)
-                    found.bits[at] = marker
+                    marker &= UFFD_WP
+                found.bits[at] = marker
             if end - start >= PMD_SIZE and found.is_empty():
                 del tables.pmds[number]
         else:

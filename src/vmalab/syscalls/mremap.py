@@ -22,6 +22,8 @@ from vmalab.flags import (
     VM_SHARED,
     VM_UFFD,
 )
+from vmalab.pages.port import memory_of
+from vmalab.pages.reclaim import lock_for_good
 from vmalab.reason import (
     BEYOND_TASK_SIZE,
     DRIVER_REFUSES_MOVE,
@@ -389,6 +391,9 @@ def _dontunmap_complete(remap: Remap, vma: Vma, copy: Vma) -> None:
         vma.mm.locked_vm -= vma.pages()
     if vma.flags & VM_LOCKED:
         vma.mm.lost_locked += vma.pages()
+        memory = memory_of(vma.mm)
+        if memory is not None:
+            lock_for_good(memory, vma)
     set_flags(vma, vma.flags & ~VM_LOCKED_MASK)
     whole = vma.start == remap.addr and vma.end == remap.addr + remap.old_len
     if copy is not vma and whole and vma.anon_vma is not None:

@@ -1,4 +1,4 @@
-"""userfaultfd registration, as far as VMAs are concerned."""
+"""userfaultfd: registration, and the answers to its faults."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from vmalab.flags import (
     VM_UFFD_MISSING,
     VM_UFFD_WP,
 )
+from vmalab.pages import uffd as pages
+from vmalab.pages.memory import Memory
+from vmalab.pages.port import memory_of
 from vmalab.reason import (
     BEYOND_TASK_SIZE,
+    FILL_PARTLY,
     LENGTH_ZERO,
     UFFD_BAD_MODE,
     UFFD_BUSY,
@@ -33,6 +37,10 @@ from vmalab.vma.space import Mm
 REGISTER_MODE_MISSING: Final = 1
 REGISTER_MODE_WP: Final = 2
 REGISTER_MODE_MINOR: Final = 4
+MODE_DONTWAKE: Final = 1
+MODE_WP: Final = 2
+WRITEPROTECT_WP: Final = 1
+WRITEPROTECT_DONTWAKE: Final = 2
 
 
 def _check_range(mm: Mm, start: int, length: int) -> int:
@@ -142,11 +150,45 @@ def _unregister_range(mm: Mm, uffd: Userfaultfd, start: int, end: int) -> int:
             break
         upto: int = min(found.end, end)
         if found.uffd is not None:
-            found, refusal = vma_modify_uffd(found, max(at, found.start), upto, found.flags & ~VM_UFFD, None)
+            found, refusal = _clear(found, max(at, found.start), upto)
             if refusal != YES:
                 return refusal
         at = max(upto, found.end)
     return YES
+
+
+def _clear(vma: Vma, start: int, end: int) -> tuple[Vma, int]:
+    """Let [start, end) of a VMA leave its userfaultfd, and its pages the protection (userfaultfd_clear_vma)."""
+    memory = memory_of(vma.mm)
+    if memory is not None and vma.flags & VM_UFFD_WP:
+        pages.protect_range(memory, vma, start, end, False)
+    return vma_modify_uffd(vma, start, end, vma.flags & ~VM_UFFD, None)
+
+
+def fill(mm: Mm, memory: Memory, start: int, length: int, kind: int, mode: int, data: bytes) -> int:
+    """UFFDIO_COPY (of data), _ZEROPAGE, _CONTINUE and _POISON, by kind: 0 or minus a reason."""
+    refusal = _check_range(mm, start, length)
+    if refusal != YES:
+        return -refusal
+    if mode & ~(MODE_DONTWAKE | (MODE_WP if kind in (pages.COPY, pages.CONTINUE) else 0)):
+        return -UFFD_BAD_MODE
+    mm.mmap_read_lock()
+    done, refusal = pages.fill(memory, mm, start, length, data, kind, mode & MODE_WP != 0)
+    mm.mmap_read_unlock()
+    return -(FILL_PARTLY if refusal != YES and done else refusal)
+
+
+def write_protect(mm: Mm, memory: Memory, start: int, length: int, mode: int) -> int:
+    """UFFDIO_WRITEPROTECT: 0 or minus a reason."""
+    refusal = _check_range(mm, start, length)
+    if refusal != YES:
+        return -refusal
+    if mode & ~(WRITEPROTECT_WP | WRITEPROTECT_DONTWAKE) or mode == WRITEPROTECT_WP | WRITEPROTECT_DONTWAKE:
+        return -UFFD_BAD_MODE
+    mm.mmap_read_lock()
+    refusal = pages.write_protect(memory, mm, start, start + length, mode & WRITEPROTECT_WP != 0)
+    mm.mmap_read_unlock()
+    return -refusal
 
 
 def release(mm: Mm, uffd: Userfaultfd) -> None:
@@ -156,6 +198,6 @@ def release(mm: Mm, uffd: Userfaultfd) -> None:
     while vma is not None:
         end: int = vma.end
         if vma.uffd is uffd:
-            vma, _ = vma_modify_uffd(vma, vma.start, vma.end, vma.flags & ~VM_UFFD, None)
+            vma, _ = _clear(vma, vma.start, vma.end)
         vma = mm.find_vma(max(end, vma.end))
     mm.mmap_write_unlock()

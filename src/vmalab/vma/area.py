@@ -69,7 +69,7 @@ def mpol_equal(one: Policy | None, other: Policy | None) -> bool:
 class Userfaultfd:
     """The context of a userfaultfd; identity is what counts."""
 
-    __slots__ = ("event_fork", "event_remap", "name", "wp_async")
+    __slots__ = ("event_fork", "event_remap", "name", "wp_async", "wp_unpopulated")
 
     def __init__(self, name: str, event_fork: bool = False, event_remap: bool = False) -> None:
         self.name: str = name
@@ -77,6 +77,8 @@ class Userfaultfd:
         self.event_remap: bool = event_remap
         self.wp_async: bool = False
         """Writes to write-protected pages wait for nobody: any memory can be registered for that."""
+        self.wp_unpopulated: bool = False
+        """Anonymous memory remembers that it is write-protected where no page is."""
 
 
 @final

@@ -1,0 +1,195 @@
+"""What answers to a userfaultfd do to pages: copy, zero page, continue, poison, write protection (mm/userfaultfd.c)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE
+from vmalab.flags import VM_HUGETLB, VM_SHARED, VM_UFFD_WP, VM_WRITE
+from vmalab.pages.folio import ANON, Folio
+from vmalab.pages.memory import Memory
+from vmalab.pages.protect import can_change_writable
+from vmalab.pages.table import (
+    DIRTY,
+    ENTRIES,
+    PAGE_AT,
+    PMD_SHIFT,
+    POISON,
+    PRESENT,
+    UFFD_WP,
+    WRITE,
+    YOUNG,
+    Huge,
+    Leaf,
+    Tables,
+)
+from vmalab.pages.zap import leaf_range
+from vmalab.reason import (
+    FAULT_NO_MEMORY,
+    FILL_NO_PAGE,
+    FILL_NOT_REGISTERED,
+    FILL_NOT_SUPPORTED,
+    FILL_NOT_WP,
+    FILL_THERE,
+    YES,
+)
+from vmalab.vma.anon import anon_vma_prepare
+from vmalab.vma.area import Vma
+from vmalab.vma.space import Mm
+
+COPY: Final = 0
+ZERO: Final = 1
+CONTINUE: Final = 2
+MARK_POISON: Final = 3
+
+
+def fill(memory: Memory, mm: Mm, addr: int, length: int, data: bytes, kind: int, protect: bool) -> tuple[int, int]:
+    """Put pages where none are: how many, and YES or why the next was not (mfill_atomic).
+
+    length: in bytes.  data: what they hold, for COPY.  protect: they are write-protected at once.
+    """
+    vma = mm.vma_lookup(addr)
+    if vma is None:
+        return 0, FILL_NOT_REGISTERED
+    if not vma.flags & VM_SHARED and anon_vma_prepare(vma) != YES:
+        return 0, FAULT_NO_MEMORY
+    if addr < vma.start or addr + length > vma.end or vma.uffd is None:
+        return 0, FILL_NOT_REGISTERED
+    if protect and not vma.flags & VM_UFFD_WP:
+        return 0, FILL_NOT_WP
+    is_shmem = vma.ops is not None and vma.ops.name == "shmem"
+    if vma.flags & VM_HUGETLB or not (vma.is_anonymous() or is_shmem) or (kind == CONTINUE and not is_shmem):
+        return 0, FILL_NOT_SUPPORTED
+    tables = memory.tables(mm)
+    for at in range(0, length, PAGE_SIZE):
+        content = data[at : at + PAGE_SIZE].rstrip(b"\0")
+        refusal = _fill_page(memory, tables, vma, addr + at, content, kind, protect)
+        if refusal != YES:
+            return at >> PAGE_SHIFT, refusal
+    return length >> PAGE_SHIFT, YES
+
+
+def _fill_page(memory: Memory, tables: Tables, vma: Vma, addr: int, content: bytes, kind: int, protect: bool) -> int:
+    if isinstance(tables.pmds.get(addr >> PMD_SHIFT), Huge):
+        return FILL_THERE
+    if vma.file is not None and 0 <= vma.file.size <= vma.pgoff_at(addr) << PAGE_SHIFT:
+        return FILL_NO_PAGE if kind != CONTINUE else FILL_NOT_SUPPORTED
+    leaf = memory.leaf_for(tables, addr)
+    if leaf is None:
+        return FAULT_NO_MEMORY
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    if kind == CONTINUE or (kind != MARK_POISON and vma.flags & VM_SHARED):
+        return _fill_shared(memory, tables, vma, leaf, addr, content, kind, protect)
+    if leaf.pages[at] is not None or (kind != COPY and leaf.bits[at]):
+        return FILL_THERE
+    if kind == MARK_POISON:
+        leaf.bits[at] = POISON
+        return YES
+    if kind == ZERO:
+        leaf.pages[at] = memory.zero
+        leaf.bits[at] = PRESENT
+        return YES
+    folio = memory.alloc(vma.mm, 0, ANON)
+    if folio is None:
+        return FAULT_NO_MEMORY
+    folio.set_content(0, content)
+    memory.map_new_anon(tables, folio, vma, addr)
+    leaf.pages[at] = folio
+    leaf.bits[at] = PRESENT | DIRTY | _protection(vma, protect)
+    return YES
+
+
+def _protection(vma: Vma, protect: bool) -> int:
+    """The bits of a new entry: writable, unless it is to be write-protected."""
+    if protect:
+        return UFFD_WP
+    return WRITE if vma.flags & VM_WRITE else 0
+
+
+def _fill_shared(
+    memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, content: bytes, kind: int, protect: bool
+) -> int:
+    """A page of shared memory: made, or for CONTINUE found."""
+    assert vma.file is not None
+    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    cache = memory.cache_of(vma.file)
+    index = vma.pgoff_at(addr)
+    folio = cache.pages.get(index)
+    if kind == CONTINUE:
+        if folio is None:
+            return FILL_NO_PAGE
+        if leaf.pages[at] is not None:
+            return FILL_THERE
+    else:
+        if folio is not None or leaf.pages[at] is not None:
+            return FILL_THERE
+        folio = memory.alloc(vma.mm, 0, 0)
+        if folio is None:
+            return FAULT_NO_MEMORY
+        folio.set_content(0, content)
+        folio.index = index
+        folio.cache = cache
+        cache.pages[index] = folio
+    memory.get(folio)
+    memory.add_mapping(tables, folio, 1, entire=False)
+    leaf.pages[at] = folio
+    writable = _protection(vma, protect) if vma.flags & VM_SHARED else UFFD_WP if protect else 0
+    leaf.bits[at] = PRESENT | YOUNG | DIRTY | writable | (index - folio.index) << PAGE_AT
+    return YES
+
+
+def write_protect(memory: Memory, mm: Mm, start: int, end: int, protect: bool) -> int:
+    """UFFDIO_WRITEPROTECT: YES, or FILL_NOT_REGISTERED where a VMA of the range is not registered for it."""
+    at = start
+    vma = mm.find_vma_intersection(start, end)
+    if vma is None:
+        return FILL_NOT_REGISTERED
+    while vma is not None and at < end:
+        if not vma.flags & VM_UFFD_WP:
+            return FILL_NOT_REGISTERED
+        if vma.flags & VM_HUGETLB and (start | end) & PMD_SIZE - 1:
+            return FILL_NOT_SUPPORTED
+        protect_range(memory, vma, max(at, vma.start), min(end, vma.end), protect)
+        at = vma.end
+        vma = mm.find_vma_intersection(at, end) if at < end else None
+    return YES
+
+
+def protect_range(memory: Memory, vma: Vma, start: int, end: int, protect: bool) -> None:
+    """Set or clear the protection of entries (uffd_wp_range).
+
+    Where no page is, shared memory remembers it, and anonymous memory if the userfaultfd asked for it.
+    """
+    tables = memory.tables(vma.mm)
+    first, last = start >> PMD_SHIFT, end - 1 >> PMD_SHIFT
+    for number in range(first, last + 1):
+        found = tables.pmds.get(number)
+        low, high = leaf_range(number, start, end)
+        if isinstance(found, Huge):
+            if (low, high) == (0, ENTRIES):
+                huge = found.bits & ~UFFD_WP
+                found.bits = huge & ~WRITE | UFFD_WP if protect else huge
+                continue
+            found = memory.split_huge_pmd(tables, number)
+        marks = protect and (not vma.is_anonymous() or (vma.uffd is not None and vma.uffd.wp_unpopulated))
+        if found is None:
+            if not marks:
+                continue
+            found = tables.pmds[number] = Leaf()
+        for at in range(low, high):
+            _protect_entry(vma, found, at, protect, marks)
+
+
+def _protect_entry(vma: Vma, leaf: Leaf, at: int, protect: bool, marks: bool) -> None:
+    bits = leaf.bits[at]
+    entry = leaf.pages[at]
+    if entry is None:
+        if not bits & ~UFFD_WP:
+            leaf.bits[at] = UFFD_WP if marks else 0 if not protect else bits
+    elif protect:
+        leaf.bits[at] = bits & ~WRITE | UFFD_WP
+    else:
+        bits &= ~UFFD_WP
+        if isinstance(entry, Folio) and can_change_writable(vma, entry, bits, bits >> PAGE_AT):
+            bits |= WRITE
+        leaf.bits[at] = bits

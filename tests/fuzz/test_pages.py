@@ -1,0 +1,73 @@
+"""Lockstep below the VMAs: what pagemap shows, contents, and who shares a frame."""
+
+from tests.fuzz.test_lockstep import live, whole
+from vmalab.flags import MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_HUGEPAGE, MADV_PAGEOUT, MADV_REMOVE
+from vmalab.fuzz.campaign import Options, Runner
+from vmalab.fuzz.lockstep import Lockstep
+from vmalab.fuzz.ops import Op
+from vmalab.pages.memory import NEVER
+
+AT = 0x10000000
+PAGE = 0x1000
+PRIVATE = 0x32
+SHARED = 0x31
+
+
+@live
+def test_runs_without_a_difference() -> None:
+    with Runner(Options(pages=True)) as runner:
+        for seed in range(7000, 7012):
+            run = runner.one(seed)
+            assert run.divergence is None, f"seed {seed}: {run.divergence}"
+            assert run.steps > 100
+
+
+@live
+def test_known_sequences() -> None:
+    ops = [
+        Op("mmap", (AT, 8 * PAGE, 3, PRIVATE, 0)),
+        Op("write", (AT,)),
+        Op("write", (AT,)),
+        Op("read", (AT,)),
+        Op("read", (AT + 4 * PAGE,)),
+        Op("fork"),
+        Op("write", (AT,), 1),
+        Op("read", (AT,), 0),
+        Op("exit", (), 1),
+        Op("write", (AT,)),
+        Op("madvise", (AT + 2 * PAGE, PAGE, MADV_GUARD_INSTALL)),
+        Op("write", (AT + 2 * PAGE,)),
+        Op("mremap", (AT, 4 * PAGE, 4 * PAGE, 3, AT + 0x100000)),
+        Op("read", (AT + 0x100000,)),
+        Op("madvise", (AT + 0x100000, PAGE, MADV_DONTNEED)),
+        Op("mmap", (AT + 0x200000, 8 * PAGE, 3, SHARED, 0)),
+        Op("write", (AT + 0x200000,)),
+        Op("fork"),
+        Op("write", (AT + 0x200000,), 1),
+        Op("read", (AT + 0x200000,)),
+        Op("madvise", (AT + 0x200000, PAGE, MADV_REMOVE), 1),
+        Op("read", (AT + 0x200000,)),
+        Op("madvise", (AT + 0x200000, 8 * PAGE, MADV_PAGEOUT)),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(ops)
+        assert found is None, str(found)
+        assert lockstep.steps == len(ops) + 1
+
+
+@whole
+def test_a_model_with_another_rule_is_found() -> None:
+    """Without huge pages in the model, the kernel's show."""
+    ops = [
+        Op("mmap", (AT, 0x400000, 3, PRIVATE, 0)),
+        Op("madvise", (AT, 0x400000, MADV_HUGEPAGE)),
+        Op("write", (AT,)),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        assert lockstep.run(ops) is None
+    with Lockstep(pages=True) as lockstep:
+        assert lockstep.machine.memory is not None
+        lockstep.machine.memory.settings.thp = {9: NEVER}
+        found = lockstep.run(ops)
+        assert found is not None
+        assert found.field == f"page {AT + PAGE:x}"

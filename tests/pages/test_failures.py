@@ -1,0 +1,156 @@
+"""Each allocation failed in turn: in faults, in forks, while pages are held.  Nothing leaks, all counts are right."""
+
+from collections.abc import Callable
+
+import pytest
+
+from vmalab.flags import (
+    MADV_COLLAPSE,
+    MADV_DONTNEED,
+    MADV_GUARD_INSTALL,
+    MADV_HUGEPAGE,
+    MADV_PAGEOUT,
+    MADV_POPULATE_WRITE,
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MREMAP_MAYMOVE,
+)
+from vmalab.machine import KernelError, Machine, Process
+from vmalab.pages.holders import FixedBuffer, MemoryRegion, Pipe, Refused, access_process_vm
+from vmalab.pages.memory import MADVISE, Memory, PageSettings
+from vmalab.testing.ports import FailingPort
+from vmalab.vma.area import File
+
+PAGE = 4096
+PMD = 1 << 21
+
+
+def machine() -> tuple[Machine, FailingPort, Memory]:
+    settings = PageSettings()
+    settings.thp = {4: MADVISE, 9: MADVISE}
+    settings.swap_pages = 4096
+    memory = Memory(settings)
+    port = FailingPort()
+    return Machine(port=port, memory=memory), port, memory
+
+
+def written(process: Process, pages: int = 8) -> int:
+    addr = process.mmap(0, pages * PAGE)
+    process.write(addr, b"old" * (pages * PAGE // 3))
+    return addr
+
+
+def huge(process: Process) -> int:
+    addr = process.mmap(0, 2 * PMD) + PMD - 1 & -PMD
+    process.madvise(addr, PMD, MADV_HUGEPAGE)
+    process.write(addr, b"old")
+    assert process.page(addr).folio is not None
+    return addr
+
+
+def fault(process: Process) -> None:
+    addr = process.mmap(0, 2 * PMD)
+    process.read(addr, 1)
+    process.write(addr + PAGE - 2, b"text")
+    process.madvise(addr, 2 * PMD, MADV_HUGEPAGE)
+    process.write(addr + PMD + 5 * PAGE, b"text")
+
+
+def fork_and_write(process: Process) -> None:
+    addr, large = written(process), huge(process)
+    child = process.fork()
+    process.write(addr, b"new")
+    child.write(addr + PAGE, b"new")
+    process.write(large, b"new")
+    assert child.read(addr, 3) == b"old"
+    assert child.read(large, 3) == b"old"
+    child.exit()
+
+
+def fork_of_what_is_pinned(process: Process) -> None:
+    addr, large = written(process), huge(process)
+    regions = [MemoryRegion(process.mm, addr, 3 * PAGE)]
+    try:
+        regions.append(FixedBuffer(process.mm, large, PMD))
+        child = process.fork()
+        process.write(addr, b"new")
+        assert regions[0].read()[:3] == b"new"
+        child.exit()
+    finally:
+        for region in regions:
+            region.close()
+
+
+def files(process: Process) -> None:
+    file = File("/file")
+    file.size = 4 * PAGE
+    private = process.mmap(0, 4 * PAGE, file=file, flags=MAP_PRIVATE)
+    shared = process.mmap(0, 4 * PAGE, flags=MAP_SHARED | MAP_ANONYMOUS)
+    process.read(private, 1)
+    process.write(private + PAGE, b"own")
+    process.write(shared, b"all")
+    child = process.fork()
+    assert child.read(shared, 3) == b"all"
+    child.exit()
+
+
+def held(process: Process) -> None:
+    addr = process.mmap(0, 4 * PAGE)
+    pipe = Pipe()
+    try:
+        pipe.vmsplice(process.mm, addr, 4 * PAGE)
+        region = MemoryRegion(process.mm, addr, 4 * PAGE)
+        process.write(addr, b"new")
+        assert region.read()[:3] == b"new"
+        region.close()
+        access_process_vm(process.mm, addr, 3, b"dbg")
+    finally:
+        pipe.close()
+
+
+def swapped(process: Process) -> None:
+    addr = written(process)
+    process.madvise(addr, 8 * PAGE, MADV_PAGEOUT)
+    child = process.fork()
+    child.write(addr, b"new")
+    assert process.read(addr, 3) == b"old"
+    child.exit()
+
+
+def advised(process: Process) -> None:
+    addr = huge(process)
+    process.madvise(addr + PAGE, PAGE, MADV_DONTNEED)
+    process.madvise(addr, PMD, MADV_COLLAPSE)
+    process.madvise(addr, PMD, MADV_POPULATE_WRITE)
+    process.madvise(addr + 8 * PAGE, 4 * PAGE, MADV_GUARD_INSTALL)
+    process.munmap(addr + 32 * PAGE, 3 * PAGE)
+    process.mremap(addr + 64 * PAGE, 8 * PAGE, 16 * PAGE, MREMAP_MAYMOVE)
+
+
+@pytest.mark.parametrize("what", [fault, fork_and_write, fork_of_what_is_pinned, files, held, swapped, advised])
+def test_each_allocation_fails_in_turn(what: Callable[[Process], None]) -> None:
+    number = 0
+    while True:
+        made, port, memory = machine()
+        process = made.process()
+        port.arm(number)
+        try:
+            what(process)
+            done = True
+        except (KernelError, Refused):
+            done = False
+        assert number or done, "it works where nothing fails"
+        failed = port.failed
+        port.arm(0)
+        made.validate()
+        for each in list(made.processes.values()):
+            each.exit()
+        for cache in memory.caches():
+            memory.drop_cache(cache)
+        assert (memory.live, memory.resident, memory.swapped) == (0, 0, 0), f"after failure {number} ({failed})"
+        made.validate()
+        if number and not failed:
+            break
+        number += 1
+    assert number > 5, "it allocates"
