@@ -114,5 +114,5 @@ def catalogue() -> dict[str, list[str]]:
     found = {CALLS.get(name, name): [flag for _, flag in bits] for name, bits in _BITS.items()}
     found["mmap"] = [flag for _, flag in (*_PROT, *_MAP)] + list(MAP_TYPES.values())
     for name, choices in _CHOICES.items():
-        found[name] = list(choices.values())
+        found[CALLS.get(name, name)] = list(choices.values())
     return found

@@ -40,7 +40,7 @@ Difference = tuple[str, str, str]
 
 
 def page_settings() -> PageSettings:
-    """What this machine's settings say of huge pages."""
+    """What this machine's settings say of huge pages and swap."""
     settings = PageSettings()
     settings.thp = {}
     top = _chosen(THP / "enabled")
@@ -48,6 +48,8 @@ def page_settings() -> PageSettings:
         mode = _chosen(THP / f"hugepages-{(PAGE_SIZE << order) >> 10}kB/enabled")
         mode = top if mode == "inherit" else mode
         settings.thp[order] = {"always": ALWAYS, "madvise": MADVISE}.get(mode, NEVER)
+    swap = [line.split() for line in Path("/proc/swaps").read_text("ascii", "replace").splitlines()[1:]]
+    settings.swap_pages = sum([int(words[-3]) for words in swap]) // 4
     zero = THP / "use_zero_page"
     settings.huge_zero = zero.exists() and zero.read_text("ascii").strip() == "1"
     return settings
