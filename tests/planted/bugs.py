@@ -142,8 +142,8 @@ BUGS = (
         "syscalls.uffd",
         (
             (
-                "            vma, _ = vma_modify_uffd(vma, vma.start, vma.end, vma.flags & ~VM_UFFD, None)",
-                "            vma_modify_uffd(vma, vma.start, vma.end, vma.flags & ~VM_UFFD, None)",
+                "            vma, _ = _clear(vma, vma.start, vma.end)",
+                "            _clear(vma, vma.start, vma.end)",
             ),
         ),
         "tests/vma/test_properties.py::test_the_core_and_the_naive_model_agree",

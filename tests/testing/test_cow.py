@@ -18,14 +18,14 @@ from vmalab.testing.cow_families import cases, families
 from vmalab.testing.cow_model import run_in_model
 
 SETTINGS = [
-    Path("/proc/swaps"),
     *sorted(Path("/sys/kernel/mm/hugepages").glob("*/nr_hugepages")),
     *sorted(Path("/sys/kernel/mm/transparent_hugepage").glob("**/enabled")),
 ]
 
 
 def settings() -> list[str]:
-    return [path.read_text() for path in SETTINGS if path.exists()]
+    swaps = [line.split()[0] for line in Path("/proc/swaps").read_text().splitlines()]
+    return [*swaps, *[path.read_text() for path in SETTINGS if path.exists()]]
 
 
 def test_there_are_as_many_cases_as_linux_has() -> None:
