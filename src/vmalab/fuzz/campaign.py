@@ -21,6 +21,7 @@ from vmalab.fuzz.files import Files
 from vmalab.fuzz.generate import Generator
 from vmalab.fuzz.lockstep import Divergence, Lockstep
 from vmalab.fuzz.ops import Op
+from vmalab.fuzz.safety import Safety
 from vmalab.fuzz.shrink import shrink
 from vmalab.live.agent import AgentDied
 
@@ -139,8 +140,8 @@ class Runner:
         return lockstep, found
 
     def tries(self, ops: list[Op]) -> Divergence | None:
-        """Perform a sequence."""
-        return self.run(lambda lockstep: iter(ops))[1]
+        """Perform a sequence, but for what the agent would not survive."""
+        return self.run(lambda lockstep: _safe(lockstep, ops))[1]
 
     def one(self, seed: int) -> Run:
         """The run of a seed."""
@@ -150,6 +151,14 @@ class Runner:
         return Run(
             seed, lockstep.steps, agent.reader, agent.why_not_bpf, counts=lockstep.counts, divergence=found, ops=ops
         )
+
+
+def _safe(lockstep: Lockstep, ops: list[Op]) -> Iterator[Op]:
+    """Those steps of a sequence that may be taken when it is their turn."""
+    safety = Safety(lockstep)
+    for op in ops:
+        if op.who not in lockstep.processes or safety.allows(op):
+            yield op
 
 
 def run(
