@@ -10,6 +10,7 @@ from vmalab.flags import (
     MAP_ANONYMOUS,
     MAP_PRIVATE,
     MAP_SHARED,
+    MREMAP_MAYMOVE,
     UFFDIO_CONTINUE,
     UFFDIO_COPY,
     UFFDIO_POISON,
@@ -115,6 +116,16 @@ def test_who_leaves_takes_the_protection_along() -> None:
     assert tell(process, UFFDIO_UNREGISTER, addr, 8 * PAGE) == 0
     process.write(addr, b"new")
     assert process.page(addr).writable
+
+
+def test_what_is_moved_away_is_not_protected() -> None:
+    process, addr = registered(WP)
+    process.write(addr, b"old")
+    tell(process, UFFDIO_WRITEPROTECT, addr, PAGE, 1)
+    moved = process.mremap(addr, PAGE, 2 * PAGE, MREMAP_MAYMOVE)
+    assert moved != addr
+    process.write(moved, b"new")
+    assert process.read(moved, 3) == b"new"
 
 
 def test_a_child_without_the_context_has_no_protection() -> None:

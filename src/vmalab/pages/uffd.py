@@ -155,6 +155,19 @@ def write_protect(memory: Memory, mm: Mm, start: int, end: int, protect: bool) -
     return YES
 
 
+def forget_protection(memory: Memory, mm: Mm, start: int, end: int) -> None:
+    """Entries that were moved away from their userfaultfd are no longer protected; none becomes writable by that."""
+    tables = memory.tables(mm)
+    for number in tables.spans(start, end):
+        found = tables.pmds[number]
+        if isinstance(found, Huge):
+            found.bits &= ~UFFD_WP
+            continue
+        low, high = leaf_range(number, start, end)
+        for at in range(low, high):
+            found.bits[at] &= ~UFFD_WP
+
+
 def protect_range(memory: Memory, vma: Vma, start: int, end: int, protect: bool) -> None:
     """Set or clear the protection of entries (uffd_wp_range).
 

@@ -24,6 +24,7 @@ from vmalab.flags import (
 )
 from vmalab.pages.port import memory_of
 from vmalab.pages.reclaim import lock_for_good
+from vmalab.pages.uffd import forget_protection
 from vmalab.reason import (
     BEYOND_TASK_SIZE,
     DRIVER_REFUSES_MOVE,
@@ -360,7 +361,7 @@ def _move_vma(remap: Remap, vma: Vma) -> int:
         remap.addr = remap.new
         remap.old_len = remap.new_len
     else:
-        _drop_userfaultfd(copy)
+        _drop_userfaultfd(copy, remap.new, remap.old_len)
     if remap.charged and not remap.flags & MREMAP_DONTUNMAP:
         # A move that failed, or that shrank, keeps a charge that no VMA stands for.
         mm.commit.lost += remap.charged - ((remap.new_len - remap.old_len) >> PAGE_SHIFT)
@@ -372,9 +373,12 @@ def _move_vma(remap: Remap, vma: Vma) -> int:
     return -refusal if refusal != YES else remap.new
 
 
-def _drop_userfaultfd(copy: Vma) -> None:
+def _drop_userfaultfd(copy: Vma, start: int, length: int) -> None:
     """A moved VMA leaves its userfaultfd unless that wants to hear of moves: after the merge was decided."""
     if copy.uffd is not None and not copy.uffd.event_remap:
+        memory = memory_of(copy.mm)
+        if memory is not None:
+            forget_protection(memory, copy.mm, start, start + length)
         copy.uffd = None
         set_flags(copy, copy.flags & ~VM_UFFD)
         copy.mm.observer.attribute_changed(copy, "userfaultfd")
