@@ -1,7 +1,9 @@
 """Lockstep below the VMAs: what pagemap shows, contents, and who shares a frame."""
 
+import pytest
+
 from tests.fuzz.test_lockstep import live, whole
-from vmalab.flags import MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_HUGEPAGE, MADV_PAGEOUT, MADV_REMOVE
+from vmalab.flags import MADV_COLLAPSE, MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_HUGEPAGE, MADV_PAGEOUT, MADV_REMOVE
 from vmalab.fuzz.campaign import Options, Runner
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
@@ -53,6 +55,23 @@ def test_known_sequences() -> None:
         found = lockstep.run(ops)
         assert found is None, str(found)
         assert lockstep.steps == len(ops) + 1
+
+
+@live
+@pytest.mark.parametrize("locked", [True, False])
+@pytest.mark.parametrize("written", [True, False])
+def test_collapse(locked: bool, written: bool) -> None:
+    """Locked memory becomes huge as well; memory that was never written to does not."""
+    ops = [
+        Op("mmap", (AT, 0x400000, 3, PRIVATE, 0)),
+        Op("write" if written else "read", (AT,)),
+        Op("mlock", (AT, 0x200000) if locked and written else (AT, 0)),
+        Op("madvise", (AT, 0x200000, MADV_COLLAPSE)),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(ops)
+        assert found is None, str(found)
+        assert (lockstep.processes[0].page(AT + PAGE).folio is not None) == written
 
 
 @whole

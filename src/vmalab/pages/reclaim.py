@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmalab.addr import PMD_SIZE
-from vmalab.flags import VM_DROPPABLE, VM_LOCKED, VM_WRITE
+from vmalab.flags import VM_DROPPABLE, VM_WRITE
 from vmalab.pages.fault import thp_orders
 from vmalab.pages.folio import ANON, LAZYFREE, PMD_ORDER, UNEVICTABLE, ZERO, Folio, SwapSlot
 from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
@@ -24,7 +24,6 @@ from vmalab.pages.table import (
 )
 from vmalab.pages.zap import leaf_range
 from vmalab.reason import COLLAPSE_BUSY, COLLAPSE_UNSUITABLE, FAULT_NO_MEMORY, YES
-from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import Vma
 
 
@@ -120,7 +119,7 @@ def collapse(memory: Memory, vma: Vma, start: int, end: int) -> int:
     """
     first = max(start, vma.start) + PMD_SIZE - 1 & -PMD_SIZE
     last = min(end, vma.end) & -PMD_SIZE
-    if not vma.is_anonymous() or vma.flags & VM_LOCKED or not vma.mm.settings.thp:
+    if not vma.is_anonymous() or vma.anon_vma is None or not vma.mm.settings.thp:
         return COLLAPSE_UNSUITABLE
     mode = memory.settings.thp
     memory.settings.thp = {PMD_ORDER: ALWAYS}
@@ -149,8 +148,6 @@ def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
             return COLLAPSE_BUSY
         if entry is None and found.bits[at]:
             return COLLAPSE_UNSUITABLE
-    if anon_vma_prepare(vma) != YES:
-        return FAULT_NO_MEMORY
     folio = memory.alloc(vma.mm, PMD_ORDER, ANON)
     if folio is None:
         return FAULT_NO_MEMORY
