@@ -84,6 +84,16 @@ def test_the_kernel_agrees_and_its_settings_are_put_back() -> None:
 
 
 @live
+def test_the_check_says_beforehand_what_can_run() -> None:
+    before = settings()
+    done = vmalab("test", "--check")
+    assert settings() == before
+    able, *missing = [int(line.split()[0]) for line in done.stdout.splitlines()]
+    assert done.returncode == (0 if able else 4)
+    assert able + sum(missing) == len(list(cases()))
+
+
+@live
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_settings_are_put_back_when_it_is_interrupted(ending: signal.Signals) -> None:
     before = settings()

@@ -9,18 +9,14 @@ from typing import Final
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
 from vmalab.flags import VM_HUGETLB
 from vmalab.fuzz.view import Ranges
+from vmalab.live.facts import THP, chosen
+from vmalab.live.procfs import PM_EXCLUSIVE, PM_FILE, PM_GUARD, PM_PRESENT, PM_SWAP, PM_UFFD_WP
 from vmalab.machine import Process
 from vmalab.pages.folio import ANON, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import ALWAYS, MADVISE, NEVER, Memory, PageSettings
 from vmalab.pages.table import GUARD, POISON, PRESENT, UFFD_WP
 from vmalab.vma.area import Vma
 
-PM_PRESENT: Final = 1 << 63
-PM_SWAP: Final = 1 << 62
-PM_FILE: Final = 1 << 61
-PM_GUARD: Final = 1 << 58
-PM_UFFD_WP: Final = 1 << 57
-PM_EXCLUSIVE: Final = 1 << 56
 _FRAME: Final = (1 << 55) - 1
 _SHOWN: Final = PM_PRESENT | PM_SWAP | PM_FILE | PM_GUARD | PM_UFFD_WP | PM_EXCLUSIVE
 _NAMES: Final = {
@@ -33,7 +29,6 @@ _NAMES: Final = {
 }
 MOST_PAGES: Final = 4096
 """A VMA with more pages is not looked at."""
-THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
 
 Difference = tuple[str, str, str]
 """Where, what the model has, what the kernel has."""
@@ -43,9 +38,9 @@ def page_settings() -> PageSettings:
     """What this machine's settings say of huge pages and swap."""
     settings = PageSettings()
     settings.thp = {}
-    top = _chosen(THP / "enabled")
+    top = _mode(THP)
     for order in range(2, 10):
-        mode = _chosen(THP / f"hugepages-{(PAGE_SIZE << order) >> 10}kB/enabled")
+        mode = _mode(THP / f"hugepages-{(PAGE_SIZE << order) >> 10}kB")
         mode = top if mode == "inherit" else mode
         settings.thp[order] = {"always": ALWAYS, "madvise": MADVISE}.get(mode, NEVER)
     swap = [line.split() for line in Path("/proc/swaps").read_text("ascii", "replace").splitlines()[1:]]
@@ -55,8 +50,9 @@ def page_settings() -> PageSettings:
     return settings
 
 
-def _chosen(path: Path) -> str:
-    return path.read_text("ascii").partition("[")[2].partition("]")[0] if path.exists() else "never"
+def _mode(folder: Path) -> str:
+    path = folder / "enabled"
+    return chosen(path.read_text("ascii"), "never") if path.exists() else "never"
 
 
 class PageWatch:

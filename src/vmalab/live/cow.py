@@ -26,21 +26,19 @@ from vmalab.flags import (
     PROT_WRITE,
 )
 from vmalab.live.agent import Agent, Step, why_not
-from vmalab.testing.cow import HUGETLB_SIZES, THP_SIZES, Actor, Held, Range, Skip, expected
+from vmalab.live.facts import THP, chosen
+from vmalab.live.procfs import PM_PRESENT, PM_SWAP
+from vmalab.testing.cow import HUGETLB_SIZES, THP_SIZES, UNIT, Actor, Held, Range, Skip, expected
 from vmalab.testing.cow_families import PIN, Case, Ground
 
-THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
 POOLS: Final = Path("/sys/kernel/mm/hugepages")
 SWAP_PAGES: Final = 16384
 _POOL: Final = 3
 """Huge pages of each pool that a case can do with: its page, a copy, and one to spare for what is freed late."""
 _PIPE_BYTES: Final = 1 << 20
 """What a pipe may hold without privilege."""
-_UNIT: Final = 16
-_PRESENT: Final = 1 << 63
-_SWAPPED: Final = 1 << 62
 _NO_FILE: Final = (1 << 64) - 1
-_READ, _OPEN, _CLOSE, _MMAP, _MPROTECT, _MUNMAP, _PREAD, _PWRITE, _MREMAP, _MADVISE = 0, 2, 3, 9, 10, 11, 17, 18, 25, 28
+_OPEN, _CLOSE, _MMAP, _MPROTECT, _MUNMAP, _PREAD, _PWRITE, _MREMAP, _MADVISE = 2, 3, 9, 10, 11, 17, 18, 25, 28
 _FTRUNCATE, _FCNTL, _VMSPLICE, _PIPE2, _MEMFD_CREATE = 77, 72, 278, 293, 319
 _IO_URING_SETUP, _IO_URING_ENTER, _IO_URING_REGISTER, _PIDFD_OPEN, _PIDFD_GETFD = 425, 426, 427, 434, 438
 _F_SETPIPE_SZ: Final = 1031
@@ -65,7 +63,8 @@ class LiveActor(Actor):
 
     def __init__(self, ground: LiveGround, channel: int, parent: int) -> None:
         self._ground = ground
-        self._agent = ground.agent
+        self.agent = ground.agent
+        """The agent that it is a process of."""
         self._channel = channel
         self._parent = parent
         self._children: list[LiveActor] = []
@@ -73,7 +72,7 @@ class LiveActor(Actor):
 
     def call(self, number: int, *args: int, data: bytes = b"") -> int:
         """A system call of the process: its result, or minus an errno."""
-        return self._agent.run([Step(number, args, data)], self._channel, report=0)[0].result
+        return self.agent.run([Step(number, args, data)], self._channel, report=0)[0].result
 
     def must(self, number: int, *args: int, data: bytes = b"") -> int:
         """The same, where a refusal ends the case.  Raises Skip."""
@@ -94,13 +93,13 @@ class LiveActor(Actor):
     def mmap_file(self, kind: str, length: int, hugetlb: int = 0) -> tuple[int, int]:
         if kind == "memfd":
             flags = _MFD_HUGETLB | (hugetlb.bit_length() - 1) << MAP_HUGE_SHIFT if hugetlb else 0
-            descriptor = self.must(_MEMFD_CREATE, self._agent.scratch, flags, data=b"cow\0")
+            descriptor = self.must(_MEMFD_CREATE, self.agent.scratch, flags, data=b"cow\0")
             self.must(_FTRUNCATE, descriptor, length)
         else:
             with tempfile.TemporaryFile() as file:
                 file.truncate(length)
                 path = f"/proc/{os.getpid()}/fd/{file.fileno()}".encode() + b"\0"
-                descriptor = self.must(_OPEN, self._agent.scratch, os.O_RDWR, data=path)
+                descriptor = self.must(_OPEN, self.agent.scratch, os.O_RDWR, data=path)
         both = PROT_READ | PROT_WRITE
         private = self._map(length, both, MAP_PRIVATE, descriptor)
         shared = self._map(length, both, MAP_SHARED, descriptor)
@@ -134,17 +133,17 @@ class LiveActor(Actor):
 
     def looks(self, where: Range) -> bytes:
         self._at_once(_PWRITE, where)
-        return os.pread(self._ground.exchange, len(where.samples()) * _UNIT, 0)
+        return os.pread(self._ground.exchange, len(where.samples()) * UNIT, 0)
 
     def _at_once(self, number: int, where: Range) -> None:
         """Read or write the sampled pages by the exchange file, in one go."""
         theirs = self._ground.theirs
         steps = [
-            Step(number, (theirs, where.addr + (page << PAGE_SHIFT), _UNIT, at * _UNIT))
+            Step(number, (theirs, where.addr + (page << PAGE_SHIFT), UNIT, at * UNIT))
             for at, page in enumerate(where.samples())
         ]
-        for reply in self._agent.run(steps, self._channel, report=0):
-            if reply.result != _UNIT:
+        for reply in self.agent.run(steps, self._channel, report=0):
+            if reply.result != UNIT:
                 raise Skip(f"memory cannot be accessed: {os.strerror(-reply.result)}")
 
     def fork(self) -> Actor:
@@ -161,20 +160,20 @@ class LiveActor(Actor):
         self._ground.end(self._channel, self._parent)
 
     def _pagemap(self, addr: int, length: int, bit: int) -> int:
-        with open(f"/proc/{self._agent.pid_of(self._channel)}/pagemap", "rb", buffering=0) as file:
+        with open(f"/proc/{self.agent.pid_of(self._channel)}/pagemap", "rb", buffering=0) as file:
             file.seek((addr >> PAGE_SHIFT) * 8)
             words = struct.unpack(f"<{length >> PAGE_SHIFT}Q", file.read((length >> PAGE_SHIFT) * 8))
         return sum([word & bit != 0 for word in words])
 
     def resident(self, addr: int, length: int) -> int:
-        return self._pagemap(addr, length, _PRESENT)
+        return self._pagemap(addr, length, PM_PRESENT)
 
     def swapped(self, addr: int, length: int) -> int:
-        return self._pagemap(addr, length, _SWAPPED)
+        return self._pagemap(addr, length, PM_SWAP)
 
     def open_descriptor(self, descriptor: int) -> int:
         """This process's own descriptor of what the process of the agent has open."""
-        pidfd = _syscall(_PIDFD_OPEN, self._agent.pid_of(self._channel), 0)
+        pidfd = _syscall(_PIDFD_OPEN, self.agent.pid_of(self._channel), 0)
         try:
             return _syscall(_PIDFD_GETFD, pidfd, descriptor, 0)
         finally:
@@ -182,8 +181,8 @@ class LiveActor(Actor):
 
     def scratch(self, length: int) -> bytes:
         """What a call has left in the scratch page."""
-        with open(f"/proc/{self._agent.pid_of(self._channel)}/mem", "rb", buffering=0) as file:
-            file.seek(self._agent.scratch)
+        with open(f"/proc/{self.agent.pid_of(self._channel)}/mem", "rb", buffering=0) as file:
+            file.seek(self.agent.scratch)
             return file.read(length)
 
     def vmsplice(self, addr: int, length: int) -> Held:
@@ -194,11 +193,6 @@ class LiveActor(Actor):
 
     def pin(self, addr: int, length: int, fast: bool) -> Held:
         raise Skip("pages can be pinned for reading by a test module alone")
-
-    @property
-    def agent(self) -> Agent:
-        """The agent that it is a process of."""
-        return self._agent
 
 
 class LivePipe(Held):
@@ -231,7 +225,7 @@ class LivePipe(Held):
         found = b"".join([_all_of(pipe) for pipe in self._pipes])
         if len(found) != self._where.length:
             raise Skip("the pipe holds less than was put into it")
-        return b"".join([found[page << PAGE_SHIFT :][:_UNIT] for page in self._where.samples()])
+        return b"".join([found[page << PAGE_SHIFT :][:UNIT] for page in self._where.samples()])
 
     def close(self) -> None:
         for pipe in self._pipes:
@@ -280,7 +274,7 @@ class LiveBuffer(Held):
                 struct.pack_into("<I", ring, array_at, 0)
                 struct.pack_into("<I", ring, tail_at, tail + 1)
                 _syscall(_IO_URING_ENTER, self._ring, 1, 1, 1, 0, 0)
-            parts = [os.pread(target, _UNIT, page << PAGE_SHIFT) for page in self._where.samples()]
+            parts = [os.pread(target, UNIT, page << PAGE_SHIFT) for page in self._where.samples()]
         finally:
             os.close(target)
         return b"".join(parts)
@@ -338,8 +332,7 @@ class LiveGround(Ground):
         """Write a setting, to be put back: why it cannot be; empty if it was."""
         try:
             before = path.read_text("ascii").strip()
-            if "[" in before:
-                before = before.partition("[")[2].partition("]")[0]
+            before = chosen(before, before)
             path.write_text(value, "ascii")
         except OSError as error:
             return f"{path}: {error.strerror}"

@@ -10,6 +10,8 @@ from typing import Final
 
 from vmalab.trace.records import Machine
 
+THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
+"""The settings of transparent huge pages."""
 _PR_SET_VMA: Final = 0x53564D41
 _CALL_PKEY_ALLOC: Final = 330
 _CALL_PKEY_FREE: Final = 331
@@ -30,8 +32,8 @@ def machine_facts() -> Machine:
     gap = re.search(r"(?:^|\s)stack_guard_gap=(\d+)", _text("/proc/cmdline"))
     if gap is not None:
         facts.stack_guard_gap = int(gap[1])
-    facts.thp_enabled = _chosen("/sys/kernel/mm/transparent_hugepage/enabled", "none")
-    facts.thp_shmem = _chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "never")
+    facts.thp_enabled = chosen(_text(str(THP / "enabled")), "none")
+    facts.thp_shmem = chosen(_text(str(THP / "shmem_enabled")), "never")
     facts.hugepages = _huge_pages()
     nodes = Path("/sys/devices/system/node")
     facts.numa_nodes = max(1, len(list(nodes.glob("node[0-9]*")))) if nodes.is_dir() else 1
@@ -53,9 +55,9 @@ def _number(path: str, default: int) -> int:
     return int(text) if text.isdigit() else default
 
 
-def _chosen(path: str, default: str) -> str:
-    """The word in brackets."""
-    found = re.search(r"\[(\w+)\]", _text(path))
+def chosen(text: str, default: str) -> str:
+    """The word in brackets: which of its words a setting has."""
+    found = re.search(r"\[(\w+)\]", text)
     return found[1] if found else default
 
 

@@ -16,6 +16,16 @@ from vmalab.errors import InputError
 from vmalab.text import escape_text
 from vmalab.trace.records import Exec, Limits, Vma
 
+PM_PRESENT: Final = 1 << 63
+"""A page is there: this bit and the following of a word of /proc/PID/pagemap."""
+PM_SWAP: Final = 1 << 62
+"""In swap, or a marker."""
+PM_FILE: Final = 1 << 61
+"""Of a file, or shared memory."""
+PM_GUARD: Final = 1 << 58
+PM_UFFD_WP: Final = 1 << 57
+PM_EXCLUSIVE: Final = 1 << 56
+"""Mapped once."""
 ADDR_COMPAT_LAYOUT: Final = 0x0200000
 TASK_SIZE: Final = 0x7FFFFFFFF000
 MIN_GAP: Final = 128 << 20

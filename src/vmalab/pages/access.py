@@ -6,7 +6,7 @@ from vmalab.addr import PAGE_SIZE
 from vmalab.pages.fault import handle_mm_fault
 from vmalab.pages.folio import Folio
 from vmalab.pages.memory import FAULT_WRITE, Memory
-from vmalab.pages.table import DIRTY, PRESENT, WRITE, Huge
+from vmalab.pages.table import DIRTY, PRESENT, WRITE, Huge, pte_index
 from vmalab.reason import YES
 from vmalab.vma.area import Vma
 
@@ -27,7 +27,7 @@ def touch(memory: Memory, vma: Vma, addr: int, write: bool) -> int:
                 if isinstance(huge, Huge):
                     huge.bits |= DIRTY
                 elif leaf is not None:
-                    leaf.bits[addr >> 12 & 511] |= DIRTY
+                    leaf.bits[pte_index(addr)] |= DIRTY
             return YES
         refusal = handle_mm_fault(memory, vma, addr, FAULT_WRITE if write else 0)
         if refusal != YES:

@@ -16,7 +16,7 @@ from vmalab.flags import (
 from vmalab.pages.folio import ANON, LAZYFREE, Folio
 from vmalab.pages.memory import Memory
 from vmalab.pages.reclaim import collapse, page_out
-from vmalab.pages.table import DIRTY, GUARD, POISON, Leaf
+from vmalab.pages.table import DIRTY, ENTRIES, GUARD, POISON, Leaf, pte_index
 from vmalab.pages.zap import discard, leaf_range, zap_range
 from vmalab.reason import FAULT_NO_MEMORY, YES
 from vmalab.vma.area import Vma
@@ -49,7 +49,7 @@ def _install_guards(memory: Memory, vma: Vma, start: int, end: int) -> int:
         leaf = memory.leaf_for(tables, addr)
         if leaf is None:
             return FAULT_NO_MEMORY
-        leaf.bits[addr >> PAGE_SHIFT & 511] = GUARD
+        leaf.bits[pte_index(addr)] = GUARD
     return YES
 
 
@@ -70,7 +70,7 @@ def _free_lazily(memory: Memory, vma: Vma, start: int, end: int) -> None:
         found = tables.pmds[number]
         low, high = leaf_range(number, start, end)
         if not isinstance(found, Leaf):
-            if high - low == 512 and not found.folio.maybe_mapped_shared():
+            if high - low == ENTRIES and not found.folio.maybe_mapped_shared():
                 found.bits &= ~DIRTY
                 found.folio.flags |= LAZYFREE
                 continue

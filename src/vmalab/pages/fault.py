@@ -34,6 +34,7 @@ from vmalab.pages.table import (
     Huge,
     Leaf,
     Tables,
+    pte_index,
 )
 from vmalab.reason import (
     FAULT_BEYOND_FILE,
@@ -78,7 +79,7 @@ def handle_mm_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
 
 
 def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     entry = leaf.pages[at]
     bits = leaf.bits[at]
     if entry is None:
@@ -104,9 +105,14 @@ def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr
 # -- anonymous pages ----------------------------------------------------------------------------------
 
 
+def may_be_huge(vma: Vma) -> bool:
+    """Whether neither the VMA, nor its process, nor the kernel rules transparent huge pages out."""
+    return not vma.flags & VM_NOHUGEPAGE and not vma.mm.thp_disable & 1 and vma.mm.settings.thp
+
+
 def thp_orders(memory: Memory, vma: Vma) -> list[int]:
     """The orders that a fault may allocate for an anonymous VMA, largest first (thp_vma_allowable_orders)."""
-    if vma.flags & VM_NOHUGEPAGE or vma.mm.thp_disable & 1 or not vma.mm.settings.thp:
+    if not may_be_huge(vma):
         return []
     found: list[int] = []
     for order in range(PMD_ORDER, 1, -1):
@@ -131,10 +137,10 @@ def _create_huge_pmd(memory: Memory, tables: Tables, vma: Vma, addr: int, flags:
     if not flags & FAULT_WRITE and memory.settings.huge_zero:
         tables.pmds[number] = Huge(memory.huge_zero, PRESENT | YOUNG)
         return YES
-    return _map_huge(memory, tables, vma, number, flags)
+    return _map_huge(memory, tables, vma, number)
 
 
-def _map_huge(memory: Memory, tables: Tables, vma: Vma, number: int, flags: int) -> int:
+def _map_huge(memory: Memory, tables: Tables, vma: Vma, number: int) -> int:
     """Map a fresh huge page in place of nothing, or of the huge page of zeros."""
     folio = memory.alloc(vma.mm, PMD_ORDER, ANON)
     if folio is None:
@@ -154,7 +160,7 @@ def _huge_pmd_fault(memory: Memory, tables: Tables, vma: Vma, huge: Huge, number
     if huge.bits & UFFD_WP and flags & FAULT_WRITE and not _wp_async(vma):
         return FAULT_USERFAULTFD
     if folio.flags & ZERO:
-        refusal = _map_huge(memory, tables, vma, number, flags)
+        refusal = _map_huge(memory, tables, vma, number)
         if refusal != _TRY_SMALLER:
             return refusal
     elif folio.is_exclusive(0) or folio.refs == 1:
@@ -169,7 +175,7 @@ def _huge_pmd_fault(memory: Memory, tables: Tables, vma: Vma, huge: Huge, number
 
 def _anonymous_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
     """The first access to anonymous memory (do_anonymous_page)."""
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     marker = leaf.bits[at] & UFFD_WP
     if not flags & (FAULT_WRITE | FAULT_UNSHARE):
         if vma.flags & VM_UFFD_MISSING:
@@ -197,7 +203,7 @@ def _anonymous_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: 
 
 def _alloc_anon_folio(memory: Memory, vma: Vma, leaf: Leaf, addr: int) -> tuple[Folio | None, int]:
     """The largest folio that may be and for which there is room, and the entry that it begins at (alloc_anon_folio)."""
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     base = addr & -PMD_SIZE
     if not vma.uffd and not leaf.bits[at] & BITS:
         for order in thp_orders(memory, vma):
@@ -222,7 +228,7 @@ def _wp_async(vma: Vma) -> bool:
 
 def _wp_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
     """A write, or an unshare, of a page that is there and not writable (do_wp_page)."""
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     bits = leaf.bits[at]
     folio = leaf.pages[at]
     assert isinstance(folio, Folio)
@@ -254,13 +260,13 @@ def wp_can_reuse_anon_folio(vma: Vma, folio: Folio) -> bool:
     if not vma.mm.semantics.anonymous_exclusive:
         return folio.mapcount() == 1 and folio.swap is None
     if folio.order:
-        return not folio.maybe_mapped_shared() and folio.swap is None and folio.refs == folio.mapcount()
+        return not folio.maybe_mapped_shared() and folio.swap is None and folio.has_no_other_references()
     return folio.refs == 1
 
 
 def _wp_page_copy(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
     """Give the process a copy of the page (wp_page_copy)."""
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     old = leaf.pages[at]
     bits = leaf.bits[at]
     assert isinstance(old, Folio)
@@ -283,7 +289,7 @@ def _wp_page_copy(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: in
 
 def _swap_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, slot: SwapSlot, flags: int) -> int:
     """Read a page back from swap (do_swap_page)."""
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     bits = leaf.bits[at]
     exclusive = bits & SWAP_EXCLUSIVE != 0
     folio = slot.cache
@@ -319,17 +325,17 @@ def _swap_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
 
 def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
     """The first access to a page of a file (do_read_fault, do_cow_fault, do_shared_fault)."""
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     marker = leaf.bits[at] & UFFD_WP
     wants_own = flags & (FAULT_WRITE | FAULT_UNSHARE) != 0 and not vma.flags & VM_SHARED
     if wants_own and anon_vma_prepare(vma) != YES:
         return FAULT_NO_MEMORY
-    if not flags and not vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR) and vma.file is not None:
+    if not flags and not vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR):
         _fault_around(memory, tables, vma, leaf, addr)
         if leaf.pages[at] is not None:
             leaf.bits[at] |= YOUNG
             return YES
-    folio, page, refusal = file_folio(memory, vma, vma.pgoff_at(addr), waits=True)
+    folio, page, refusal = file_folio(memory, vma, vma.pgoff_at(addr))
     if folio is None:
         return refusal
     if not wants_own:
@@ -357,7 +363,7 @@ def _fault_around(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: in
     """Map the pages around an address that are in memory already, so that they need no fault (do_fault_around)."""
     assert vma.file is not None
     cache = memory.cache_of(vma.file)
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     before = (addr - vma.start) >> PAGE_SHIFT
     first = max(at & -FAULT_AROUND, at - min(at, before))
     last = min(first + FAULT_AROUND, ENTRIES, at + vma.pages() - before)
@@ -373,10 +379,10 @@ def _fault_around(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: in
             leaf.bits[each] = PRESENT | (index - folio.index) << PAGE_AT
 
 
-def file_folio(memory: Memory, vma: Vma, index: int, waits: bool = False) -> tuple[Folio | None, int, int]:
+def file_folio(memory: Memory, vma: Vma, index: int) -> tuple[Folio | None, int, int]:
     """The page of a file at an index, read or made where it is not in memory: the folio, the page in it, a reason.
 
-    waits: for a userfaultfd, if the VMA has one that wants to know of pages that are not there, or that are (minor).
+    A userfaultfd may want to know of pages that are not there, or that are (minor): it is asked first.
     """
     file = vma.file
     assert file is not None, "a VMA with operations has a file"
@@ -384,7 +390,7 @@ def file_folio(memory: Memory, vma: Vma, index: int, waits: bool = False) -> tup
     if file.size >= 0 and index << PAGE_SHIFT >= file.size:
         return None, 0, FAULT_BEYOND_FILE
     folio = cache.pages.get(index)
-    if waits and vma.flags & (VM_UFFD_MISSING if folio is None else VM_UFFD_MINOR):
+    if vma.flags & (VM_UFFD_MISSING if folio is None else VM_UFFD_MINOR):
         return None, 0, FAULT_USERFAULTFD
     if folio is None:
         folio = memory.alloc(vma.mm, 0, 0)

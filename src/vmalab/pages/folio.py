@@ -16,7 +16,6 @@ HUGETLB: Final = 2
 ZERO: Final = 4
 """The page of zeros, or the huge one: mapped without being counted, and never written to."""
 DIRTY: Final = 8
-REFERENCED: Final = 16
 KSM: Final = 32
 """Shared because its contents were equal (KSM)."""
 LAZYFREE: Final = 64
@@ -47,13 +46,9 @@ class SwapSlot:
 class PageCache:
     """The pages of one file in memory, by their index in pages.  A folio is found under each of its indexes."""
 
-    __slots__ = ("content", "huge_order", "pages", "size")
+    __slots__ = ("content", "pages")
 
-    def __init__(self, size: int = -1, huge_order: int = 0) -> None:
-        self.size: int = size
-        """Bytes; -1 where that is not known."""
-        self.huge_order: int = huge_order
-        """The order of all its folios, for hugetlb; else 0."""
+    def __init__(self) -> None:
         self.pages: dict[int, Folio] = {}
         self.content: bytes = b""
         """What the file holds beneath the cache; zeros follow."""
@@ -114,6 +109,10 @@ class Folio:
     def maybe_mapped_shared(self) -> bool:
         """Whether more than one address space maps it (folio_maybe_mapped_shared)."""
         return self.mapcount() > 1 if self.sharers is None else len(self.sharers) > 1
+
+    def has_no_other_references(self) -> bool:
+        """Whether only page tables and the swap cache refer to it (folio_ref_count == folio_expected_ref_count)."""
+        return self.refs == self.mapcount() + (1 if self.swap is not None else 0)
 
     def content(self, page: int) -> bytes:
         """What a page holds, without the zeros at its end."""

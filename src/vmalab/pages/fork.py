@@ -36,19 +36,21 @@ def copy_page_range(memory: Memory, copy: Vma, vma: Vma) -> int:
         return YES
     source = memory.tables(vma.mm)
     target = memory.tables(copy.mm)
-    for large in [each for each in source.puds if vma.start <= each << PUD_SHIFT < vma.end]:
-        refusal = _copy_hugetlb(memory, source, target, copy, source.puds, target.puds, large)
-        if refusal != YES:
-            return refusal
+    for large in source.large_spans(vma.start, vma.end):
+        new = _duplicate_hugetlb(memory, source, target, copy, source.puds[large], large << PUD_SHIFT)
+        if new is None:
+            return FAULT_NO_MEMORY
+        target.puds[large] = new
     start: int = vma.start
     end: int = vma.end
     for number in source.spans(start, end):
         found = source.pmds[number]
         if isinstance(found, Huge):
             if vma.flags & VM_HUGETLB:
-                refusal = _copy_hugetlb_pmd(memory, source, target, copy, number)
-                if refusal != YES:
-                    return refusal
+                own = _duplicate_hugetlb(memory, source, target, copy, found, number << PMD_SHIFT)
+                if own is None:
+                    return FAULT_NO_MEMORY
+                target.pmds[number] = own
                 continue
             if _copy_huge(memory, source, target, vma, found, number):
                 continue
@@ -140,32 +142,6 @@ def _copy_page(
     memory.map_new_anon(target, own, copy, addr)
     leaf.pages[at] = own
     leaf.bits[at] = PRESENT | YOUNG | DIRTY | WRITE
-    return YES
-
-
-def _copy_hugetlb_pmd(memory: Memory, source: Tables, target: Tables, copy: Vma, number: int) -> int:
-    found = source.pmds[number]
-    assert isinstance(found, Huge)
-    new = _duplicate_hugetlb(memory, source, target, copy, found, number << PMD_SHIFT)
-    if new is None:
-        return FAULT_NO_MEMORY
-    target.pmds[number] = new
-    return YES
-
-
-def _copy_hugetlb(
-    memory: Memory,
-    source: Tables,
-    target: Tables,
-    copy: Vma,
-    old: dict[int, Huge],
-    entries: dict[int, Huge],
-    number: int,
-) -> int:
-    new = _duplicate_hugetlb(memory, source, target, copy, old[number], number << PUD_SHIFT)
-    if new is None:
-        return FAULT_NO_MEMORY
-    entries[number] = new
     return YES
 
 

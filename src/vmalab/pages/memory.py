@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import VM_MAYWRITE, VM_SHARED
 from vmalab.pages.folio import (
     ANON,
@@ -288,8 +287,7 @@ class Memory:
             return known[1]
         cache = self._inodes.get((file.dev, file.ino)) if file.ino else None
         if cache is None:
-            order = file.huge_size.bit_length() - 1 - PAGE_SHIFT if file.huge_size else 0
-            cache = PageCache(file.size, order)
+            cache = PageCache()
             if file.ino:
                 self._inodes[file.dev, file.ino] = cache
         self._files[id(file)] = (file, cache)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmalab.flags import VM_SHARED, VM_WRITE
 from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio
 from vmalab.pages.memory import Memory
-from vmalab.pages.table import DIRTY, PAGE_AT, PMD_SHIFT, PRESENT, PUD_SHIFT, UFFD_WP, WRITE, Huge
+from vmalab.pages.table import DIRTY, PAGE_AT, PMD_SHIFT, PRESENT, UFFD_WP, WRITE, Huge
 from vmalab.pages.zap import leaf_range
 from vmalab.vma.area import Vma
 
@@ -17,7 +17,7 @@ def change_protection(memory: Memory, vma: Vma, start: int, end: int) -> None:
     but for pages where nothing is to notice.
     """
     tables = memory.tables(vma.mm)
-    for large in [each for each in tables.puds if start <= each << PUD_SHIFT < end]:
+    for large in tables.large_spans(start, end):
         _change_huge(vma, tables.puds[large])
     for number in tables.spans(start, end):
         found = tables.pmds[number]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from vmalab.addr import PMD_SIZE
 from vmalab.flags import VM_DROPPABLE, VM_WRITE
-from vmalab.pages.fault import thp_orders
+from vmalab.pages.fault import may_be_huge
 from vmalab.pages.folio import ANON, LAZYFREE, PMD_ORDER, UNEVICTABLE, ZERO, Folio, SwapSlot
 from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
-from vmalab.pages.memory import ALWAYS, Memory
+from vmalab.pages.memory import Memory
 from vmalab.pages.table import (
     DIRTY,
     ENTRIES,
@@ -81,8 +81,7 @@ def _leave_cache(memory: Memory, folio: Folio) -> None:
 def _reclaimable(memory: Memory, folio: Folio, pages: int) -> bool:
     """Whether reclaim can take a folio: it is mapped by one process, nobody holds it, and there is room in swap."""
     room = memory.settings.swap_pages - memory.swapped
-    cached = 1 if folio.swap is not None else 0
-    return not folio.maybe_mapped_shared() and folio.refs == folio.mapcount() + cached and room >= pages
+    return not folio.maybe_mapped_shared() and folio.has_no_other_references() and room >= pages
 
 
 def _page_out_folio(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, at: int, high: int, folio: Folio) -> int:
@@ -119,13 +118,7 @@ def collapse(memory: Memory, vma: Vma, start: int, end: int) -> int:
     """
     first = max(start, vma.start) + PMD_SIZE - 1 & -PMD_SIZE
     last = min(end, vma.end) & -PMD_SIZE
-    if not vma.is_anonymous() or vma.anon_vma is None or not vma.mm.settings.thp:
-        return COLLAPSE_UNSUITABLE
-    mode = memory.settings.thp
-    memory.settings.thp = {PMD_ORDER: ALWAYS}
-    allowed = thp_orders(memory, vma)
-    memory.settings.thp = mode
-    if not allowed or last <= first:
+    if not vma.is_anonymous() or vma.anon_vma is None or not may_be_huge(vma) or last <= first:
         return COLLAPSE_UNSUITABLE
     result = YES
     for addr in range(first, last, PMD_SIZE):
@@ -144,7 +137,7 @@ def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
         return COLLAPSE_UNSUITABLE
     for at in range(ENTRIES):
         entry = found.pages[at]
-        if isinstance(entry, Folio) and entry.flags & ANON and not _is_refcount_suitable(entry):
+        if isinstance(entry, Folio) and entry.flags & ANON and not entry.has_no_other_references():
             return COLLAPSE_BUSY
         if entry is None and found.bits[at]:
             return COLLAPSE_UNSUITABLE
@@ -163,8 +156,3 @@ def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
     bits = PRESENT | YOUNG | DIRTY | (WRITE if vma.flags & VM_WRITE else 0)
     tables.pmds[addr >> PMD_SHIFT] = Huge(folio, bits)
     return YES
-
-
-def _is_refcount_suitable(folio: Folio) -> bool:
-    """Whether nobody but page tables and the swap cache refers to a folio."""
-    return folio.refs == folio.mapcount() + (1 if folio.swap is not None else 0)

@@ -33,6 +33,11 @@ PAGE_AT: Final = 8
 """How far above the bits the page's number in its folio stands."""
 
 
+def pte_index(addr: int) -> int:
+    """Which entry of its leaf an address has."""
+    return addr >> PAGE_SHIFT & (ENTRIES - 1)
+
+
 @final
 class Leaf:
     """A page table of the last level: 2 MiB of addresses."""
@@ -99,6 +104,10 @@ class Tables:
             return [number for number in range(first, last + 1) if number in self.pmds]
         return sorted([number for number in self.pmds if first <= number <= last])
 
+    def large_spans(self, start: int, end: int) -> list[int]:
+        """Which entries of 1 GiB begin between two addresses, by number."""
+        return [number for number in self.puds if start <= number << PUD_SHIFT < end]
+
     def entry(self, addr: int) -> tuple[Folio | SwapSlot | None, int, int]:
         """What an address refers to: a folio or a slot or nothing, the bits, the page within the folio."""
         huge = self.huge(addr)
@@ -108,6 +117,6 @@ class Tables:
         leaf = self.leaf(addr)
         if leaf is None:
             return None, 0, 0
-        at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+        at = pte_index(addr)
         bits = leaf.bits[at]
         return leaf.pages[at], bits & BITS, bits >> PAGE_AT

@@ -22,6 +22,7 @@ from vmalab.pages.table import (
     Huge,
     Leaf,
     Tables,
+    pte_index,
 )
 from vmalab.pages.zap import leaf_range
 from vmalab.reason import (
@@ -77,7 +78,7 @@ def _fill_page(memory: Memory, tables: Tables, vma: Vma, addr: int, content: byt
     leaf = memory.leaf_for(tables, addr)
     if leaf is None:
         return FAULT_NO_MEMORY
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     if kind == CONTINUE or (kind != MARK_POISON and vma.flags & VM_SHARED):
         return _fill_shared(memory, tables, vma, leaf, addr, content, kind, protect)
     if leaf.pages[at] is not None or (kind != COPY and leaf.bits[at]):
@@ -111,7 +112,7 @@ def _fill_shared(
 ) -> int:
     """A page of shared memory: made, or for CONTINUE found."""
     assert vma.file is not None
-    at = addr >> PAGE_SHIFT & (ENTRIES - 1)
+    at = pte_index(addr)
     cache = memory.cache_of(vma.file)
     index = vma.pgoff_at(addr)
     folio = cache.pages.get(index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmalab.addr import PAGE_SHIFT, PMD_SIZE
 from vmalab.pages.folio import HUGETLB
 from vmalab.pages.memory import Memory
-from vmalab.pages.table import ENTRIES, GUARD, PMD_SHIFT, PUD_SHIFT, UFFD_WP, Huge, Leaf, Tables
+from vmalab.pages.table import ENTRIES, GUARD, PMD_SHIFT, PUD_SHIFT, UFFD_WP, Huge, Leaf, Tables, pte_index
 from vmalab.vma.area import Vma
 
 
@@ -22,7 +22,7 @@ def zap_range(memory: Memory, tables: Tables, start: int, end: int, frees_tables
 
     frees_tables: leaves that are empty go as well, so that a huge page may come there again.
     """
-    for large in [each for each in tables.puds if start <= each << PUD_SHIFT < end]:
+    for large in tables.large_spans(start, end):
         memory.drop_huge(tables, tables.puds.pop(large))
     for number in tables.spans(start, end):
         low, high = leaf_range(number, start, end)
@@ -113,8 +113,8 @@ def _move_part(memory: Memory, tables: Tables, source: int, target: int, length:
     goal = memory.leaf_for(tables, target)
     if goal is None:
         return False
-    first = source >> PAGE_SHIFT & (ENTRIES - 1)
-    other = target >> PAGE_SHIFT & (ENTRIES - 1)
+    first = pte_index(source)
+    other = pte_index(target)
     pages, bits = found.pages, found.bits
     order = range(length >> PAGE_SHIFT)
     for at in order if target <= source else reversed(order):

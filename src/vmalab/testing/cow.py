@@ -29,7 +29,8 @@ HUGETLB_SIZES: Final = (PMD_SIZE, 1 << 30)
 """Pages of the pools, in bytes."""
 MOST_PAGES: Final = 512
 """So many pages of a range are written and looked at, evenly spread."""
-_UNIT: Final = 16
+UNIT: Final = 16
+"""Bytes that are written to the beginning of a page."""
 
 
 class Skip(Exception):
@@ -51,7 +52,7 @@ class Range:
 
 def pattern(tag: int, number: int) -> bytes:
     """What is written to the beginning of a page."""
-    return (tag << 64 | number + 1).to_bytes(_UNIT, "little")
+    return (tag << 64 | number + 1).to_bytes(UNIT, "little")
 
 
 def expected(where: Range, tag: int) -> bytes:
@@ -117,7 +118,7 @@ class Actor(abc.ABC):
 
     def looks(self, where: Range) -> bytes:
         """The patterns of a range, as the process sees them."""
-        return b"".join([self.read(where.addr + (number << PAGE_SHIFT), _UNIT) for number in where.samples()])
+        return b"".join([self.read(where.addr + (number << PAGE_SHIFT), UNIT) for number in where.samples()])
 
     @abc.abstractmethod
     def fork(self) -> Actor:

@@ -224,13 +224,9 @@ def _collapse(shared: str) -> Callable[[Actor], str]:
                 child.exit()
             raise Skip("MADV_COLLAPSE did not collapse the range")
         child = actor.fork() if child is None else child
-        seen = Range(where.addr, where.length)
-        if shared == "lower":
-            seen = Range(where.addr, half)
+        parts = {"lower": Range(where.addr, half), "upper": Range(where.addr + half, half)}
+        seen = parts.get(shared, where)
         before = actor.looks(seen)
-        if shared == "upper":
-            seen = Range(where.addr + half, half)
-            before = actor.looks(seen)
         actor.fill(where, NEW)
         found = child.looks(seen)
         child.exit()

@@ -18,13 +18,12 @@ from vmalab.pages.folio import PMD_ORDER, PUD_ORDER
 from vmalab.pages.holders import FixedBuffer, MemoryRegion, Pipe
 from vmalab.pages.memory import MADVISE, Memory, PageSettings
 from vmalab.semantics import Semantics
-from vmalab.testing.cow import Actor, Held, Range
+from vmalab.testing.cow import UNIT, Actor, Held, Range
 from vmalab.testing.cow_families import Case, Ground, Result, run_case
 from vmalab.vma.area import HUGETLB_1G_OPS, HUGETLB_OPS, SHMEM_OPS, File
 
 _SWAP_PAGES = 1 << 16
 _POOL = 8
-_UNIT = 16
 
 
 class ModelHeld(Held):
@@ -40,9 +39,9 @@ class ModelHeld(Held):
         for number in self._where.samples():
             at = number << PAGE_SHIFT
             if isinstance(holder, MemoryRegion):
-                found.append(holder.held.read(at, _UNIT))
+                found.append(holder.held.read(at, UNIT))
             else:
-                found.append(holder.held_first().read(at, _UNIT))
+                found.append(holder.held_first().read(at, UNIT))
         return b"".join(found)
 
     def close(self) -> None:
