@@ -3,7 +3,15 @@
 import pytest
 
 from tests.fuzz.test_lockstep import live, whole
-from vmalab.flags import MADV_COLLAPSE, MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_HUGEPAGE, MADV_PAGEOUT, MADV_REMOVE
+from vmalab.flags import (
+    MADV_COLLAPSE,
+    MADV_DONTNEED,
+    MADV_GUARD_INSTALL,
+    MADV_HUGEPAGE,
+    MADV_PAGEOUT,
+    MADV_REMOVE,
+    MAP_NONBLOCK,
+)
 from vmalab.fuzz.campaign import Options, Runner
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
@@ -72,6 +80,19 @@ def test_collapse(locked: bool, written: bool) -> None:
         found = lockstep.run(ops)
         assert found is None, str(found)
         assert (lockstep.processes[0].page(AT + PAGE).folio is not None) == written
+
+
+@live
+@pytest.mark.parametrize("flags", [0, MAP_NONBLOCK])
+def test_remap_file_pages_makes_the_range_present_unless_told_otherwise(flags: int) -> None:
+    ops = [
+        Op("mmap", (AT, 4 * PAGE, 1, SHARED, 0)),
+        Op("remap_file_pages", (AT, PAGE, 0, 2, flags)),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(ops)
+        assert found is None, str(found)
+        assert (lockstep.processes[0].page(AT).folio is None) == bool(flags)
 
 
 @whole

@@ -159,13 +159,21 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
     mm.mmap_write_lock()
     result = do_mmap(mm, file, addr, length, prot, flags, 0, offset >> PAGE_SHIFT)
     vma = mm.vma_lookup(result) if result >= 0 else None
-    # What was to be locked is populated, even if the mapping is of a kind that is never locked.
-    locked = flags & MAP_LOCKED or mm.def_flags & VM_LOCKED
+    populates = _populates(mm, flags)
     mm.mmap_write_unlock()
-    if vma is not None and (locked or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE):
+    if vma is not None and populates:
         # Errors of populating are nobody's business: the mapping stands.
         mm_populate(mm, result, result + page_up(length))
     return result
+
+
+def _populates(mm: Mm, flags: int) -> bool:
+    """Whether a mapping with these flags (MAP_) is made present at once.
+
+    What was to be locked is, even if the mapping is of a kind that is never locked.
+    """
+    locked = flags & MAP_LOCKED or mm.def_flags & VM_LOCKED
+    return bool(locked or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE)
 
 
 def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags: int, vm_flags: int, pgoff: int) -> int:
@@ -338,14 +346,21 @@ def remap_file_pages(mm: Mm, start: int, size: int, prot: int, pgoff: int, flags
     if pgoff + (size >> PAGE_SHIFT) >= ULONG_END:
         return -LENGTH_WRAPS
     mm.mmap_write_lock()
+    # With MAP_NONBLOCK nothing is made present.
+    flags = flags & MAP_NONBLOCK | MAP_SHARED | MAP_FIXED | MAP_POPULATE
+    vma = mm.vma_lookup(start)
+    if vma is not None and vma.flags & VM_LOCKED:
+        flags |= MAP_LOCKED
     result = _remap_file_pages(mm, start, size, pgoff, flags)
+    populates = _populates(mm, flags)
     mm.mmap_write_unlock()
-    if result >= 0:
+    if result >= 0 and populates:
         mm_populate(mm, start, start + size)
     return min(result, 0)
 
 
 def _remap_file_pages(mm: Mm, start: int, size: int, pgoff: int, flags: int) -> int:
+    """Map the same file over a range of shared memory, with flags (MAP_) for do_mmap."""
     vma = mm.vma_lookup(start)
     if vma is None or not vma.flags & VM_SHARED:
         return -REMAP_NOT_SHARED
@@ -356,8 +371,5 @@ def _remap_file_pages(mm: Mm, start: int, size: int, pgoff: int, flags: int) -> 
         if following is None or following.file is not vma.file or following.flags != vma.flags:
             return -REMAP_NOT_SHARED
         last = following
-    map_flags = flags & MAP_NONBLOCK | MAP_SHARED | MAP_FIXED | MAP_POPULATE
-    if vma.flags & VM_LOCKED:
-        map_flags |= MAP_LOCKED
     access = vma.flags & (VM_READ | VM_WRITE | VM_EXEC)
-    return do_mmap(mm, vma.file, start, size, access, map_flags, 0, pgoff)
+    return do_mmap(mm, vma.file, start, size, access, flags, 0, pgoff)
