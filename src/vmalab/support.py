@@ -37,7 +37,6 @@ NOT_MODELLED: Final = {
 }
 """Calls and flags that the model does not know; nothing after a call: all of it."""
 NOT_IN_LOCKSTEP: Final = {
-    "clone": ("CLONE_VM",),
     "setrlimit": ("",),
     "prctl": ("PR_SET_VMA_ANON_NAME",),
     "mmap": ("MAP_32BIT without MAP_FIXED",),

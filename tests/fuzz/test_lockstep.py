@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import vmalab
+from vmalab.flags import CLONE_VFORK, CLONE_VM, VM_EXEC, VM_LOCKED
 from vmalab.fuzz.as_c import as_c
 from vmalab.fuzz.campaign import Campaign, Options, run
 from vmalab.fuzz.lockstep import Divergence, Lockstep
@@ -193,6 +194,8 @@ SEQUENCE = [
     Op("unregister", (AT, 0x1000), 0, 18),
     Op("close", (), 0, 18),
     Op("capset", (CAPABILITIES & ~(1 << 14),)),
+    Op("mmap", (AT + 0x30000, 0x2000, 3, FIXED, 0), 0, -1, CLONE_VM | CLONE_VFORK),
+    Op("munmap", (AT + 0x30000, 0x1000), 0, -1, CLONE_VM),
     Op("fork"),
     Op("mprotect", (AT, 0x1000, 1), 1),
     Op("exit", (), 1),
@@ -257,6 +260,32 @@ def test_events_of_a_userfaultfd() -> None:
         seen = [names[event] for event in reader.seen]
         assert (seen.count("fork"), sorted(set(seen))) == (2, ["fork", "remap", "remove", "unmap"])
         assert lockstep.run([Op("close", (), 0, 16)]) is None
+
+
+@live
+@pytest.mark.parametrize("flags", [CLONE_VM, CLONE_VM | CLONE_VFORK])
+def test_a_child_that_shares_the_memory(flags: int) -> None:
+    """What it does to the memory stays; what it asks for itself ends with it."""
+    read_implies_exec = 0x400000
+    through = (0, -1, flags)
+    ops = [
+        Op("mmap", (AT, 0x4000, 3, FIXED, 0), *through),
+        Op("munmap", (AT, 0x1000), *through),
+        Op("write", (AT + 0x1000,)),
+        Op("write", (AT,)),
+        Op("mlockall", (2,), *through),
+        Op("personality", (read_implies_exec,), *through),
+        Op("prlimit64", (9, 0x1000), *through),
+        Op("set_mempolicy", (2, 1), *through),
+        Op("mmap", (AT + 0x10000, 0x1000, 1, FIXED, 0)),
+    ]
+    with Lockstep() as lockstep:
+        found = lockstep.run(ops)
+        assert found is None, str(found)
+        process = lockstep.processes[0]
+        vma = process.mm.vma_lookup(AT + 0x10000)
+        assert vma is not None
+        assert (bool(vma.flags & VM_LOCKED), bool(vma.flags & VM_EXEC)) == (True, False)
 
 
 @live

@@ -83,6 +83,50 @@ def test_collapse(locked: bool, written: bool) -> None:
 
 
 @live
+@pytest.mark.parametrize("first", [(), ("write",), ("write", "discard")])
+def test_collapse_ends_where_there_is_no_page_table(first: tuple[str, ...]) -> None:
+    huge = 0x200000
+    steps = {"write": Op("write", (AT,)), "discard": Op("madvise", (AT, PAGE, MADV_DONTNEED))}
+    ops = [
+        Op("mmap", (AT, 3 * huge, 3, PRIVATE, 0)),
+        *[steps[name] for name in first],
+        Op("write", (AT + huge,)),
+        Op("madvise", (AT, 3 * huge, MADV_COLLAPSE)),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(ops)
+        assert found is None, str(found)
+        assert (lockstep.processes[0].page(AT + huge + PAGE).folio is not None) == bool(first)
+
+
+@live
+def test_page_tables_go_when_nothing_is_mapped_there_any_more() -> None:
+    """A page table that a neighbour still needs keeps the next page from being a huge one."""
+    huge = 0x200000
+    ops = [
+        Op("mmap", (AT, huge, 3, PRIVATE, 0)),
+        Op("madvise", (AT, huge, MADV_HUGEPAGE)),
+        Op("mmap", (AT, huge // 2, 3, PRIVATE, 0)),
+        Op("write", (AT,)),
+        Op("munmap", (AT, huge // 2)),
+        Op("mmap", (AT, huge // 2, 3, PRIVATE, 0)),
+        Op("madvise", (AT, huge, MADV_HUGEPAGE)),
+        Op("write", (AT,)),
+        Op("munmap", (AT, huge)),
+        Op("mmap", (AT, huge, 3, PRIVATE, 0)),
+        Op("madvise", (AT, huge, MADV_HUGEPAGE)),
+        Op("write", (AT,)),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(ops[:8])
+        assert found is None, str(found)
+        assert lockstep.processes[0].page(AT + PAGE).folio is None
+        found = lockstep.run(ops[8:])
+        assert found is None, str(found)
+        assert lockstep.processes[0].page(AT + PAGE).folio is not None
+
+
+@live
 @pytest.mark.parametrize("flags", [0, MAP_NONBLOCK])
 def test_remap_file_pages_makes_the_range_present_unless_told_otherwise(flags: int) -> None:
     ops = [

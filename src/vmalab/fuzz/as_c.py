@@ -28,6 +28,7 @@ _HEAD: Final = """\
 #include <unistd.h>
 
 static long files[64], segments[2], result;
+static int failed;
 static sigjmp_buf back;
 
 static void caught(int number)
@@ -162,7 +163,11 @@ def _step(op: Op) -> list[str]:
         make = f"{file} = syscall(323, 0); result = ioctl({file}, UFFDIO_API, &api);"
         # Events would have to be read: the Python form has a reader.
         return [f"{{ {api} {make} }}", 'told("userfaultfd");']
-    return [f"{{ {_call(op, args, file)} }}", f'told("{op.name}");']
+    statement = f"{{ {_call(op, args, file)} }}"
+    if op.clone:
+        # The child shares the memory, and so tells the result; the parent waits for it whatever the flags were.
+        statement = f"if (!vfork()) {{ {statement} failed = errno; _exit(0); }} wait(NULL); errno = failed;"
+    return [statement, f'told("{op.name}");']
 
 
 def _truncated(file: str, pages: int) -> list[str]:

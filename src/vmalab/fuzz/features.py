@@ -44,6 +44,7 @@ _BITS: Final[dict[str, list[tuple[int, str]]]] = {
     "seal": _bits("F_SEAL_"),
     "memfd": _bits("MFD_"),
     "register": _UFFD_MODES,
+    "clone": [(f.CLONE_VM, "CLONE_VM"), (f.CLONE_VFORK, "CLONE_VFORK")],
     "userfaultfd": [(bit, name) for bit, name in _bits("UFFD_FEATURE_") if bit != f.UFFD_FEATURE_SIGBUS],
 }
 """The names of the bits of a step's flags; those of mmap, which has two such words, are apart."""

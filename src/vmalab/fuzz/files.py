@@ -46,7 +46,7 @@ class Files:
     def _add(self, descriptor: int, kind: str, path: str, writable: bool) -> None:
         found = os.fstat(descriptor)
         dev = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
-        filesystem = "tmpfs" if kind == "memfd" else _filesystem(path)
+        filesystem = "tmpfs" if kind == "memfd" else _filesystem(found.st_dev)
         record = records.File(0, 0, dev, found.st_ino, path, kind=kind, writable=writable, fs=filesystem)
         self.descriptors.append(descriptor)
         self.records.append(record)
@@ -83,11 +83,11 @@ class Files:
         self._folder.cleanup()
 
 
-def _filesystem(path: str) -> str:
-    """The name of the filesystem that a path is on."""
-    best, name = "", ""
-    for line in Path("/proc/self/mounts").read_text("utf-8", "replace").splitlines():
-        _, where, kind, *_ = line.split(" ")
-        if path.startswith(where.rstrip("/") + "/") and len(where) >= len(best):
-            best, name = where, kind
-    return name
+def _filesystem(device: int) -> str:
+    """The name of the filesystem of a device number; empty where no mount shows it."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
+        mount, _, kind = line.partition(" - ")
+        if mount.split(" ")[2] == number:
+            return kind.split(" ")[0]
+    return ""

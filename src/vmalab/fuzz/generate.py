@@ -15,7 +15,7 @@ from vmalab import flags as f
 from vmalab.addr import PAGE_SIZE, PMD_SIZE, TASK_SIZE
 from vmalab.fuzz.events import EVENTS
 from vmalab.fuzz.lockstep import Lockstep
-from vmalab.fuzz.ops import FIRST_MADE, Op
+from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
 from vmalab.fuzz.safety import Safety
 from vmalab.machine import Process
 
@@ -23,6 +23,8 @@ T = TypeVar("T")
 WINDOWS: Final = (0x10000000, 0x20000000 - 16 * PAGE_SIZE, 0x7FFFE0000000)
 """Where fixed addresses lie: the second around a boundary of huge pages, the third near what the kernel chooses."""
 WINDOW_PAGES: Final = 28
+SHARING: Final = (f.CLONE_VM, f.CLONE_VM | f.CLONE_VFORK)
+"""How a child is made that does one call in the memory of its parent."""
 CROWDED: Final = 0.003
 """How many runs are close to the limit of the map count."""
 MOST_VMAS: Final = 1 << 17
@@ -141,6 +143,7 @@ class Generator:
         self._windows = self._random.sample(WINDOWS, self._random.randint(1, len(WINDOWS)) if swarm else len(WINDOWS))
         self._crowded = CROWDED if swarm else 0.0
         self._wrong = self._random.choice((0.0, 0.02, 0.1)) if swarm else 0.03
+        self._shared = self._random.choice((0.0, 0.0, 0.02)) if swarm else 0.01
         self._makers: dict[str, Callable[[Process, int], Op]] = {
             "mmap": self._mmap,
             "mmap anywhere": self._mmap_anywhere,
@@ -195,6 +198,8 @@ class Generator:
             op = self._makers[kind](self._lockstep.processes[who], who)
             if self._roll() < self._wrong and op.args and op.name not in NEVER_WRONG:
                 op = self._spoil(op)
+            if op.name in NUMBERS and self._roll() < self._shared:
+                op = Op(op.name, op.args, op.who, op.file, self._choose(SHARING))
             if self._safety.allows(op):
                 yield op
 

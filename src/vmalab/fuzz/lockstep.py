@@ -326,7 +326,13 @@ class Lockstep:
         else:
             call, steps = self._translate(op)
             self.last_call = call
-            outcome = process.do(call)
+            if op.clone:
+                child = self.machine.fork(process, op.clone)
+                outcome = child.do(call)
+                self.machine.exit(child)
+                steps[0].number |= op.clone << 32
+            else:
+                outcome = process.do(call)
             expected = _Expected(place, op, steps)
             expected.result = outcome.result
             expected.known = outcome.known
@@ -354,7 +360,7 @@ class Lockstep:
             steps = [step for each in waiting for step in each.steps]
             self._sent.append(waiting)
             try:
-                self.agent.send(steps, waiting[0].op.who + 1)
+                self.agent.send(steps, waiting[0].op.who + 1, report=int(self.looks))
             except AgentDied as died:
                 return self._death(died)
         while len(self._sent) > ahead:
@@ -398,8 +404,11 @@ class Lockstep:
         if at is not None and op.args:
             first = op.args[at[0]]
             second = op.args[at[1]]
-        key = (op.name, first, second, reason)
-        self.counts[key] = self.counts.get(key, 0) + 1
+        keys = [(op.name, first, second, reason)]
+        if op.clone:
+            keys.append(("clone", op.clone, 0, YES))
+        for key in keys:
+            self.counts[key] = self.counts.get(key, 0) + 1
 
     def _death(self, died: AgentDied, expected: _Expected | None = None) -> Divergence:
         at = self._sent[0][0] if expected is None else expected
@@ -485,7 +494,7 @@ class Lockstep:
         except KernelError as error:
             reason = error.reason
         try:
-            pid = self.agent.fork(op.who + 1, child + 1)
+            pid = self.agent.fork(op.who + 1, child + 1, report=int(self.looks))
         except AgentDied as died:
             return Divergence(place, op, "outcome", explain(reason).name, str(died))
         if (pid > 0) != (process is not None):

@@ -73,39 +73,49 @@ FLAG_ARGUMENTS: Final = {
 class Op:
     """One step: a system call, or one of OTHERS; who does it, and to which file (-1: none).
 
+    clone: where not 0, a child of that process does the system call, and ends.  It is made with these flags, CLONE_VM
+    among them, and so shares the memory.
+
     Processes are numbered from 0.  Files are those that all runs have, from 0; and from FIRST_MADE on those that the
     run itself makes: memfds and userfaultfds.
     """
 
-    __slots__ = ("args", "file", "name", "who")
+    __slots__ = ("args", "clone", "file", "name", "who")
 
-    def __init__(self, name: str, args: tuple[int, ...] = (), who: int = 0, file: int = -1) -> None:
+    def __init__(self, name: str, args: tuple[int, ...] = (), who: int = 0, file: int = -1, clone: int = 0) -> None:
         self.name: str = name
         self.args: tuple[int, ...] = args
         self.who: int = who
         self.file: int = file
+        self.clone: int = clone
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Op):
             return False
-        return self.name == other.name and self.args == other.args and self.who == other.who and self.file == other.file
+        return self._key() == other._key()
+
+    def _key(self) -> tuple[str, tuple[int, ...], int, int, int]:
+        return self.name, self.args, self.who, self.file, self.clone
 
     def __hash__(self) -> int:
-        return hash((self.name, self.args, self.who, self.file))
+        return hash(self._key())
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Op, (self.name, self.args, self.who, self.file)
+        return Op, self._key()
 
     def __repr__(self) -> str:
         args = ", ".join([hex(arg) if arg > 9 else str(arg) for arg in self.args])
-        rest = (f", {self.who}" if self.who or self.file >= 0 else "") + (f", {self.file}" if self.file >= 0 else "")
+        last = [str(self.who), str(self.file), hex(self.clone)]
+        given = 3 if self.clone else 2 if self.file >= 0 else 1 if self.who else 0
+        rest = "".join([f", {each}" for each in last[:given]])
         return f'Op("{self.name}", ({args}{"," if len(self.args) == 1 else ""}){rest})'
 
     def __str__(self) -> str:
         args = ", ".join([hex(arg) if arg > 9 else str(arg) for arg in self.args])
         by = f" by {self.who}" if self.who else ""
         of = f" of file {self.file}" if self.file >= 0 else ""
-        return f"{self.name}({args}){of}{by}"
+        through = f" through clone({self.clone:#x})" if self.clone else ""
+        return f"{self.name}({args}){of}{by}{through}"
 
 
 FIRST_MADE: Final = 16

@@ -53,6 +53,9 @@ class Safety:
         """Whether a step may be taken now."""
         process = self._lockstep.processes[op.who]
         args = op.args
+        if op.clone and op.name == "pkey_alloc":
+            # Rights to memory with a key are the thread's own; in the model there are none but those of its owner.
+            return False
         if op.name in TOUCHES and not _can_follow(process, op):
             return False
         if op.name == "exec":

@@ -18,6 +18,9 @@ from vmalab.trace import records
 from vmalab.trace.file import TraceWriter
 from vmalab.vma.area import File
 
+PID_MAX: Final = 1 << 22
+"""Processes have numbers up to this one."""
+SIGCHLD: Final = 17
 AROUND: Final = 24
 """Pages to either side of what differs that a strip shows."""
 WIDEST: Final = 6
@@ -85,6 +88,8 @@ class _Recorder:
         self._files: dict[int, int] = {}
         """Their numbers in the trace, by identity."""
         self._pids: dict[int, int] = {}
+        self._children = PID_MAX + 1
+        """The number that the last child with shared memory was given: the agent does not tell the pids of those."""
 
     def record(self, ops: list[Op]) -> None:
         lockstep = self._lockstep
@@ -111,7 +116,7 @@ class _Recorder:
     def _new_process(self, who: int, parent: int) -> None:
         pid = self._lockstep.agent.pid_of(who + 1)
         self._pids[who] = pid
-        self._writer.write(records.Fork(0, pid, pid, parent, parent, flags=17))
+        self._writer.write(records.Fork(0, pid, pid, parent, parent, flags=SIGCHLD))
 
     def _step(self, op: Op) -> None:
         call = self._lockstep.last_call
@@ -122,7 +127,13 @@ class _Recorder:
             file = self._file(call)
             result = self._lockstep.last_result
             words = [arg & 0xFFFFFFFFFFFFFFFF for arg in call.args]
+            if op.clone:
+                self._children -= 1
+                self._writer.write(records.Fork(0, self._children, self._children, pid, pid, flags=op.clone | SIGCHLD))
+                pid = self._children
             self._writer.write(records.Call(0, pid, pid, call.name, words, result, file=file, data=call.data))
+            if op.clone:
+                self._writer.write(records.Exit(0, pid, code=0))
 
     def _file(self, call: Call) -> int | None:
         file: File | None = call.file

@@ -69,10 +69,14 @@ def _drop_pairs(ops: list[Op], tries: Tries) -> list[Op]:
 
 def _make_plainer(ops: list[Op], tries: Tries) -> list[Op]:
     """Replace steps by plainer ones: another process's by the first's, anything by a mapping or a write there."""
-    first = [Op(op.name, op.args, 0, op.file) for op in ops if op.name not in ("fork", "exit")]
+    first = [Op(op.name, op.args, 0, op.file, op.clone) for op in ops if op.name not in ("fork", "exit")]
     if len(first) < len(ops) and tries(first) is not None:
         ops = first
     for i in range(len(ops)):
+        op = ops[i]
+        alone = [*ops[:i], Op(op.name, op.args, op.who, op.file), *ops[i + 1 :]]
+        if op.clone and tries(alone) is not None:
+            ops = alone
         for plainer in _plainer(ops[i], [op for op in ops if op is not ops[i]]):
             changed = [*ops[:i], plainer, *ops[i + 1 :]]
             if tries(changed) is not None:
@@ -116,7 +120,7 @@ def _simplify(ops: list[Op], tries: Tries) -> list[Op]:
                 now = ops[i]
                 if value >= now.args[at]:
                     break
-                simpler = Op(now.name, (*now.args[:at], value, *now.args[at + 1 :]), now.who, now.file)
+                simpler = Op(now.name, (*now.args[:at], value, *now.args[at + 1 :]), now.who, now.file, now.clone)
                 changed = [*ops[:i], simpler, *ops[i + 1 :]]
                 if tries(changed) is not None:
                     ops = changed

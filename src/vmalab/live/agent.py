@@ -301,9 +301,12 @@ class Agent:
         rows = [known.setdefault(row, row) for row in _RECORD.iter_unpack(changed)]
         return last[:below] + rows + last[len(last) - above :]
 
-    def fork(self, who: int, channel: int) -> int:
-        """Fork a process of the agent; the child answers on a free channel from then on.  Its pid, or -errno."""
-        (reply,) = self.run([Step(FORK, (channel,))], who)
+    def fork(self, who: int, channel: int, *, report: int = 1) -> int:
+        """Fork a process of the agent; the child answers on a free channel from then on.  Its pid, or -errno.
+
+        report: as for run(), of the parent.
+        """
+        (reply,) = self.run([Step(FORK, (channel,))], who, report=report)
         if reply.result > 0:
             self._channels[channel].pid = reply.result
             self._set_reader(channel, self.reader)

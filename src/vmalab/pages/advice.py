@@ -44,7 +44,7 @@ def advise_pages(memory: Memory, vma: Vma, start: int, end: int, advice: int) ->
 def _install_guards(memory: Memory, vma: Vma, start: int, end: int) -> int:
     """Markers in place of whatever is there (madvise_guard_install)."""
     tables = memory.tables(vma.mm)
-    zap_range(memory, tables, start, end, False)
+    zap_range(memory, tables, start, end)
     for addr in range(start, end, 1 << PAGE_SHIFT):
         leaf = memory.leaf_for(tables, addr)
         if leaf is None:

@@ -6,7 +6,7 @@ from typing import final
 
 from vmalab.pages.fork import copy_page_range
 from vmalab.pages.memory import Memory
-from vmalab.pages.zap import move_range, split_at, zap_range
+from vmalab.pages.zap import free_pgtables, move_range, split_at, zap_range
 from vmalab.vma.area import Vma
 from vmalab.vma.port import Port
 from vmalab.vma.space import Mm
@@ -19,12 +19,24 @@ class PagePort(Port):
     def __init__(self, memory: Memory, outside: Port | None = None) -> None:
         self.memory: Memory = memory
         self.outside: Port = Port() if outside is None else outside
+        self._unmapped: list[Vma] = []
+        """The VMAs whose pages are gone while they are still in the tree: those of the unmap under way."""
+        self._unmapped_from: int = 0
+        """Where the first of them begins."""
 
     def may_fail(self, site: int) -> bool:
         return self.outside.may_fail(site)
 
     def unmap_pages(self, vma: Vma, start: int, end: int) -> None:
-        zap_range(self.memory, self.memory.tables(vma.mm), start, end, True)
+        mm = vma.mm
+        tables = self.memory.tables(mm)
+        zap_range(self.memory, tables, start, end)
+        if self._unmapped and mm.tree.find(self._unmapped_from) is not self._unmapped[0]:
+            self._unmapped = []
+        if not self._unmapped:
+            self._unmapped_from = start
+        self._unmapped.append(vma)
+        free_pgtables(tables, start, end, self._unmapped)
         self.outside.unmap_pages(vma, start, end)
 
     def move_pages(self, vma: Vma, new_vma: Vma, old: int, new: int, length: int) -> int:

@@ -120,10 +120,15 @@ def collapse(memory: Memory, vma: Vma, start: int, end: int) -> int:
     last = min(end, vma.end) & -PMD_SIZE
     if not vma.is_anonymous() or vma.anon_vma is None or not may_be_huge(vma) or last <= first:
         return COLLAPSE_UNSUITABLE
+    tables = memory.tables(vma.mm)
     result = YES
     for addr in range(first, last, PMD_SIZE):
         refusal = _collapse_huge_page(memory, vma, addr)
-        result = refusal if refusal != YES else result
+        if refusal != YES:
+            result = refusal
+            if addr >> PMD_SHIFT not in tables.pmds and tables.has_pmd_table(addr):
+                # An empty entry ends it; where there is not even a table for one it goes on.
+                break
     return result
 
 
@@ -133,7 +138,7 @@ def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
     found = tables.pmds.get(addr >> PMD_SHIFT)
     if isinstance(found, Huge):
         return YES
-    if found is None or found.is_empty():
+    if found is None:
         return COLLAPSE_UNSUITABLE
     for at in range(ENTRIES):
         entry = found.pages[at]

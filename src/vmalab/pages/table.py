@@ -104,6 +104,10 @@ class Tables:
             return [number for number in range(first, last + 1) if number in self.pmds]
         return sorted([number for number in self.pmds if first <= number <= last])
 
+    def has_pmd_table(self, addr: int) -> bool:
+        """Whether anything is there in the aligned 1 GiB of an address: then there is a table of its 2 MiB entries."""
+        return addr >> PUD_SHIFT in {number >> PUD_SHIFT - PMD_SHIFT for number in self.pmds}
+
     def large_spans(self, start: int, end: int) -> list[int]:
         """Which entries of 1 GiB begin between two addresses, by number."""
         return [number for number in self.puds if start <= number << PUD_SHIFT < end]

@@ -17,11 +17,8 @@ def leaf_range(number: int, start: int, end: int) -> tuple[int, int]:
     return low, high
 
 
-def zap_range(memory: Memory, tables: Tables, start: int, end: int, frees_tables: bool) -> None:
-    """Let go of all pages in [start, end), in bytes.
-
-    frees_tables: leaves that are empty go as well, so that a huge page may come there again.
-    """
+def zap_range(memory: Memory, tables: Tables, start: int, end: int) -> None:
+    """Let go of all pages in [start, end), in bytes; the page tables stay."""
     for large in tables.large_spans(start, end):
         memory.drop_huge(tables, tables.puds.pop(large))
     for number in tables.spans(start, end):
@@ -36,7 +33,17 @@ def zap_range(memory: Memory, tables: Tables, start: int, end: int, frees_tables
                 continue
             found = memory.split_huge_pmd(tables, number)
         zap_leaf(memory, tables, found, low, high)
-        if frees_tables and found.is_empty():
+
+
+def free_pgtables(tables: Tables, start: int, end: int, unmapped: list[Vma]) -> None:
+    """Free the page tables of [start, end) that no VMA needs, so that a huge page may come there again.
+
+    unmapped are the VMAs that are being unmapped, and still in the tree.
+    """
+    tree = tables.mm.tree
+    for number in tables.spans(start, end):
+        base = number << PMD_SHIFT
+        if isinstance(tables.pmds[number], Leaf) and all([vma in unmapped for vma in tree.walk(base, base + PMD_SIZE)]):
             del tables.pmds[number]
 
 
@@ -66,7 +73,7 @@ def discard(memory: Memory, vma: Vma, start: int, end: int) -> None:
             if end - start >= PMD_SIZE and found.is_empty():
                 del tables.pmds[number]
         else:
-            zap_range(memory, tables, max(start, number << PMD_SHIFT), min(end, number + 1 << PMD_SHIFT), True)
+            zap_range(memory, tables, max(start, number << PMD_SHIFT), min(end, number + 1 << PMD_SHIFT))
     for large in [each for each in tables.puds if start <= each << PUD_SHIFT and (each + 1) << PUD_SHIFT <= end]:
         memory.drop_huge(tables, tables.puds.pop(large))
 

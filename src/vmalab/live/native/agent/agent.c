@@ -13,6 +13,7 @@ enum {
 	NR_CLOSE = 3,
 	NR_RT_SIGACTION = 13,
 	NR_IOCTL = 16,
+	NR_CLONE = 56,
 	NR_FORK = 57,
 	NR_EXECVE = 59,
 	NR_WAIT4 = 61,
@@ -74,6 +75,7 @@ static struct record now[MAX_VMAS] __attribute__((aligned(4096)));
 static struct record before[MAX_VMAS];
 static u8 out[1 << 20];
 static u8 signal_stack[65536] __attribute__((aligned(4096)));
+static u8 child_stack[4096] __attribute__((aligned(4096)));
 u8 scratch[4096] __attribute__((aligned(4096)));
 static i64 slots[SLOTS];
 static u32 count_before, out_used;
@@ -418,6 +420,42 @@ static i64 set_reader(u64 which, u64 link)
 	return link_fd < 0 ? link_fd : 0;
 }
 
+static struct step *shared_step;
+static i64 shared_result;
+
+/* What a child does that shares the memory: one call. */
+__attribute__((used)) static void child(void)
+{
+	u64 *a = shared_step->args;
+
+	shared_result = call((u32)shared_step->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+	die(0);
+}
+
+/* Let a child that shares the memory perform a step, and wait for it: clone with flags, of which CLONE_VM is one. */
+static i64 share(struct step *step, u64 flags)
+{
+	register u64 r10 asm("r10") = 0;
+	register u64 r8 asm("r8") = 0;
+	i64 pid;
+
+	shared_step = step;
+	asm volatile("syscall\n"
+		     "	test %%rax, %%rax\n"
+		     "	jnz 1f\n"
+		     "	xor %%ebp, %%ebp\n"
+		     "	call child\n"
+		     "1:\n"
+		     : "=a"(pid)
+		     : "a"(NR_CLONE), "D"(flags | 17 /* SIGCHLD */), "S"(child_stack + sizeof(child_stack)), "d"(0), "r"(r10), "r"(r8)
+		     : "rcx", "r11", "memory");
+	if (pid < 0)
+		return pid;
+	while (call(NR_WAIT4, pid, 0, 0, 0, 0, 0) == -4)
+		;
+	return shared_result;
+}
+
 static i64 perform(struct step *step)
 {
 	u64 *a = step->args;
@@ -443,6 +481,8 @@ static i64 perform(struct step *step)
 	case STEP_READER:
 		return set_reader(a[0], a[1]);
 	default:
+		if (step->nr >> 32)
+			return share(step, (u64)step->nr >> 32);
 		return call(step->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 	}
 }
@@ -461,6 +501,7 @@ __attribute__((used)) void run(u64 *started)
 	catch_signals();
 	for (page = 0; page < sizeof(signal_stack); page += 4096)
 		signal_stack[page] = 0;
+	child_stack[0] = 0;
 	/* Each of its VMAs is written to by now, so that none changes under way; one page does for all of a VMA. */
 	open_maps();
 	for (;;) {
