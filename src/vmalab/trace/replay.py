@@ -128,6 +128,8 @@ class Replay:
         """The process that the last record is of."""
         self.call: Call | None = None
         """The call that the last record is of, if it is one."""
+        self.outcome: Outcome | None = None
+        """What the model made of that call."""
         self._inodes: dict[int, Inodes] = {}
 
     # -- records ------------------------------------------------------------------------------------
@@ -137,6 +139,7 @@ class Replay:
         self.n = record.n
         self.pid = getattr(record, "pid", 0)
         self.call = None
+        self.outcome = None
         if isinstance(record, records.Call):
             return self._call(record)
         if isinstance(record, records.File):
@@ -253,6 +256,7 @@ class Replay:
         program.calls += 1
         chosen = _random_choice(record, file)
         outcome = perform(process, call if chosen is None else chosen)
+        self.outcome = outcome
         if not outcome.modelled:
             program.not_modelled[record.call] += 1
             return None
