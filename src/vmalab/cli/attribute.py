@@ -170,9 +170,9 @@ def _show_rest(count: int, everything: bool) -> None:
         console().print(f"  ... and {count - SHOWN:,} more: --all shows them", style="dim")
 
 
-def spark(curve: Curve, first: int, last: int, columns: int = SPARK) -> str:
-    """A curve as one line of bars, the highest value of each part."""
-    top = max(1, curve.peak()[1])
+def spark(curve: Curve, first: int, last: int, columns: int = SPARK, top: int = 0) -> str:
+    """A curve as one line of bars, the highest value of each part; a full bar is top, or the peak."""
+    top = max(1, top, curve.peak()[1])
     highest = [0] * columns
     points = curve.points()
     width = max(1, last - first + 1)
@@ -216,7 +216,7 @@ def _as_json(
         "truncated": reader.truncated,
         "sight": attribution.sight.value,
         "spaces": [_space_json(attribution, space) for space in spaces],
-        "failures": [_failure_json(failure) for failure in failures],
+        "failures": [failure_json(failure) for failure in failures],
     }
 
 
@@ -271,7 +271,8 @@ def _space_json(attribution: Attribution, space: Space) -> dict[str, Any]:
     }
 
 
-def _failure_json(failure: Failure) -> dict[str, Any]:
+def failure_json(failure: Failure) -> dict[str, Any]:
+    """A failure as plain values."""
     why = failure.explanation()
     return {
         "pid": failure.pid,
