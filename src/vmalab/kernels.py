@@ -33,6 +33,8 @@ class Kernel:
 _BEFORE_6_13: Final[dict[str, int | bool]] = {
     "ignored_flags": VM_SOFTDIRTY,
     "sticky_flags": 0,
+    "unfaulted_merges": False,
+    "guard_regions": False,
     "mremap_moves_many": False,
     "dontunmap_merges_source": False,
 }
