@@ -21,6 +21,7 @@ from vmalab.kernels import KERNELS
 from vmalab.machine import Machine, Process
 from vmalab.semantics import Semantics
 from vmalab.trace import records
+from vmalab.trace.file import read_trace
 from vmalab.trace.load import load_exec, load_machine
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -51,6 +52,27 @@ def test_guard_markers_instead_of_guard_pages_as_in_the_really_changed_program(t
     assert predicted["before"]["vmas"] > 4000
     assert predicted["after"]["vmas"] == really["programs"][0]["vmas"] < 100
     assert predicted["after"]["peak_vmas"] <= really["programs"][0]["peak_vmas"]
+
+
+def test_a_limit_on_memory_fails_where_it_really_does(tmp_path: Path) -> None:
+    program = compile_program(PROGRAMS / "stacks.c", tmp_path)
+    limited_run = f"ulimit -v 16384 && exec {program} mprotect 300"
+    free, limited = tmp_path / "free.jsonl.zst", tmp_path / "limited.jsonl.zst"
+    record(free, (program, "mprotect", "300"))
+    found = what_if(str(free), "--rlimit", "as=16M", status=1)
+    (failure,) = [each for each in found["extremes"][0]["new_failures"] if each["shape"].startswith("mmap")]
+    assert (failure["errno"], failure["reason"]) == ("ENOMEM", "LIMIT_AS")
+    assert found["prediction_from"] == failure["first"]
+    really = vmalab("record", "-q", "-o", str(limited), "--", "sh", "-c", limited_run)
+    assert "stack: Cannot allocate memory" in really.stderr
+    stacks = [sum(is_stack(each) for each in read_trace(str(limited)))]
+    stacks.append(sum(is_stack(each) for each in read_trace(str(free)) if each.n < failure["first"]))
+    assert stacks[0] == stacks[1] > 100
+
+
+def is_stack(each: records.Record) -> bool:
+    """Whether a record is a successful mmap of a stack."""
+    return isinstance(each, records.Call) and each.call == "mmap" and each.args[1] == 65536 and each.ret > 0
 
 
 # -- programs that keep to their handles, run on one model and on another ----------------------------------

@@ -287,6 +287,9 @@ def _show_program(row: tuple[tuple[Measured, Measured | None], ...]) -> None:
     if not afters:
         out.print("  is not there in the changed run\n")
         return
+    if all(after is not None and _is_same(before, after) for before, after in row):
+        out.print(f"  no difference: {_numbers([each.maps.peak()[1] for each in befores])} VMAs at most\n")
+        return
     table = Table(box=None, pad_edge=True, header_style="bold")
     for name in ("", "as it is", "changed"):
         table.add_column(name, justify="right" if name else "left")
@@ -306,6 +309,11 @@ def _show_program(row: tuple[tuple[Measured, Measured | None], ...]) -> None:
         line = spark(measured.maps, one.n, one.last, top=max(one.maps.peak()[1], afters[0].maps.peak()[1]))
         out.print(f"  {line} {side}", style="cyan" if side == "changed" else "")
     out.print()
+
+
+def _is_same(before: Measured, after: Measured) -> bool:
+    curves = ((before.maps, after.maps), (before.total, after.total), (before.locked, after.locked))
+    return all(one.points() == other.points() for one, other in curves)
 
 
 def _show_failures(title: str, failures: list[Failure], pid: int | None) -> None:

@@ -324,13 +324,14 @@ class _Change:
 class _Source:
     """What the VMAs are made by that one record makes in one address space."""
 
-    __slots__ = ("_parent", "_record", "_space", "_tallies", "_title")
+    __slots__ = ("_parent", "_record", "_space", "_stack", "_tallies", "_title")
 
     def __init__(self, attribution: Attribution, space: Space, record: records.Record) -> None:
         replay = attribution.replay
         call = replay.call if replay is not None else None
         self._space = space
         self._record = record
+        self._stack = attribution.stack_of(record)
         self._parent: Space | None = None
         self._tallies: tuple[Tally, ...] | None = None
         self._title = FAULT
@@ -355,9 +356,8 @@ class _Source:
     def _tallies_of(self, title: str) -> tuple[Tally, ...]:
         space, n = self._space, self._record.n
         found: list[Tally] = [_maker(space.calls, title, title), space.single.setdefault(n, Tally())]
-        stack = stack_of(self._record)
-        if stack:
-            found.append(_maker(space.stacks, stack, stack[0]))
+        if self._stack:
+            found.append(_maker(space.stacks, self._stack, self._stack[0]))
         return tuple(found)
 
 
@@ -400,8 +400,8 @@ class Attribution(Observer):
         self.failures: Failures = Failures()
         self._live: dict[int, Space] = {}
         self._changes: dict[int, _Change] = {}
+        self._stacks: dict[int, tuple[str, ...]] = {}
         self._before: State | None = None
-        self._record: records.Record | None = None
         self.calls: dict[int, Call] = {}
         """The calls that made VMAs, by record."""
 
@@ -417,7 +417,9 @@ class Attribution(Observer):
         """To be called before the replay takes a record (step does it all)."""
         replay = self._must()
         self._before = None
-        self._record = record
+        frames, number = getattr(record, "frames", None), getattr(record, "id", None)
+        if isinstance(frames, list) and isinstance(number, int):
+            self._stacks[number] = tuple(map(str, frames))
         if isinstance(record, records.Call) and (record.ret < 0 or record.call == "brk"):
             process = replay.process(record.pid)
             if process is not None:
@@ -448,6 +450,14 @@ class Attribution(Observer):
         """The address space that a process has now."""
         process = self._must().process(pid)
         return self._live.get(id(process.mm)) if process is not None else None
+
+    def stack_of(self, record: records.Record) -> tuple[str, ...]:
+        """The user stack of a call, the innermost function first; empty where the recorder took none.
+
+        A recorder that takes stacks writes each once, with its frames, and calls refer to it by number.
+        """
+        number = getattr(record, "stack", None)
+        return self._stacks.get(number, ()) if isinstance(number, int) else ()
 
     def call_of(self, n: int) -> str:
         """The call of a record that made VMAs, for people; or execve, fork, fault."""
@@ -509,14 +519,6 @@ class Attribution(Observer):
 
     def attribute_changed(self, vma: Vma, what: str) -> None:
         self._change(vma.mm).edges.update((vma.start, vma.end))
-
-
-def stack_of(record: records.Record) -> tuple[str, ...]:
-    """The user stack of a call as text, the innermost function first; empty where the recorder took none."""
-    frames = getattr(record, "stack", None)
-    if not isinstance(frames, list):
-        return ()
-    return tuple([hex(frame) if isinstance(frame, int) else str(frame) for frame in frames])
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -187,7 +187,9 @@ class WhatIf:
             self._moves.pop(pid, None)
         else:
             self.before.replay.step(record)
-            self._changed(record)
+            if not hasattr(record, "vmas"):
+                # A list of VMAs to compare with is that of the recorded program.
+                self._changed(record)
         self.before.measure(record.n, pid)
         self.after.measure(record.n, pid)
 
