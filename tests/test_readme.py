@@ -57,7 +57,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_of_the_table_exists() -> None:
-    listed = re.findall(r"^\| `vmalab (\w+)", README.read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| `vmalab ([\w-]+)", README.read_text(), re.MULTILINE)
     shown = vmalab("--help").stdout
     assert listed
     for name in listed:

@@ -23,6 +23,11 @@ class Semantics:
         """VMA flags in which two VMAs may differ and still merge.  is_mergeable_vma."""
         self.sticky_flags: int = VM_MAYBE_GUARD
         """Ignored flags that the merged VMA has if either part had them.  Stable 6.18 has guard regions there."""
+        self.unfaulted_merges: bool = True
+        """A VMA that was written to merges with one that was not, whichever of them takes the other (6.16).  Before,
+        the one that takes the other had to be the one that was written to.  is_mergeable_anon_vma."""
+        self.guard_regions: bool = True
+        """madvise knows MADV_GUARD_INSTALL and MADV_GUARD_REMOVE (6.13).  madvise_behavior_valid."""
         self.thp_align_anonymous: int = THP_ALIGN_MULTIPLE
         """Which anonymous mappings without a hint are aligned to huge pages: none before 6.7, then those of at least
         2 MiB, since 6.12 multiples of 2 MiB only.  __get_unmapped_area."""

@@ -1,8 +1,13 @@
 """Named behaviours that are bugs of a kernel: what happens with each, and without it."""
 
+import errno
+
 import pytest
 
+from vmalab.calls import Call
 from vmalab.flags import (
+    MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE,
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_PRIVATE,
@@ -44,6 +49,28 @@ def test_dontunmap_beside_itself(value: bool, expected: list[tuple[int, int]]) -
         process.mmap(first, 2 * PAGE, flags=FIXED)
         process.mremap(first, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP | MREMAP_FIXED, second)
         assert bounds(process) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, [(0, 2)]), (False, [(0, 1), (1, 2)])])
+def test_what_was_never_written_to_takes_what_was(value: bool, expected: list[tuple[int, int]]) -> None:
+    for written in (AT + PAGE, AT):
+        process = process_with("unfaulted_merges", value)
+        process.mmap(AT, PAGE, flags=FIXED)
+        process.mmap(AT + PAGE, PAGE, 7, FIXED)
+        process.touch(written)
+        process.mprotect(AT + PAGE, PAGE, 3)
+        # The one below takes the other: that it was written to itself was always fine.
+        assert bounds(process) == (expected if written != AT else [(0, 2)])
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_guard_markers(value: bool) -> None:
+    process = process_with("guard_regions", value)
+    process.mmap(AT, 2 * PAGE, flags=FIXED)
+    for advice in (MADV_GUARD_INSTALL, MADV_GUARD_REMOVE):
+        outcome = process.do(Call("madvise", (AT, PAGE, advice)))
+        assert outcome.result == (0 if value else -errno.EINVAL)
+    assert bounds(process) == [(0, 2)]
 
 
 @pytest.mark.parametrize(("value", "lost"), [(True, 3), (False, 0)])

@@ -82,6 +82,16 @@ _GUARDED: Final = (
 WITNESSES: Final[dict[str, Witness]] = {
     "ignored_flags": Witness((VM_SOFTDIRTY | VM_MAYBE_GUARD, VM_SOFTDIRTY), _GUARDED),
     "sticky_flags": Witness((VM_MAYBE_GUARD, 0), _GUARDED),
+    "unfaulted_merges": Witness(
+        BOTH,
+        (
+            _map(AT, 1),
+            _map(AT + PAGE_SIZE, 1, 7),
+            Op("write", (AT + PAGE_SIZE,)),
+            Op("mprotect", (AT + PAGE_SIZE, PAGE_SIZE, 3)),
+        ),
+    ),
+    "guard_regions": Witness(BOTH, (_map(AT, 1), Op("madvise", (AT, PAGE_SIZE, MADV_GUARD_INSTALL)))),
     "thp_align_anonymous": Witness(
         (THP_ALIGN_MULTIPLE, THP_ALIGN_LARGE, THP_ALIGN_NEVER),
         (

@@ -154,8 +154,10 @@ def _advice_valid(mm: Mm, advice: int) -> int:
         return YES if mm.settings.thp else ADVICE_NOT_SUPPORTED
     if advice in (MADV_MERGEABLE, MADV_UNMERGEABLE):
         return YES if mm.settings.ksm else ADVICE_NOT_SUPPORTED
+    if advice in (MADV_GUARD_INSTALL, MADV_GUARD_REMOVE):
+        return YES if mm.semantics.guard_regions else ADVICE_UNKNOWN
     known = MADV_NORMAL <= advice <= MADV_DONTNEED or MADV_FREE <= advice <= MADV_DONTNEED_LOCKED
-    return YES if known or advice in (MADV_GUARD_INSTALL, MADV_GUARD_REMOVE) else ADVICE_UNKNOWN
+    return YES if known else ADVICE_UNKNOWN
 
 
 def _walk(mm: Mm, start: int, end: int, advice: int, name: str | None) -> int:

@@ -15,6 +15,7 @@ from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
 from vmalab.flags import CLONE_THREAD, MAP_32BIT, MAP_FIXED, VM_MAYSHARE, VM_SHARED, VM_WRITE
 from vmalab.machine import Process
+from vmalab.reason import YES
 from vmalab.semantics import Semantics
 from vmalab.syscalls.populate import grow_stack
 from vmalab.trace import records
@@ -128,6 +129,10 @@ class Replay:
         """The process that the last record is of."""
         self.call: Call | None = None
         """The call that the last record is of, if it is one."""
+        self.outcome: Outcome | None = None
+        """What the model made of that call."""
+        self.refused: int = 0
+        """Why a fault of the last record (an access, or a stack that grew) fails in the model; 0 if none does."""
         self._inodes: dict[int, Inodes] = {}
 
     # -- records ------------------------------------------------------------------------------------
@@ -137,6 +142,8 @@ class Replay:
         self.n = record.n
         self.pid = getattr(record, "pid", 0)
         self.call = None
+        self.outcome = None
+        self.refused = YES
         if isinstance(record, records.Call):
             return self._call(record)
         if isinstance(record, records.File):
@@ -144,7 +151,7 @@ class Replay:
         elif isinstance(record, records.Fault):
             process = self.machine.processes.get(record.pid)
             if process is not None:
-                process.fault(record.addr, record.write)
+                self.refused = process.fault(record.addr, record.write)
         elif isinstance(record, records.Exec):
             self._exec(record)
         elif isinstance(record, records.Fork):
@@ -232,7 +239,7 @@ class Replay:
         for start, end in grown:
             stack = mm.vma_lookup(end - 1)
             if stack is not None and stack.start > start:
-                grow_stack(stack, start)
+                self.refused = grow_stack(stack, start) or self.refused
         for addr in written:
             vma = mm.vma_lookup(addr)
             if vma is not None:
@@ -253,6 +260,7 @@ class Replay:
         program.calls += 1
         chosen = _random_choice(record, file)
         outcome = perform(process, call if chosen is None else chosen)
+        self.outcome = outcome
         if not outcome.modelled:
             program.not_modelled[record.call] += 1
             return None

@@ -21,6 +21,7 @@ _ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "brk": (ADDRESS,),
     "mremap": (ADDRESS, NUMBER, NUMBER, "MREMAP_", ADDRESS),
     "madvise": (ADDRESS, NUMBER, "MADV_"),
+    "process_madvise": (DESCRIPTOR, ADDRESS, NUMBER, "MADV_", NUMBER),
     "mlock": (ADDRESS, NUMBER),
     "mlock2": (ADDRESS, NUMBER, "MLOCK_"),
     "munlock": (ADDRESS, NUMBER),
@@ -76,6 +77,11 @@ def flags_text(prefix: str, value: int) -> str:
     return "|".join(parts)
 
 
+def argument_kinds(name: str) -> tuple[str, ...]:
+    """What each argument of a call is: ADDRESS, NUMBER, DESCRIPTOR or the prefix of its flags; empty if not known."""
+    return _ARGUMENTS.get(name, ())
+
+
 def call_text(call: Call) -> str:
     """A call as a programmer writes it: ``mmap(0, 8192, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)``."""
     kinds = _ARGUMENTS.get(call.name, ())
@@ -92,6 +98,20 @@ def call_text(call: Call) -> str:
             shown.append(hex(arg) if arg else "0")
         else:
             shown.append(flags_text(kind, arg))
+    return f"{escape_text(call.name)}({', '.join(shown)})"
+
+
+def shape_text(call: Call) -> str:
+    """What a call is about, without its addresses and lengths: ``mprotect(PROT_NONE)``, ``mmap(PROT_READ, MAP_PRIVATE,
+    file)``.  Calls of one shape are of one kind.
+    """
+    shown = [
+        flags_text(kind, arg)
+        for kind, arg in zip(argument_kinds(call.name), call.args, strict=False)
+        if kind.endswith("_")
+    ]
+    if call.file is not None:
+        shown.append(call.file.kind if call.file.kind != "regular" else "file")
     return f"{escape_text(call.name)}({', '.join(shown)})"
 
 

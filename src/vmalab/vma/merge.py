@@ -130,6 +130,9 @@ def is_mergeable_anon_vma(target: Vma, request: MergeRequest) -> int:
     One side without an anon_vma takes the other's, unless the other's pages may be shared through fork.
     """
     wanted = request.anon_vma
+    if not request.mm.semantics.unfaulted_merges:
+        if target.anon_vma is None and wanted is not None:
+            return ANON_VMA_DIFFERS
     if target.anon_vma is None:
         if wanted is not None:
             source = request.middle if request.middle is not None else request.copied_from
