@@ -53,10 +53,10 @@ from vmalab.reason import (
     NOT_MODELLED,
     SHM_NO_SEGMENT,
     UNKNOWN_FLAGS,
+    YES,
     errno_of,
 )
 from vmalab.syscalls import control, lock, madvise, map, mremap, policy, protect, query, shm, uffd
-from vmalab.syscalls.policy import UNKNOWN
 from vmalab.syscalls.populate import pages_uncertain
 from vmalab.vma.area import Userfaultfd
 from vmalab.world import ProcessState
@@ -83,7 +83,7 @@ def perform(process: ProcessState, call: Call) -> Outcome:
     if handler is None:
         if call.name in NO_EFFECT:
             return Outcome(0, known=False)
-        return Outcome(-errno_of(NOT_MODELLED), NOT_MODELLED, modelled=False)
+        return _not_modelled()
     process.mm.limits = process.limits
     process.mm.read_implies_exec = process.personality & READ_IMPLIES_EXEC != 0
     return handler(process, call)
@@ -93,11 +93,11 @@ def _outcome(result: int) -> Outcome:
     """A result, or minus a reason, as an Outcome."""
     if result >= 0:
         return Outcome(result)
-    return Outcome(-errno_of(-result), -result)
+    return Outcome(-errno_of(-result), -result, modelled=-result != NOT_MODELLED)
 
 
 def _not_modelled() -> Outcome:
-    return Outcome(-errno_of(NOT_MODELLED), NOT_MODELLED, modelled=False)
+    return _outcome(-NOT_MODELLED)
 
 
 def _signed(word: int) -> int:
@@ -213,13 +213,15 @@ def _mbind(process: ProcessState, call: Call) -> Outcome:
 
 
 def _set_mempolicy(process: ProcessState, call: Call) -> Outcome:
-    return _outcome(policy.set_mempolicy(process.mm, call.args[0] & 0xFFFFFFFF, _nodes(call)))
+    mode, refusal = policy.set_mempolicy(process.mm, call.args[0] & 0xFFFFFFFF, _nodes(call))
+    if refusal == YES:
+        process.policy_mode = mode
+    return _outcome(-refusal)
 
 
 def _get_mempolicy(process: ProcessState, call: Call) -> Outcome:
     _, mask, bits, addr, flags = call.args
-    refusal = policy.get_mempolicy(process.mm, bits if mask else -1, addr, flags)
-    return Outcome(0, known=False) if refusal == UNKNOWN else _outcome(-refusal)
+    return _outcome(-policy.get_mempolicy(process.mm, process.policy_mode, bits if mask else -1, addr, flags))
 
 
 def _msync(process: ProcessState, call: Call) -> Outcome:

@@ -175,6 +175,9 @@ FILL_NOT_SUPPORTED: Final = 163
 FILL_THERE: Final = 164
 FILL_NO_PAGE: Final = 165
 FILL_PARTLY: Final = 166
+POLICY_NOT_INTERLEAVED: Final = 167
+POLICY_MISPLACED: Final = 168
+NO_PAGE_EFAULT: Final = 169
 
 
 class Explanation:
@@ -517,6 +520,9 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("FILL_THERE", errno.EEXIST, "a page is there already", "mfill_atomic_install_pte"),
     Explanation("FILL_NO_PAGE", errno.EFAULT, "the file has no page there to go on with", "mfill_atomic_pte_continue"),
     Explanation("FILL_PARTLY", errno.EAGAIN, "some pages were put in place, not all", "userfaultfd_ioctl"),
+    Explanation("POLICY_NOT_INTERLEAVED", errno.EINVAL, "the policy of the task has no next node", "do_get_mempolicy"),
+    Explanation("POLICY_MISPLACED", errno.EIO, "a page of the range is on another node", "queue_pages_range"),
+    Explanation("NO_PAGE_EFAULT", errno.EFAULT, "the page cannot be made present", "lookup_node"),
 ]
 
 

@@ -24,8 +24,7 @@ MISSING: Final = "not modelled"
 NOT_MODELLED: Final = {
     "madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
     "process_madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE", "another process"),
-    "mbind": ("MPOL_MF_MOVE", "MPOL_MF_MOVE_ALL", "MPOL_MF_STRICT"),
-    "get_mempolicy": ("MPOL_F_NODE",),
+    "mbind": ("MPOL_MF_STRICT with several nodes", "MPOL_MF_MOVE_ALL without CAP_SYS_NICE"),
     "prctl": ("PR_SET_MM",),
     "shmctl": ("",),
     "migrate_pages": ("",),

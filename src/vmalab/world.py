@@ -19,11 +19,14 @@ class ProcessState:
         self.mm: Mm = mm
         self.limits: Limits = limits
         self.personality: int = 0
+        self.policy_mode: int = 0
+        """The mode (MPOL_) of its own memory policy, which set_mempolicy sets."""
         self.uffds: dict[int, Userfaultfd] = {}
 
     def inherit_state(self, parent: ProcessState) -> None:
         """What a child has from its parent besides memory and limits."""
         self.personality = parent.personality
+        self.policy_mode = parent.policy_mode
         self.uffds = dict(parent.uffds)
 
     def name_of(self, vma: Vma) -> str:

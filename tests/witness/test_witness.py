@@ -26,7 +26,7 @@ def files() -> Iterator[Files]:
 
 @pytest.mark.parametrize("witness", WITNESSES, ids=[each.fact for each in WITNESSES])
 def test_witness(files: Files, witness: Witness) -> None:
-    with Lockstep(files=files) as lockstep:
+    with Lockstep(files=files, pages=witness.pages) as lockstep:
         left = Op("capset", (lockstep.capabilities & ~MEMORY_CAPABILITIES,))
         found = lockstep.run([left if op.name == "capset" else op for op in witness.ops])
     assert found is None, str(found)

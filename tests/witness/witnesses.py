@@ -29,6 +29,8 @@ class Witness(NamedTuple):
     errno: int
     """Of the last call; 0 if it works."""
     ops: tuple[Op, ...]
+    pages: bool = False
+    """What is below the VMAs matters."""
 
 
 def mapped(at: int = AT, pages: int = 4, prot: int = RW, flags: int = FIXED) -> Op:
@@ -296,6 +298,15 @@ WITNESSES = (
     Witness("mbind: not aligned", errno.EINVAL, (mapped(), call("mbind", AT + 1, PAGE, 2, 1, 0))),
     Witness("mbind: unknown mode", errno.EINVAL, (mapped(), call("mbind", AT, PAGE, 50, 1, 0))),
     Witness("mbind: unknown flags", errno.EINVAL, (mapped(), call("mbind", AT, PAGE, 2, 1, 1 << 6))),
+    Witness(
+        "mbind: a page on another node",
+        errno.EIO,
+        (mapped(), call("write", AT), call("mbind", AT, PAGE, 4, 0, 1)),
+        pages=True,
+    ),
+    Witness(
+        "mbind: a page that may move", 0, (mapped(), call("write", AT), call("mbind", AT, PAGE, 4, 0, 2)), pages=True
+    ),
     Witness("mbind: no nodes", errno.EINVAL, (mapped(), call("mbind", AT, PAGE, 2, 0, 0))),
     Witness("set_mempolicy: no nodes", errno.EINVAL, (call("set_mempolicy", 2, 0),)),
     Witness(
@@ -313,6 +324,10 @@ WITNESSES = (
     ),
     Witness("get_mempolicy: nothing is mapped", errno.EFAULT, (call("get_mempolicy", AT, 2),)),
     Witness("get_mempolicy: an address for nothing", errno.EINVAL, (call("get_mempolicy", AT, 0),)),
+    Witness("get_mempolicy: no next node", errno.EINVAL, (call("get_mempolicy", 0, 1),)),
+    Witness("get_mempolicy: the next node", 0, (call("set_mempolicy", 3, 1), call("get_mempolicy", 0, 1))),
+    Witness("get_mempolicy: the node of a page", 0, (mapped(), call("get_mempolicy", AT, 3))),
+    Witness("get_mempolicy: no page may be there", errno.EFAULT, (mapped(prot=0), call("get_mempolicy", AT, 3))),
     # -- seals
     Witness("mseal: flags", errno.EINVAL, (mapped(), call("mseal", AT, PAGE, 1))),
     Witness("mseal: not aligned", errno.EINVAL, (mapped(), call("mseal", AT + 1, PAGE, 0))),

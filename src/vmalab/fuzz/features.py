@@ -18,6 +18,10 @@ def _bits(prefix: str) -> list[tuple[int, str]]:
     return [(value, name) for value, name in flag_names(prefix) if value]
 
 
+def _policy_bits(prefix: str) -> list[tuple[int, str]]:
+    return [(bit, name) for name, bit in vars(policy).items() if name.startswith(prefix) and bit & bit - 1 == 0]
+
+
 _PROT: Final = _bits("PROT_")
 _MAP: Final = _bits("MAP_")
 _ADVICES: Final = dict(flag_names("MADV_"))
@@ -34,6 +38,7 @@ _UFFD_MODES: Final = [
     (uffd.REGISTER_MODE_MINOR, "UFFDIO_REGISTER_MODE_MINOR"),
 ]
 _BITS: Final[dict[str, list[tuple[int, str]]]] = {
+    "mmap": _PROT,
     "mprotect": _PROT,
     "pkey_mprotect": _PROT,
     "mremap": _bits("MREMAP_"),
@@ -44,10 +49,13 @@ _BITS: Final[dict[str, list[tuple[int, str]]]] = {
     "seal": _bits("F_SEAL_"),
     "memfd": _bits("MFD_"),
     "register": _UFFD_MODES,
+    "get_mempolicy": [(bit, name) for bit, name in _policy_bits("MPOL_F_") if bit < 8],
     "clone": [(f.CLONE_VM, "CLONE_VM"), (f.CLONE_VFORK, "CLONE_VFORK")],
     "userfaultfd": [(bit, name) for bit, name in _bits("UFFD_FEATURE_") if bit != f.UFFD_FEATURE_SIGBUS],
 }
-"""The names of the bits of a step's flags; those of mmap, which has two such words, are apart."""
+"""The names of the bits of a step's flags: the first word that FLAG_ARGUMENTS names."""
+_BITS_OF_SECOND: Final = {"mmap": _MAP, "mbind": _policy_bits("MPOL_MF_")}
+"""The same of the second."""
 _CHOICES: Final[dict[str, dict[int, str]]] = {
     "madvise": _ADVICES,
     "process_madvise": _ADVICES,
@@ -78,10 +86,9 @@ def features(name: str, first: int, second: int) -> tuple[str, ...]:
     shown = CALLS.get(name, name)
     found = [shown]
     bits = [(first, bit, flag) for bit, flag in _BITS.get(name, ())]
-    if name == "mmap":
-        bits = [(first, bit, flag) for bit, flag in _PROT] + [(second, bit, flag) for bit, flag in _MAP]
-        if second & f.MAP_TYPE in MAP_TYPES:
-            found.append(f"{shown} {MAP_TYPES[second & f.MAP_TYPE]}")
+    bits += [(second, bit, flag) for bit, flag in _BITS_OF_SECOND.get(name, ())]
+    if name == "mmap" and second & f.MAP_TYPE in MAP_TYPES:
+        found.append(f"{shown} {MAP_TYPES[second & f.MAP_TYPE]}")
     found += [f"{shown} {flag}" for word, bit, flag in bits if word & bit]
     chosen = _CHOICES.get(name, {}).get(first & 0xFFFFFFFF)
     if chosen is not None:
@@ -113,7 +120,9 @@ def by_outcome(counts: Counts) -> Counter[tuple[str, str]]:
 def catalogue() -> dict[str, list[str]]:
     """Every call that steps can be made of, with all its flags and choices."""
     found = {CALLS.get(name, name): [flag for _, flag in bits] for name, bits in _BITS.items()}
-    found["mmap"] = [flag for _, flag in (*_PROT, *_MAP)] + list(MAP_TYPES.values())
+    for name, bits in _BITS_OF_SECOND.items():
+        found.setdefault(name, []).extend([flag for _, flag in bits])
+    found["mmap"] += MAP_TYPES.values()
     for name, choices in _CHOICES.items():
-        found[CALLS.get(name, name)] = list(choices.values())
+        found.setdefault(CALLS.get(name, name), []).extend(choices.values())
     return found

@@ -309,7 +309,8 @@ class Generator:
 
     def _mbind(self, process: Process, who: int) -> Op:
         mode, mask = self._choose(((0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (2, 0), (1, 0)))
-        return Op("mbind", (*self._range(process), mode, mask, 0), who)
+        flags = self._choose((0, 0, 0, 1, 2, 4)) if self._roll() < 0.2 else 0
+        return Op("mbind", (*self._range(process), mode, mask, flags), who)
 
     def _brk(self, process: Process, who: int) -> Op:
         now = process.mm.brk
@@ -458,4 +459,4 @@ class Generator:
             return Op("mbind", (*self._range(process), mode, mask, 0), who)
         if which < 0.8:
             return Op("set_mempolicy_home_node", (*self._range(process), 0, self._choose((0, 0, 0, 1))), who)
-        return Op("get_mempolicy", (self._choose((0, self._edge(process))), self._choose((0, 2, 4, 5, 8))), who)
+        return Op("get_mempolicy", (self._choose((0, self._edge(process))), self._choose((0, 1, 2, 3, 4, 5, 8))), who)

@@ -439,11 +439,12 @@ class Lockstep:
         watch = self._watch
         if watch is None or not self.looks:
             return None
-        if MADV_REMOVE in expected.op.args:
-            # It takes a file's pages from all who map them; what they have is seen at their next step.
+        op = expected.op
+        if MADV_REMOVE in op.args or (op.name == "mbind" and op.args[4]):
+            # A file's pages are taken from all who map them, or pages are moved; what others have is seen later.
             watch.forget_all()
         found = watch.compare(who, self.processes[who], self.agent.pid_of(who + 1))
-        return None if found is None else Divergence(expected.place, expected.op, *found)
+        return None if found is None else Divergence(expected.place, op, *found)
 
     def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence:
         """What exactly differs."""

@@ -63,7 +63,8 @@ FLAG_ARGUMENTS: Final = {
     "process_madvise": (0, 0),
     "prctl": (0, 0),
     "prlimit64": (0, 0),
-    "mbind": (2, 2),
+    "mbind": (2, 4),
+    "get_mempolicy": (1, 1),
     "set_mempolicy": (0, 0),
 }
 """Which arguments of a step are flags, an advice or an option: one, named twice, or two."""

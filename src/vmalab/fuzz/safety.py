@@ -10,6 +10,7 @@ from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.machine import Process
 from vmalab.pages.table import UFFD_WP
+from vmalab.syscalls.policy import MPOL_MF_STRICT
 from vmalab.vma.area import Vma
 
 LARGE: Final = 1 << 24
@@ -39,7 +40,6 @@ NO_RANGE: Final = frozenset(
 """Steps that change no VMA of their own choice, or none of the agent's."""
 HARMFUL_ADVICES: Final = (f.MADV_HWPOISON, f.MADV_SOFT_OFFLINE)
 """They take memory away from the whole machine."""
-_MPOL_MF: Final = 7
 
 
 @final
@@ -63,8 +63,8 @@ class Safety:
             return process.limits.ipc_lock
         if op.name in NO_RANGE:
             return True
-        if op.name == "mbind" and args[4] & _MPOL_MF:
-            # Whether pages lie where a policy wants them is not modelled.
+        if op.name == "mbind" and args[4] == MPOL_MF_STRICT and process.machine.memory is None:
+            # Whether pages are there, and not where a policy wants them.
             return False
         if op.name == "brk":
             return abs(args[0] - process.mm.brk) < LARGE

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vmalab.addr import PAGE_SHIFT, PMD_SIZE
-from vmalab.pages.folio import HUGETLB
+from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE
+from vmalab.pages.folio import HUGETLB, ZERO, Folio
 from vmalab.pages.memory import Memory
 from vmalab.pages.table import ENTRIES, GUARD, PMD_SHIFT, PUD_SHIFT, UFFD_WP, Huge, Leaf, Tables, pte_index
 from vmalab.vma.area import Vma
@@ -33,6 +33,15 @@ def zap_range(memory: Memory, tables: Tables, start: int, end: int) -> None:
                 continue
             found = memory.split_huge_pmd(tables, number)
         zap_leaf(memory, tables, found, low, high)
+
+
+def has_pages(tables: Tables, start: int, end: int) -> bool:
+    """Whether any page but one of zeros is mapped in [start, end)."""
+    for addr in range(start, end, PAGE_SIZE):
+        entry = tables.entry(addr)[0]
+        if isinstance(entry, Folio) and not entry.flags & ZERO:
+            return True
+    return False
 
 
 def free_pgtables(tables: Tables, start: int, end: int, unmapped: list[Vma]) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.addr import PAGE_MASK, ULONG_END, page_up
+from vmalab.pages.gup import check_vma_flags
+from vmalab.pages.port import memory_of
+from vmalab.pages.zap import has_pages
 from vmalab.reason import (
     LENGTH_WRAPS,
+    NO_PAGE_EFAULT,
     NOT_MAPPED_EFAULT,
+    NOT_MODELLED,
     POLICY_ADDRESS,
     POLICY_BAD_MODE,
     POLICY_BAD_NODES,
+    POLICY_MISPLACED,
     POLICY_NONE,
+    POLICY_NOT_INTERLEAVED,
     POLICY_NOT_SUPPORTED,
     UNALIGNED,
     UNKNOWN_FLAGS,
     YES,
 )
-from vmalab.vma.area import Policy, mpol_equal
+from vmalab.syscalls.populate import handle_fault
+from vmalab.vma.area import Policy, Vma, mpol_equal
 from vmalab.vma.modify import vma_modify_policy
 from vmalab.vma.space import Mm
 
@@ -31,13 +39,14 @@ MPOL_WEIGHTED_INTERLEAVE: Final = 6
 MPOL_MODE_FLAGS: Final = 0xE000
 MPOL_F_STATIC_NODES: Final = 0x8000
 MPOL_F_RELATIVE_NODES: Final = 0x4000
+MPOL_MF_STRICT: Final = 1
+MPOL_MF_MOVE: Final = 2
+MPOL_MF_MOVE_ALL: Final = 4
 MPOL_MF_VALID: Final = 7
 MPOL_F_NUMA_BALANCING: Final = 0x2000
 MPOL_F_NODE: Final = 1
 MPOL_F_ADDR: Final = 2
 MPOL_F_MEMS_ALLOWED: Final = 4
-UNKNOWN: Final = -1
-"""Stands for a reason that the model cannot tell."""
 
 
 def sanitize_mpol_flags(word: int) -> int:
@@ -76,16 +85,17 @@ def make_policy(mm: Mm, mode: int, nodes: tuple[int, ...]) -> tuple[Policy | Non
     return Policy(mode, flags, nodes if flags & MPOL_F_STATIC_NODES else allowed), YES
 
 
-def set_mempolicy(mm: Mm, mode: int, nodes: tuple[int, ...]) -> int:
-    """set_mempolicy, whose policy concerns no VMA: 0 or minus a reason."""
-    _, refusal = make_policy(mm, mode, nodes)
-    return -refusal
+def set_mempolicy(mm: Mm, mode: int, nodes: tuple[int, ...]) -> tuple[int, int]:
+    """set_mempolicy, whose policy concerns no VMA: the mode that the task has from then on, and YES or a reason."""
+    policy, refusal = make_policy(mm, mode, nodes)
+    return MPOL_DEFAULT if policy is None else policy.mode, refusal
 
 
-def get_mempolicy(mm: Mm, mask_bits: int, addr: int, flags: int) -> int:
-    """get_mempolicy as far as it is refused: YES, a reason, or UNKNOWN where the task's own policy decides.
+def get_mempolicy(mm: Mm, task_mode: int, mask_bits: int, addr: int, flags: int) -> int:
+    """get_mempolicy: YES or a reason.
 
-    mask_bits is how many nodes the mask has room for, or -1 without a mask.
+    mask_bits is how many nodes the mask has room for, or -1 without a mask; task_mode is the mode of the task's own
+    policy.  With MPOL_F_NODE and MPOL_F_ADDR the page of the address is made present, as by a read.
     """
     if flags & ~(MPOL_F_NODE | MPOL_F_ADDR | MPOL_F_MEMS_ALLOWED):
         return UNKNOWN_FLAGS
@@ -94,12 +104,22 @@ def get_mempolicy(mm: Mm, mask_bits: int, addr: int, flags: int) -> int:
     if flags & MPOL_F_MEMS_ALLOWED:
         return UNKNOWN_FLAGS if flags & (MPOL_F_NODE | MPOL_F_ADDR) else YES
     if flags & MPOL_F_ADDR:
-        if mm.vma_lookup(addr) is None:
+        vma = mm.vma_lookup(addr)
+        if vma is None:
             return NOT_MAPPED_EFAULT
-        return UNKNOWN if flags & MPOL_F_NODE else YES
+        return _lookup_node(vma, addr) if flags & MPOL_F_NODE else YES
     if addr:
         return POLICY_ADDRESS
-    return UNKNOWN if flags & MPOL_F_NODE else YES
+    if flags & MPOL_F_NODE and task_mode not in (MPOL_INTERLEAVE, MPOL_WEIGHTED_INTERLEAVE):
+        return POLICY_NOT_INTERLEAVED
+    return YES
+
+
+def _lookup_node(vma: Vma, addr: int) -> int:
+    """Whether the page of an address can be held for a moment, to see which node it is on (lookup_node)."""
+    if check_vma_flags(vma, 0) != YES or handle_fault(vma.mm, addr, False) != YES:
+        return NO_PAGE_EFAULT
+    return YES
 
 
 def mbind(mm: Mm, start: int, length: int, mode: int, nodes: tuple[int, ...], flags: int) -> int:
@@ -119,8 +139,12 @@ def mbind(mm: Mm, start: int, length: int, mode: int, nodes: tuple[int, ...], fl
     policy, refusal = make_policy(mm, mode, nodes)
     if refusal != YES:
         return -refusal
+    refusal = YES
     mm.mmap_write_lock()
-    refusal = _mbind_range(mm, start, end, policy)
+    if flags == MPOL_MF_STRICT and policy is not None:
+        refusal = _queue_pages_range(mm, start, end, nodes)
+    if refusal == YES:
+        refusal = _mbind_range(mm, start, end, policy)
     mm.mmap_write_unlock()
     return -refusal
 
@@ -140,6 +164,29 @@ def _mbind_range(mm: Mm, start: int, end: int, policy: Policy | None) -> int:
             if refusal != YES:
                 return refusal
         at = max(upto, vma.end)
+    return YES
+
+
+def _queue_pages_range(mm: Mm, start: int, end: int, nodes: tuple[int, ...]) -> int:
+    """Whether all pages of a range are on some nodes (queue_pages_range): YES, or the first thing that is wrong.
+
+    With one node they are all on that; with several it is not modelled where they are.
+    """
+    if mm.settings.numa_nodes == 1 and 0 in nodes:
+        return YES
+    memory = memory_of(mm)
+    if memory is None or mm.settings.numa_nodes > 1:
+        return NOT_MODELLED
+    tables = memory.tables(mm)
+    at = start
+    while at < end:
+        vma = mm.vma_lookup(at)
+        if vma is None:
+            return NOT_MAPPED_EFAULT
+        upto: int = min(vma.end, end)
+        if has_pages(tables, at, upto):
+            return POLICY_MISPLACED
+        at = upto
     return YES
 
 
