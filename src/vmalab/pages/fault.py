@@ -164,6 +164,8 @@ def _huge_pmd_fault(memory: Memory, tables: Tables, vma: Vma, huge: Huge, number
         if refusal != _TRY_SMALLER:
             return refusal
     elif folio.is_exclusive(0) or folio.refs == 1:
+        if not folio.is_exclusive(0):
+            folio.move_to(vma)
         folio.exclusive = folio.all_exclusive()
         if flags & FAULT_WRITE:
             huge.bits |= WRITE | DIRTY | YOUNG
@@ -243,6 +245,8 @@ def _wp_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, fl
         return YES
     page = bits >> PAGE_AT
     if folio.flags & ANON and (folio.is_exclusive(page) or wp_can_reuse_anon_folio(vma, folio)):
+        if not folio.order and not folio.is_exclusive(page):
+            folio.move_to(vma)
         folio.exclusive |= 1 << page
         if flags & FAULT_WRITE:
             leaf.bits[at] = bits | WRITE | DIRTY | YOUNG
@@ -300,7 +304,10 @@ def _swap_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
         if folio is None:
             return FAULT_NO_MEMORY
         folio.set_content(0, slot.content)
-        folio.anon_vma = vma.anon_vma
+        folio.move_to(vma)
+        if not exclusive and folio.anon_vma is not None:
+            # Others, who have it in common with this one by some ancestor, may map it as well.
+            folio.anon_vma = folio.anon_vma.root
         folio.index = vma.pgoff_at(addr)
         # Its first reference is the swap cache's.
         slot.cache = folio

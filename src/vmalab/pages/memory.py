@@ -140,7 +140,7 @@ class Memory:
 
         The caller's reference becomes that of the first mapping; each further page is counted here.
         """
-        folio.anon_vma = vma.anon_vma
+        folio.move_to(vma)
         folio.index = vma.pgoff_at(addr)
         folio.exclusive = folio.all_exclusive()
         if folio.flags & HUGETLB:

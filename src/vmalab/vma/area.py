@@ -242,6 +242,10 @@ class Vma:
         """No driver operations: private anonymous memory (also a private mapping of /dev/zero)."""
         return self.ops is None
 
+    def has_in_chain(self, anon_vma: AnonVma) -> bool:
+        """Whether an anonymous page of that anon_vma is looked for in this VMA."""
+        return any([each is anon_vma for each in self.chain])
+
     def pgoff_at(self, addr: int) -> int:
         """The page offset that belongs to an address in it."""
         return self.pgoff + ((addr - self.start) >> PAGE_SHIFT)
