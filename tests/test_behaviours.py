@@ -28,7 +28,10 @@ def test_they_come_back(tmp_path: Path) -> None:
         ("[" * 100_000, "no file of semantics"),
         ("[]", 'it has no "behaviours"'),
         ('{"behaviours": []}', 'it has no "behaviours"'),
-        ('{"behaviours": {"\\u001b[31m": 1}}', r"no behaviour \\x1b\[31m; there are: anonymous_exclusive, dontunmap"),
+        (
+            '{"behaviours": {"\\u001b[31m": 1}}',
+            r"no behaviour \\x1b\[31m; there are: anon_vma_reuse_counts_children, anon",
+        ),
         ('{"behaviours": {"mremap_moves_many": 1}}', "mremap_moves_many must be true or false"),
         ('{"behaviours": {"sticky_flags": true}}', "sticky_flags must be a number"),
         ('{"behaviours": {"sticky_flags": -1}}', "sticky_flags must be a number"),

@@ -29,16 +29,15 @@ from vmalab.flags import (
     RLIMIT_DATA,
     RLIMIT_MEMLOCK,
     RLIMIT_STACK,
-    UFFD_FEATURE_EVENT_FORK,
-    UFFD_FEATURE_EVENT_REMAP,
-    UFFD_FEATURE_WP_ASYNC,
-    UFFD_FEATURE_WP_UNPOPULATED,
+    UFFD_API,
     UFFDIO_API,
     UFFDIO_CONTINUE,
     UFFDIO_COPY,
+    UFFDIO_MOVE,
     UFFDIO_POISON,
     UFFDIO_REGISTER,
     UFFDIO_UNREGISTER,
+    UFFDIO_WAKE,
     UFFDIO_WRITEPROTECT,
     UFFDIO_ZEROPAGE,
 )
@@ -331,35 +330,46 @@ def _ioctl(process: ProcessState, call: Call) -> Outcome:
     data = call.data
     context = _uffd_of(process, call)
     if command == UFFDIO_API:
-        features = data.get("features", 0)
-        if isinstance(features, int):
-            context.event_fork = bool(features & UFFD_FEATURE_EVENT_FORK)
-            context.event_remap = bool(features & UFFD_FEATURE_EVENT_REMAP)
-            context.wp_async = bool(features & UFFD_FEATURE_WP_ASYNC)
-            context.wp_unpopulated = bool(features & (UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED))
-        return Outcome(0, known=False)
+        features, version = data.get("features", 0), data.get("api", UFFD_API)
+        if not isinstance(features, int) or not isinstance(version, int):
+            return Outcome(0, known=False)
+        if context.queue is None:
+            # It was recorded: the kernel has said what it thinks of it.
+            uffd.enable(context, features)
+            return Outcome(0, known=False)
+        return _outcome(uffd.api(process.mm, context, version, features))
+    refusal = uffd.is_ready(context)
+    if refusal != YES:
+        return _outcome(-refusal)
     start = data.get("start")
     length = data.get("len")
     if not isinstance(start, int) or not isinstance(length, int):
         return Outcome(0, known=False)
+    mm = process.mm if context.mm is None else context.mm
     if command == UFFDIO_REGISTER:
         mode = data.get("mode")
         if isinstance(mode, int):
-            return _outcome(uffd.register(process.mm, context, start, length, mode))
+            return _outcome(uffd.register(mm, context, start, length, mode))
     elif command == UFFDIO_UNREGISTER:
-        return _outcome(uffd.unregister(process.mm, context, start, length))
-    memory = memory_of(process.mm)
+        return _outcome(uffd.unregister(mm, context, start, length))
+    elif command == UFFDIO_WAKE:
+        return _outcome(uffd.wake(mm, context, start, length))
+    memory = memory_of(mm)
     mode = data.get("mode")
     if memory is None or not isinstance(mode, int):
         return _not_modelled()
     if command == UFFDIO_WRITEPROTECT:
-        return _outcome(uffd.write_protect(process.mm, memory, start, length, mode))
+        return _outcome(uffd.write_protect(mm, memory, context, start, length, mode))
+    if command == UFFDIO_MOVE:
+        source = data.get("src")
+        assert isinstance(source, int)
+        return _outcome(uffd.move(process.mm, memory, context, start, source, length, mode))
     kind = _FILLS.get(command)
     if kind is None:
         return _not_modelled()
     content = data.get("content", "")
     assert isinstance(content, str)
-    return _outcome(uffd.fill(process.mm, memory, start, length, kind, mode, bytes.fromhex(content)))
+    return _outcome(uffd.fill(mm, memory, context, start, length, kind, mode, bytes.fromhex(content)))
 
 
 def _process_madvise(process: ProcessState, call: Call) -> Outcome:

@@ -10,17 +10,18 @@ from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
 from vmalab.errors import VmalabError
-from vmalab.flags import CLONE_VM, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
+from vmalab.flags import CLONE_VM, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, UFFDIO_API
 from vmalab.pages.access import read_page, write_page
 from vmalab.pages.folio import HUGETLB, Folio, SwapSlot
 from vmalab.pages.memory import Memory
 from vmalab.pages.port import PagePort
 from vmalab.pages.table import BITS, DIRTY, PRESENT, SWAP_EXCLUSIVE, WRITE
 from vmalab.pages.validate import violations_of_memory
-from vmalab.reason import YES, errno_of
+from vmalab.reason import UFFD_NOTHING_TO_READ, YES, errno_of
 from vmalab.semantics import Semantics
+from vmalab.syscalls import uffd
 from vmalab.syscalls.populate import handle_fault
-from vmalab.vma.area import File, Vma
+from vmalab.vma.area import File, UffdFault, UffdMessage, UffdQueue, Userfaultfd, Vma
 from vmalab.vma.port import Port
 from vmalab.vma.relocate import dup_mmap, exit_mmap
 from vmalab.vma.space import Commit, Limits, Mm, Settings
@@ -70,6 +71,40 @@ class PageView:
             self.content = self.slot.content
 
 
+class Access:
+    """One access to memory, which may wait for a userfaultfd until that is answered."""
+
+    def __init__(self, process: Process, addr: int, write: bool) -> None:
+        self.process: Process = process
+        self.addr: int = addr
+        self.write: bool = write
+        self.reason: int = YES
+        """YES, or why it failed, or what it waits for."""
+        self.fault: UffdFault | None = None
+        """What its userfaultfd is told, while it waits."""
+        self.go_on()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not done yet."""
+        return self.fault is not None
+
+    def go_on(self) -> None:
+        """Make the access, or make it again when it was woken."""
+        process = self.process
+        self.fault = None
+        self.reason = process.fault(self.addr, self.write)
+        vma = process.mm.vma_lookup(self.addr)
+        if uffd.is_userfault(self.reason) and vma is not None and vma.uffd is not None:
+            self.fault = uffd.wait_for(vma.uffd, vma, self.addr, self.write, self.reason, process.pid)
+
+    def give_up(self) -> None:
+        """Nobody makes the access any more: its process ends."""
+        vma = self.process.mm.vma_lookup(self.addr)
+        if self.fault is not None and vma is not None and vma.uffd is not None:
+            uffd.forget(vma.uffd, self.fault)
+
+
 class Process(ProcessState):
     """A process of a Machine.  Methods named after system calls raise KernelError where the kernel answers an errno."""
 
@@ -82,10 +117,13 @@ class Process(ProcessState):
 
     def do(self, call: Call) -> Outcome:
         """Perform a call as this process."""
-        return perform(self, call)
+        outcome = perform(self, call)
+        if self.machine.waiting:
+            self.machine.wake()
+        return outcome
 
     def _must(self, name: str, args: tuple[int, ...], file: File | None = None) -> int:
-        outcome = perform(self, Call(name, args, file))
+        outcome = self.do(Call(name, args, file))
         if outcome.result < 0:
             raise KernelError(outcome)
         return outcome.result
@@ -114,7 +152,7 @@ class Process(ProcessState):
 
     def brk(self, addr: int) -> int:
         """Move the end of the heap; the end that is now in force (no error, as the system call)."""
-        return perform(self, Call("brk", (addr,))).result
+        return self.do(Call("brk", (addr,))).result
 
     def mremap(self, addr: int, old_length: int, new_length: int, flags: int = 0, new_addr: int = 0) -> int:
         """Resize or move a mapping; its address."""
@@ -166,6 +204,46 @@ class Process(ProcessState):
         """As touch, but answers YES or the reason."""
         self.mm.limits = self.limits
         return handle_fault(self.mm, addr, write)
+
+    def access(self, addr: int, write: bool = True) -> Access:
+        """As touch, by a thread of its own: where a userfaultfd is to answer first, the access waits for it.
+
+        It is made again when it is woken: by UFFDIO_WAKE, by an answer that wakes, or when the userfaultfd is closed.
+        """
+        access = Access(self, addr, write)
+        if access.waits:
+            self.machine.waiting.append(access)
+        return access
+
+    def userfaultfd(self, api: int | None = None) -> int:
+        """A new userfaultfd: its number, which calls name as `uffd`.  api: features to ask for at once (UFFDIO_API).
+
+        Raises KernelError where the features are refused.
+        """
+        number = max(self.uffds, default=2) + 1
+        context = self.uffds[number] = Userfaultfd(f"userfaultfd {number}")
+        context.mm = self.mm
+        context.queue = UffdQueue()
+        if api is not None:
+            outcome = self.do(Call("ioctl", (number, UFFDIO_API, 0), data={"uffd": number, "features": api}))
+            if outcome.result < 0:
+                raise KernelError(outcome)
+        return number
+
+    def read_userfaultfd(self, number: int) -> UffdMessage | None:
+        """Read one message; None if there is none.  Raises KernelError before UFFDIO_API.
+
+        The userfaultfd that comes with the fork of a child has the number that is in the message.
+        """
+        message, refusal = uffd.read(self.uffds[number])
+        if message is None:
+            if refusal == UFFD_NOTHING_TO_READ:
+                return None
+            raise KernelError(Outcome(-errno_of(refusal), refusal))
+        if message.context is not None:
+            message.first = max(self.uffds) + 1
+            self.uffds[message.first] = message.context
+        return message
 
     def read(self, addr: int, length: int) -> bytes:
         """Bytes of memory, read as the program would.  Raises KernelError at the first that cannot be read."""
@@ -237,6 +315,8 @@ class Machine:
         outside = Port() if port is None else port
         self.port: Port = outside if memory is None else PagePort(memory, outside)
         self.processes: dict[int, Process] = {}
+        self.waiting: list[Access] = []
+        """Accesses that wait for a userfaultfd."""
         if self.settings.sanitise:
             MACHINES.add(self)
         self._users: dict[int, int] = {}
@@ -295,8 +375,19 @@ class Machine:
         if found:
             raise AssertionError("\n".join(["the machine is broken:", *found, *[dump(mm) for mm in mms]]))
 
+    def wake(self) -> None:
+        """Let the accesses go on that were woken, in the order in which they began to wait."""
+        woken = [access for access in self.waiting if access.fault is not None and access.fault.woken]
+        for access in woken:
+            access.go_on()
+        self.waiting = [access for access in self.waiting if access.waits]
+
     def exit(self, process: Process) -> None:
         """End a process."""
+        for access in self.waiting:
+            if access.process is process:
+                access.give_up()
+        self.waiting = [access for access in self.waiting if access.process is not process]
         self._release(process.mm)
         del self.processes[process.pid]
 

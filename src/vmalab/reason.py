@@ -175,9 +175,23 @@ FILL_NOT_SUPPORTED: Final = 163
 FILL_THERE: Final = 164
 FILL_NO_PAGE: Final = 165
 FILL_PARTLY: Final = 166
-POLICY_NOT_INTERLEAVED: Final = 167
-POLICY_MISPLACED: Final = 168
-NO_PAGE_EFAULT: Final = 169
+FAULT_USERFAULTFD_WP: Final = 167
+FAULT_USERFAULTFD_MINOR: Final = 168
+UFFD_NOT_READY: Final = 169
+UFFD_API_REFUSED: Final = 170
+UFFD_API_AGAIN: Final = 171
+UFFD_NO_PRIVILEGE: Final = 172
+UFFD_CHANGING: Final = 173
+UFFD_NOTHING_TO_READ: Final = 174
+MOVE_NOT_MAPPED: Final = 175
+MOVE_UNFIT: Final = 176
+MOVE_HOLE: Final = 177
+MOVE_SHARED: Final = 178
+MOVE_MARKER: Final = 179
+MOVE_OF_ANOTHER: Final = 180
+POLICY_NOT_INTERLEAVED: Final = 181
+POLICY_MISPLACED: Final = 182
+NO_PAGE_EFAULT: Final = 183
 
 
 class Explanation:
@@ -520,6 +534,30 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("FILL_THERE", errno.EEXIST, "a page is there already", "mfill_atomic_install_pte"),
     Explanation("FILL_NO_PAGE", errno.EFAULT, "the file has no page there to go on with", "mfill_atomic_pte_continue"),
     Explanation("FILL_PARTLY", errno.EAGAIN, "some pages were put in place, not all", "userfaultfd_ioctl"),
+    Explanation(
+        "FAULT_USERFAULTFD_WP",
+        errno.EAGAIN,
+        "the write waits for a userfaultfd that has protected the page",
+        "handle_userfault",
+    ),
+    Explanation(
+        "FAULT_USERFAULTFD_MINOR",
+        errno.EAGAIN,
+        "the access waits for a userfaultfd to go on with the page of the file",
+        "handle_userfault",
+    ),
+    Explanation("UFFD_NOT_READY", errno.EINVAL, "UFFDIO_API was not done", "userfaultfd_ioctl"),
+    Explanation("UFFD_API_REFUSED", errno.EINVAL, "an unknown version or feature of userfaultfd", "userfaultfd_api"),
+    Explanation("UFFD_API_AGAIN", errno.EINVAL, "UFFDIO_API was done already", "userfaultfd_api"),
+    Explanation("UFFD_NO_PRIVILEGE", errno.EPERM, "events of fork need CAP_SYS_PTRACE", "userfaultfd_api"),
+    Explanation("UFFD_CHANGING", errno.EAGAIN, "an event of the userfaultfd is not read yet", "userfaultfd_ioctl"),
+    Explanation("UFFD_NOTHING_TO_READ", errno.EAGAIN, "nobody waits for the userfaultfd", "userfaultfd_ctx_read"),
+    Explanation("MOVE_NOT_MAPPED", errno.ENOENT, "nothing is mapped at one of the two places", "move_pages"),
+    Explanation("MOVE_UNFIT", errno.EINVAL, "pages cannot be moved between the two VMAs", "validate_move_areas"),
+    Explanation("MOVE_HOLE", errno.ENOENT, "there is no page to move", "move_pages_pte"),
+    Explanation("MOVE_SHARED", errno.EBUSY, "a page to move is not the process's alone", "move_pages_pte"),
+    Explanation("MOVE_MARKER", errno.EFAULT, "a marker is in the place of a page to move", "move_pages_pte"),
+    Explanation("MOVE_OF_ANOTHER", errno.EINVAL, "only a process itself can move its pages", "userfaultfd_move"),
     Explanation("POLICY_NOT_INTERLEAVED", errno.EINVAL, "the policy of the task has no next node", "do_get_mempolicy"),
     Explanation("POLICY_MISPLACED", errno.EIO, "a page of the range is on another node", "queue_pages_range"),
     Explanation("NO_PAGE_EFAULT", errno.EFAULT, "the page cannot be made present", "lookup_node"),

@@ -57,3 +57,7 @@ class Semantics:
         self.force_write_reads_again: bool = False
         """A forced write to read-only memory looks its page up as for a read, once the copy was made: if the copy is
         gone by then, it writes to the file's page.  Up to 4.8, CVE-2016-5195.  faultin_page."""
+        self.anon_vma_reuse_counts_children: bool = True
+        """fork takes over an ancestor's anon_vma only where no VMA uses it any more and at most one is below it (6.0).
+        Before, users and children were one number, so that an anon_vma with a user and no child was taken over as
+        well, and a page could outlive its anon_vma: CVE-2022-42703.  _is_abandoned (anon_vma_clone)."""

@@ -7,7 +7,7 @@ import pytest
 from tests.programs import vmalab
 from vmalab.errors import InputError
 from vmalab.explain.ledger import lines_of
-from vmalab.explain.script import read_script, run_script
+from vmalab.explain.script import Script, read_script, run_script
 
 SCRIPTS = Path(__file__).parents[2] / "docs/cow"
 PARTED = "it holds another page than its owner has"
@@ -15,6 +15,7 @@ EXPECTED = {
     "stale-zero-page": (PARTED, "rdma: read", "''"),
     "stale-file-page": (PARTED, "rdma: read", "'old'"),
     "vmsplice-leak": ("what it holds has been written to", "pipe: read", "'password'"),
+    "anon-vma-reuse": ("its anon_vma is freed", "F: protect high r", ""),
     "dirty-cow": ("the file has changed", "P: read buf", "'root:x'"),
 }
 
@@ -47,7 +48,7 @@ def test_the_page_of_documentation_shows_what_is_printed(name: str) -> None:
         ("", "there is no step in it"),
         ("what is this", "line 1: a step is"),
         ("P: fly", "line 1: fly is no step; there are: map"),
-        ("kernel x = no", "line 1: there is no behaviour x; there are: anonymous_exclusive"),
+        ("kernel x = no", "line 1: there is no behaviour x; there are: anon_vma_reuse"),
         ("P: map a 1\nkernel pins_break_cow = no", "line 2: the kernel is chosen before"),
         ("P: map a 0", "line 1: memory is mapped as"),
         ("P: map a 1 x", "line 1: map knows no x"),
@@ -63,11 +64,28 @@ def test_the_page_of_documentation_shows_what_is_printed(name: str) -> None:
         ("P: map a 1\nP: fork P", "line 2: a child is made as"),
         ("P: map a 1\nP: poke a", "line 2: a debugger writes as"),
         ("file f", "line 1: a file is made as"),
+        ("show all", "line 1: what can be shown besides is"),
     ],
 )
 def test_other_scripts(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         run_script(text, "script")
+
+
+def test_the_machine_is_broken_as_soon_as_an_anon_vma_has_two_chains() -> None:
+    lines = (SCRIPTS / "anon-vma-reuse.ledger").read_text().splitlines()
+    script = Script()
+    said: dict[str, str] = {}
+    for line in lines:
+        script.line(line)
+        try:
+            script.validate()
+        except AssertionError as error:
+            said[line] = str(error)
+    assert list(said) == ["E: fork F", "F: protect high r", "E: exit"]
+    assert "another VMA has the same anon_vma, and another chain" in said["E: fork F"]
+    assert "its anon_vma does not lead to the VMA that maps it" in said["F: protect high r"]
+    assert "its anon_vma is freed" in said["E: exit"]
 
 
 def test_a_refusal_is_said() -> None:

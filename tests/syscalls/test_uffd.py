@@ -1,6 +1,8 @@
 """Answers to a userfaultfd: copy, zero page, continue, poison, write protection."""
 
 import errno
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from vmalab.flags import (
     MAP_PRIVATE,
     MAP_SHARED,
     MREMAP_MAYMOVE,
+    UFFD_EVENT_PAGEFAULT,
     UFFDIO_CONTINUE,
     UFFDIO_COPY,
     UFFDIO_POISON,
@@ -21,7 +24,7 @@ from vmalab.flags import (
 )
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.pages.memory import Memory
-from vmalab.reason import FAULT_POISONED, FAULT_USERFAULTFD
+from vmalab.reason import FAULT_POISONED, FAULT_USERFAULTFD, FAULT_USERFAULTFD_MINOR, FAULT_USERFAULTFD_WP
 
 PAGE = 4096
 MISSING, WP, MINOR = 1, 2, 4
@@ -76,7 +79,7 @@ def test_a_minor_fault_goes_on_with_the_page_of_the_file() -> None:
     assert tell(process, UFFDIO_CONTINUE, addr, PAGE) == -errno.EFAULT
     process.write(addr, b"all")
     process.madvise(addr, PAGE, MADV_DONTNEED)
-    assert refusal(process, addr) == FAULT_USERFAULTFD
+    assert refusal(process, addr) == FAULT_USERFAULTFD_MINOR
     assert tell(process, UFFDIO_CONTINUE, addr, PAGE) == 0
     assert process.read(addr, 3) == b"all"
     process.machine.validate()
@@ -97,10 +100,10 @@ def test_write_protection(flags: int) -> None:
     process.write(addr, b"old")
     assert tell(process, UFFDIO_WRITEPROTECT, addr, 2 * PAGE, 1) == 0
     assert process.read(addr, 3) == b"old"
-    assert refusal(process, addr) == FAULT_USERFAULTFD
+    assert refusal(process, addr) == FAULT_USERFAULTFD_WP
     if flags == SHARED:
         # Where no page is, shared memory remembers it.
-        assert refusal(process, addr + PAGE) == FAULT_USERFAULTFD
+        assert refusal(process, addr + PAGE) == FAULT_USERFAULTFD_WP
     else:
         process.write(addr + PAGE, b"new")
     assert tell(process, UFFDIO_WRITEPROTECT, addr, 2 * PAGE, 0) == 0
@@ -134,6 +137,16 @@ def test_a_child_without_the_context_has_no_protection() -> None:
     tell(process, UFFDIO_WRITEPROTECT, addr, PAGE, 1)
     child = process.fork()
     child.write(addr, b"new")
-    assert refusal(process, addr) == FAULT_USERFAULTFD
+    assert refusal(process, addr) == FAULT_USERFAULTFD_WP
     assert process.read(addr, 3) == b"old"
     process.machine.validate()
+
+
+def test_the_example_of_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs/copy-on-write.md").read_text()
+    lines = page.partition("## userfaultfd\n\n")[2].partition("\nThe ioctls are")[0].splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join([line.removeprefix("    ") for line in lines]), names)
+    assert not names["access"].waits
+    assert names["process"].read(names["addr"], 4) == b"page"
+    assert (names["message"].event, names["message"].first) == (UFFD_EVENT_PAGEFAULT, names["addr"])

@@ -106,3 +106,18 @@ def test_dontunmap_of_a_part_of_locked_memory(value: bool, locked: list[bool], c
     assert [bool(vma.flags & VM_LOCKED) for vma in source] == locked
     assert process.mm.locked_vm == counted
     process.mm.validate()
+
+
+@pytest.mark.parametrize(("value", "lengths"), [(True, [3, 4]), (False, [3, 3])])
+def test_an_ancestor_that_nobody_uses(value: bool, lengths: list[int]) -> None:
+    first = process_with("anon_vma_reuse_counts_children", value)
+    first.mmap(AT, 2 * PAGE, flags=FIXED)
+    first.touch(AT)
+    second = first.fork()
+    third = second.fork()
+    second.exit()
+    fourth = third.fork()
+    third.exit()
+    fourth.mprotect(AT, PAGE, 1)
+    # The third's is left, which nobody is below: it is for one of the two VMAs.
+    assert [len(vma.chain) for vma in fourth.fork().vmas()] == lengths

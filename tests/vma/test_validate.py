@@ -48,6 +48,13 @@ def other_root(process: Process, below: Vma, above: Vma) -> None:
     below.chain += [stranger, stranger]
 
 
+def other_chain(process: Process, below: Vma, above: Vma) -> None:
+    """Gives the upper VMA the lower one's anon_vma, and a chain that goes on below it."""
+    assert below.anon_vma is not None
+    above.anon_vma = below.anon_vma
+    above.chain = [AnonVma(below.anon_vma), below.anon_vma]
+
+
 def out_of_order(process: Process, below: Vma, above: Vma) -> None:
     """Turns a range of the tree around."""
     process.mm.tree.set_range(below.start, below.start, below.start + 100)
@@ -64,6 +71,7 @@ def out_of_order(process: Process, below: Vma, above: Vma) -> None:
         (spoil("anon_vma", AnonVma(None)), "its anon_vma is not in its chain"),
         (other_root, "its chain has several roots"),
         (other_root, "its chain holds an anon_vma twice"),
+        (other_chain, "another VMA has the same anon_vma, and another chain"),
         (spoil("flags", f.VM_SHARED), "shared, but may not be"),
         (spoil("uffd", Userfaultfd("u")), "userfaultfd flags without a userfaultfd, or the reverse"),
         (spoil("flags", f.VM_LOCKED | f.VM_IO), "locked, though it is special"),

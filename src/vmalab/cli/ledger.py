@@ -17,6 +17,7 @@ def ledger(script: str, as_json: bool) -> int:
     A line of a script is a step:
       kernel pins_break_cow = no       a behaviour of the kernel, before all steps
       file f "old"                     a file of one page
+      show anon_vma                    say how each page is found from the memory's side
       P: map buf 1 [f] [ro] [shared] [thp] [hugetlb]
       P: write buf "text"              also: read, unmap, protect, advise, poke
       P: fork C                        also: exit

@@ -10,8 +10,9 @@ from vmalab.pages.folio import ANON, ZERO, Folio
 from vmalab.pages.gup import Held
 from vmalab.pages.holders import MemoryRegion, Pipe
 from vmalab.pages.memory import Memory
+from vmalab.pages.validate import reverse_map_fault
 from vmalab.text import escape_text
-from vmalab.vma.area import File
+from vmalab.vma.area import AnonVma, File, Vma
 
 _SHOWN = 12
 """Bytes of a page that are shown."""
@@ -70,6 +71,10 @@ class Ledger:
         self._frames: dict[tuple[int, int], str] = {}
         self._kept: list[Folio] = []
         """So that no frame's name goes to another."""
+        self.shows_anon_vma: bool = False
+        """Whether each anonymous page says which anon_vma it is found from."""
+        self._anon_vmas: list[AnonVma] = []
+        """Those that were shown: the first is a1."""
         self.steps: list[Step] = []
 
     def watch(self, viewer: str, process: Process, name: str, addr: int, pages: int) -> None:
@@ -137,7 +142,25 @@ class Ledger:
         marks = ["writable"] if seen.writable else []
         marks += ["exclusive"] if seen.exclusive else []
         marks += ["the file's"] if not seen.folio.flags & (ANON | ZERO) else []
-        return Sight(viewer, page, self._frame(seen.folio, seen.number), seen.content, marks)
+        sight = Sight(viewer, page, self._frame(seen.folio, seen.number), seen.content, marks)
+        vma = process.mm.vma_lookup(addr)
+        if seen.folio.flags & ANON and vma is not None:
+            if self.shows_anon_vma:
+                marks.append(self._chain_text(seen.folio, vma))
+            sight.alarm = reverse_map_fault(vma, seen.folio)
+        return sight
+
+    def _chain_text(self, folio: Folio, vma: Vma) -> str:
+        """Which anon_vma a page is found from, and which the VMA is chained to, with a star at its own."""
+        chain = " ".join([self._name(each) + ("*" if each is vma.anon_vma else "") for each in vma.chain])
+        return f"{'-' if folio.anon_vma is None else self._name(folio.anon_vma)} in [{chain}]"
+
+    def _name(self, anon_vma: AnonVma) -> str:
+        for number, known in enumerate(self._anon_vmas, 1):
+            if known is anon_vma:
+                return f"a{number}"
+        self._anon_vmas.append(anon_vma)
+        return f"a{len(self._anon_vmas)}"
 
     def _held(self, viewer: str, holding: _Holding, number: int) -> Sight:
         folio, page = _held_of(holding.holder).page(number)

@@ -2,6 +2,7 @@
 
 kernel pins_break_cow = no          # before anything else: a behaviour that is not the default
 file f "old"                        # a file, with what its first page holds
+show anon_vma                       # say of each page from which anon_vma it is found, and its VMA's chain
 P: map buf 1                        # private memory of so many pages; also: map buf 1 f [ro], map buf 512 thp
 P: write buf "text"                 # also: read buf, unmap buf, protect buf r, advise buf DONTNEED, poke buf "text"
 P: fork C
@@ -83,6 +84,9 @@ class Script:
             if words[0] == "file":
                 self._file(words[1:])
                 return None
+            if words[0] == "show":
+                self._show(words[1:])
+                return None
             return self._step(words, text)
         except (_Wrong, ValueError) as wrong:
             raise InputError(escape_text(str(wrong))) from None
@@ -104,6 +108,11 @@ class Script:
             names = [name for name, value in known.items() if isinstance(value, bool)]
             raise _Wrong(f"there is no behaviour {words[0]}; there are: {', '.join(names)}")
         self._values[words[0]] = words[2] == "yes"
+
+    def _show(self, words: list[str]) -> None:
+        if words != ["anon_vma"]:
+            raise _Wrong("what can be shown besides is: show anon_vma")
+        self._world()[1].shows_anon_vma = True
 
     def _world(self) -> tuple[Machine, Ledger]:
         if self._machine is None or self.ledger is None:

@@ -136,6 +136,18 @@ WITNESSES: Final[dict[str, Witness]] = {
     "anonymous_exclusive": Witness(BOTH, measure=_vmsplice_is_safe),
     "pins_break_cow": Witness(BOTH, hidden="only a driver that pins memory for reading shows it"),
     "force_write_reads_again": Witness((False, True), hidden="only a race between two threads shows it"),
+    "anon_vma_reuse_counts_children": Witness(
+        BOTH,
+        (
+            _map(AT, 2),
+            Op("write", (AT,)),
+            # The third process takes over the anon_vma of the first child, and then nobody uses the second child's.
+            *(Op("fork"), Op("fork", (), 1), Op("munmap", (AT, 2 * PAGE_SIZE), 1)),
+            *(Op("fork", (), 2), Op("munmap", (AT, 2 * PAGE_SIZE), 2)),
+            # Of two VMAs only one may have it.
+            *(Op("mprotect", (AT, PAGE_SIZE, 1), 3), Op("fork", (), 3)),
+        ),
+    ),
 }
 """The witness of each behaviour; the first value is that of 6.18."""
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE
 from vmalab.flags import (
+    UFFD_FEATURE_WP_ASYNC,
     VM_HUGEPAGE,
     VM_HUGETLB,
     VM_NOHUGEPAGE,
@@ -42,6 +43,8 @@ from vmalab.reason import (
     FAULT_NO_MEMORY,
     FAULT_POISONED,
     FAULT_USERFAULTFD,
+    FAULT_USERFAULTFD_MINOR,
+    FAULT_USERFAULTFD_WP,
     YES,
 )
 from vmalab.vma.anon import anon_vma_prepare
@@ -158,12 +161,14 @@ def _huge_pmd_fault(memory: Memory, tables: Tables, vma: Vma, huge: Huge, number
         return YES
     folio = huge.folio
     if huge.bits & UFFD_WP and flags & FAULT_WRITE and not _wp_async(vma):
-        return FAULT_USERFAULTFD
+        return FAULT_USERFAULTFD_WP
     if folio.flags & ZERO:
         refusal = _map_huge(memory, tables, vma, number)
         if refusal != _TRY_SMALLER:
             return refusal
     elif folio.is_exclusive(0) or folio.refs == 1:
+        if not folio.is_exclusive(0):
+            folio.move_to(vma)
         folio.exclusive = folio.all_exclusive()
         if flags & FAULT_WRITE:
             huge.bits |= WRITE | DIRTY | YOUNG
@@ -188,7 +193,7 @@ def _anonymous_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: 
     if vma.flags & VM_UFFD_MISSING:
         return FAULT_USERFAULTFD
     if marker and flags & FAULT_WRITE and vma.flags & VM_UFFD_WP and not _wp_async(vma):
-        return FAULT_USERFAULTFD
+        return FAULT_USERFAULTFD_WP
     folio, first = _alloc_anon_folio(memory, vma, leaf, addr)
     if folio is None:
         return FAULT_NO_MEMORY
@@ -223,7 +228,7 @@ def _alloc_anon_folio(memory: Memory, vma: Vma, leaf: Leaf, addr: int) -> tuple[
 
 
 def _wp_async(vma: Vma) -> bool:
-    return vma.uffd is not None and vma.uffd.wp_async
+    return vma.uffd is not None and vma.uffd.has(UFFD_FEATURE_WP_ASYNC)
 
 
 def _wp_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
@@ -234,7 +239,7 @@ def _wp_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, fl
     assert isinstance(folio, Folio)
     if flags & FAULT_WRITE and bits & UFFD_WP:
         if not _wp_async(vma):
-            return FAULT_USERFAULTFD
+            return FAULT_USERFAULTFD_WP
         bits &= ~UFFD_WP
         leaf.bits[at] = bits
     if vma.flags & VM_SHARED:
@@ -243,6 +248,8 @@ def _wp_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, fl
         return YES
     page = bits >> PAGE_AT
     if folio.flags & ANON and (folio.is_exclusive(page) or wp_can_reuse_anon_folio(vma, folio)):
+        if not folio.order and not folio.is_exclusive(page):
+            folio.move_to(vma)
         folio.exclusive |= 1 << page
         if flags & FAULT_WRITE:
             leaf.bits[at] = bits | WRITE | DIRTY | YOUNG
@@ -300,7 +307,10 @@ def _swap_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
         if folio is None:
             return FAULT_NO_MEMORY
         folio.set_content(0, slot.content)
-        folio.anon_vma = vma.anon_vma
+        folio.move_to(vma)
+        if not exclusive and folio.anon_vma is not None:
+            # Others, who have it in common with this one by some ancestor, may map it as well.
+            folio.anon_vma = folio.anon_vma.root
         folio.index = vma.pgoff_at(addr)
         # Its first reference is the swap cache's.
         slot.cache = folio
@@ -391,7 +401,7 @@ def file_folio(memory: Memory, vma: Vma, index: int) -> tuple[Folio | None, int,
         return None, 0, FAULT_BEYOND_FILE
     folio = cache.pages.get(index)
     if vma.flags & (VM_UFFD_MISSING if folio is None else VM_UFFD_MINOR):
-        return None, 0, FAULT_USERFAULTFD
+        return None, 0, FAULT_USERFAULTFD if folio is None else FAULT_USERFAULTFD_MINOR
     if folio is None:
         folio = memory.alloc(vma.mm, 0, 0)
         if folio is None:

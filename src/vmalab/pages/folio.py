@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 if TYPE_CHECKING:
     from mypy_extensions import i64
 
-    from vmalab.vma.area import AnonVma
+    from vmalab.vma.area import AnonVma, Vma
 
 ANON: Final = 1
 """Private memory of processes; not a page of a file."""
@@ -113,6 +113,10 @@ class Folio:
     def has_no_other_references(self) -> bool:
         """Whether only page tables and the swap cache refer to it (folio_ref_count == folio_expected_ref_count)."""
         return self.refs == self.mapcount() + (1 if self.swap is not None else 0)
+
+    def move_to(self, vma: Vma) -> None:
+        """An anonymous folio belongs to a VMA from now on, and is found through its anon_vma (folio_move_anon_rmap)."""
+        self.anon_vma = vma.anon_vma
 
     def content(self, page: int) -> bytes:
         """What a page holds, without the zeros at its end."""

@@ -90,6 +90,8 @@ def _wp(memory: Memory, tables: Tables, vma: Vma, addr: int, huge: Huge, flags: 
             huge.bits |= WRITE | DIRTY | YOUNG
         return YES
     if folio.flags & ANON and (folio.is_exclusive(0) or folio.mapcount() == 1):
+        if not folio.is_exclusive(0):
+            folio.move_to(vma)
         folio.exclusive = folio.all_exclusive()
         if flags & FAULT_WRITE:
             huge.bits |= WRITE | DIRTY | YOUNG

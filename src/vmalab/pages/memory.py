@@ -18,6 +18,7 @@ from vmalab.pages.folio import (
 )
 from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
 from vmalab.pages.table import (
+    BITS,
     DIRTY,
     ENTRIES,
     PAGE_AT,
@@ -140,7 +141,7 @@ class Memory:
 
         The caller's reference becomes that of the first mapping; each further page is counted here.
         """
-        folio.anon_vma = vma.anon_vma
+        folio.move_to(vma)
         folio.index = vma.pgoff_at(addr)
         folio.exclusive = folio.all_exclusive()
         if folio.flags & HUGETLB:
@@ -260,6 +261,25 @@ class Memory:
         tables.pmds[number] = leaf
         return leaf
 
+    def split_folio(self, folio: Folio) -> bool:
+        """Make folios of one page each of a large anonymous one; False where somebody holds it (split_folio).
+
+        Nobody may map it by a huge entry.  Pages that nobody maps are freed.
+        """
+        if folio.entire or folio.swap is not None or not folio.has_no_other_references():
+            return False
+        parts: dict[int, Folio] = {}
+        for tables in self._tables.values():
+            for entry in tables.pmds.values():
+                if isinstance(entry, Leaf):
+                    _replace_parts(entry, folio, parts)
+        self.live += len(parts) - 1
+        self.resident += len(parts) - folio.count()
+        folio.refs = 0
+        folio.mapped = 0
+        folio.sharers = None
+        return True
+
     # -- swap -----------------------------------------------------------------------------------------
 
     def put_slot(self, slot: SwapSlot) -> None:
@@ -312,6 +332,27 @@ class Memory:
     def caches(self) -> list[PageCache]:
         """All page caches."""
         return list({id(cache): cache for _, cache in self._files.values()}.values())
+
+
+def _replace_parts(leaf: Leaf, folio: Folio, parts: dict[int, Folio]) -> None:
+    """Let the entries that map pages of a folio map a folio of their own each, made when it is first needed."""
+    for at in range(ENTRIES):
+        if leaf.pages[at] is not folio:
+            continue
+        bits = leaf.bits[at]
+        page = bits >> PAGE_AT
+        part = parts.get(page)
+        if part is None:
+            part = parts[page] = Folio(0, folio.flags)
+            part.refs = 0
+            part.set_content(0, folio.content(page))
+            part.exclusive = 1 if folio.is_exclusive(page) else 0
+            part.index = folio.index + page
+            part.anon_vma = folio.anon_vma
+        part.refs += 1
+        part.mapped += 1
+        leaf.pages[at] = part
+        leaf.bits[at] = bits & BITS
 
 
 def is_cow_mapping(vma: Vma) -> bool:

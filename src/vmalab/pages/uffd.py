@@ -5,8 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE
-from vmalab.flags import VM_HUGETLB, VM_SHARED, VM_UFFD_WP, VM_WRITE
+from vmalab.flags import (
+    UFFD_FEATURE_WP_UNPOPULATED,
+    VM_ACCESS,
+    VM_HUGETLB,
+    VM_IO,
+    VM_LOCKED,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_UFFD_WP,
+    VM_WRITE,
+)
 from vmalab.pages.folio import ANON, Folio
+from vmalab.pages.folio import ZERO as ZERO_FOLIO
 from vmalab.pages.memory import Memory
 from vmalab.pages.protect import can_change_writable
 from vmalab.pages.table import (
@@ -16,6 +28,7 @@ from vmalab.pages.table import (
     PMD_SHIFT,
     POISON,
     PRESENT,
+    SWAP_EXCLUSIVE,
     UFFD_WP,
     WRITE,
     YOUNG,
@@ -32,10 +45,15 @@ from vmalab.reason import (
     FILL_NOT_SUPPORTED,
     FILL_NOT_WP,
     FILL_THERE,
+    MOVE_HOLE,
+    MOVE_MARKER,
+    MOVE_NOT_MAPPED,
+    MOVE_SHARED,
+    MOVE_UNFIT,
     YES,
 )
 from vmalab.vma.anon import anon_vma_prepare
-from vmalab.vma.area import Vma
+from vmalab.vma.area import Userfaultfd, Vma
 from vmalab.vma.space import Mm
 
 COPY: Final = 0
@@ -97,6 +115,116 @@ def _fill_page(memory: Memory, tables: Tables, vma: Vma, addr: int, content: byt
     memory.map_new_anon(tables, folio, vma, addr)
     leaf.pages[at] = folio
     leaf.bits[at] = PRESENT | DIRTY | _protection(vma, protect)
+    return YES
+
+
+def move_pages(
+    memory: Memory, uffd: Userfaultfd, mm: Mm, to: int, start: int, length: int, skips_holes: bool
+) -> tuple[int, int]:
+    """UFFDIO_MOVE: take pages from `start` and put them at `to`: how many bytes, and YES or why no more (move_pages).
+
+    skips_holes: where there is no page to move, none is moved, and it counts as done.
+    """
+    vma, goal = mm.vma_lookup(start), mm.vma_lookup(to)
+    if vma is None or goal is None:
+        return 0, MOVE_NOT_MAPPED
+    if start + length > vma.end or to + length > goal.end or not _areas_fit(uffd, vma, goal):
+        return 0, MOVE_UNFIT
+    if anon_vma_prepare(goal) != YES:
+        return 0, FAULT_NO_MEMORY
+    tables = memory.tables(mm)
+    done = 0
+    while done < length:
+        step, refusal = _move_some(memory, tables, goal, to + done, start + done, length - done, skips_holes)
+        if refusal != YES:
+            return done, refusal
+        done += step
+    return done, YES
+
+
+def _areas_fit(uffd: Userfaultfd, vma: Vma, goal: Vma) -> bool:
+    """Whether pages of one VMA may be moved to another (validate_move_areas)."""
+    special = VM_SHARED | VM_PFNMAP | VM_IO | VM_HUGETLB | VM_MIXEDMAP
+    return (
+        (vma.flags ^ goal.flags) & (VM_ACCESS | VM_LOCKED) == 0
+        and vma.flags & VM_WRITE != 0
+        and (vma.flags | goal.flags) & special == 0
+        and goal.uffd is uffd
+        and vma.is_anonymous()
+        and goal.is_anonymous()
+    )
+
+
+def _move_some(
+    memory: Memory, tables: Tables, goal: Vma, to: int, start: int, length: int, skips_holes: bool
+) -> tuple[int, int]:
+    """Move one page, or a huge one where it fits: how many bytes, and YES or a reason."""
+    number = start >> PMD_SHIFT
+    source = tables.pmds.get(number)
+    if isinstance(tables.pmds.get(to >> PMD_SHIFT), Huge):
+        return 0, FILL_THERE
+    if source is None and not skips_holes:
+        return 0, MOVE_HOLE
+    if isinstance(source, Huge):
+        if (to | start) & PMD_SIZE - 1 == 0 and length >= PMD_SIZE and to >> PMD_SHIFT not in tables.pmds:
+            refusal = _may_leave(source.folio, 0)
+            if refusal == YES:
+                del tables.pmds[number]
+                _settle(source.folio, goal, to)
+                writable = 0 if source.folio.flags & ZERO_FOLIO else WRITE | DIRTY
+                tables.pmds[to >> PMD_SHIFT] = Huge(source.folio, PRESENT | YOUNG | writable)
+            return PMD_SIZE, refusal
+        source = memory.split_huge_pmd(tables, number)
+    leaf = memory.leaf_for(tables, to)
+    if leaf is None:
+        return 0, FAULT_NO_MEMORY
+    return PAGE_SIZE, _move_page(memory, goal, leaf, source, to, start, skips_holes)
+
+
+def _may_leave(folio: Folio, page: int) -> int:
+    """Whether a page that is there may go somewhere else: nobody else has it, and no device (move_present_pte)."""
+    if folio.flags & ZERO_FOLIO:
+        return YES
+    return YES if folio.is_exclusive(page) and not folio.pins else MOVE_SHARED
+
+
+def _settle(folio: Folio, goal: Vma, to: int) -> None:
+    """A folio that was moved is found through its new VMA."""
+    if not folio.flags & ZERO_FOLIO:
+        folio.move_to(goal)
+        folio.index = goal.pgoff_at(to)
+
+
+def _move_page(
+    memory: Memory, goal: Vma, leaf: Leaf, source: Leaf | None, to: int, start: int, skips_holes: bool
+) -> int:
+    """Move one entry: YES or a reason (move_pages_pte)."""
+    into, at = pte_index(to), pte_index(start)
+    if leaf.pages[into] is not None or leaf.bits[into]:
+        return FILL_THERE
+    entry = None if source is None else source.pages[at]
+    if source is None or entry is None:
+        if source is not None and source.bits[at]:
+            return MOVE_MARKER
+        return YES if skips_holes else MOVE_HOLE
+    if isinstance(entry, Folio):
+        refusal = _may_leave(entry, source.bits[at] >> PAGE_AT)
+        if refusal == YES and entry.order and not memory.split_folio(entry):
+            refusal = MOVE_SHARED
+        if refusal != YES:
+            return refusal
+        moved = source.pages[at]
+        assert isinstance(moved, Folio)
+        _settle(moved, goal, to)
+        leaf.pages[into] = moved
+        leaf.bits[into] = PRESENT if moved.flags & ZERO_FOLIO else PRESENT | DIRTY | WRITE
+    else:
+        if not source.bits[at] & SWAP_EXCLUSIVE:
+            return MOVE_SHARED
+        leaf.pages[into] = entry
+        leaf.bits[into] = SWAP_EXCLUSIVE
+    source.pages[at] = None
+    source.bits[at] = 0
     return YES
 
 
@@ -185,7 +313,8 @@ def protect_range(memory: Memory, vma: Vma, start: int, end: int, protect: bool)
                 found.bits = huge & ~WRITE | UFFD_WP if protect else huge
                 continue
             found = memory.split_huge_pmd(tables, number)
-        marks = protect and (not vma.is_anonymous() or (vma.uffd is not None and vma.uffd.wp_unpopulated))
+        unpopulated = vma.uffd is not None and vma.uffd.has(UFFD_FEATURE_WP_UNPOPULATED)
+        marks = protect and (not vma.is_anonymous() or unpopulated)
         if found is None:
             if not marks:
                 continue

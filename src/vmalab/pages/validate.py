@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio, SwapSlot
+from vmalab.addr import PAGE_SHIFT
+from vmalab.pages.folio import ANON, HUGETLB, KSM, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import Memory
-from vmalab.pages.table import PRESENT, WRITE, Huge, Tables
+from vmalab.pages.table import PMD_SHIFT, PRESENT, WRITE, Huge, Tables
+from vmalab.vma.area import Vma
 
 
 class _Count:
@@ -28,6 +30,7 @@ def violations_of_memory(memory: Memory) -> list[str]:
     slots: dict[int, tuple[SwapSlot, int]] = {}
     for tables in memory.all_tables():
         found += _count_tables(tables, counts, slots)
+        found += _reverse_map_faults(tables)
     for cache in memory.caches():
         for index, folio in cache.pages.items():
             if not folio.index <= index < folio.index + folio.count():
@@ -82,6 +85,37 @@ def _count_tables(tables: Tables, counts: dict[int, _Count], slots: dict[int, tu
     ours = (tables.swap, tables.anon, tables.file, tables.hugetlb)
     real = (swap, anon, file, hugetlb)
     return [] if ours == real else [f"an address space counts swap, anon, file, hugetlb {ours}, and has {real}"]
+
+
+def _reverse_map_faults(tables: Tables) -> list[str]:
+    """Anonymous pages that are not found from their anon_vma, since the VMA that maps them is not chained to it."""
+    found: list[str] = []
+    for number, entry in tables.pmds.items():
+        folios = [(0, entry.folio)] if isinstance(entry, Huge) else list(enumerate(entry.pages))
+        vma: Vma | None = None
+        for at, folio in folios:
+            if not isinstance(folio, Folio) or not folio.flags & ANON:
+                continue
+            addr = (number << PMD_SHIFT) + (at << PAGE_SHIFT)
+            if vma is None or not vma.start <= addr < vma.end:
+                vma = tables.mm.vma_lookup(addr)
+            fault = "no VMA is there" if vma is None else reverse_map_fault(vma, folio)
+            if fault:
+                found.append(f"{folio!r} at {addr:#x}: {fault}")
+    return found
+
+
+def reverse_map_fault(vma: Vma, folio: Folio) -> str:
+    """Why reclaim or migration does not find a VMA from the anonymous folio that it maps; empty if it does."""
+    if folio.flags & KSM:
+        # It is found from the list of who shares it.
+        return ""
+    anon_vma = folio.anon_vma
+    if anon_vma is not None and vma.has_in_chain(anon_vma):
+        return ""
+    if anon_vma is not None and anon_vma.links == 0:
+        return "its anon_vma is freed"
+    return "its anon_vma does not lead to the VMA that maps it"
 
 
 def _violations_of(count: _Count) -> list[str]:

@@ -31,6 +31,8 @@ from vmalab.flags import (
     MADV_UNMERGEABLE,
     MADV_WILLNEED,
     MADV_WIPEONFORK,
+    UFFD_EVENT_REMOVE,
+    UFFD_FEATURE_EVENT_REMOVE,
     VM_DONTCOPY,
     VM_DONTDUMP,
     VM_DROPPABLE,
@@ -79,7 +81,7 @@ from vmalab.reason import (
 )
 from vmalab.syscalls.populate import madvise_populate
 from vmalab.vma.anon import anon_vma_prepare
-from vmalab.vma.area import Vma
+from vmalab.vma.area import UffdMessage, Vma
 from vmalab.vma.map import ksm_compatible
 from vmalab.vma.modify import set_flag_atomic, vma_modify_flags, vma_modify_flags_name
 from vmalab.vma.space import Mm
@@ -208,6 +210,8 @@ def _madvise_vma(vma: Vma, start: int, end: int, advice: int) -> tuple[Vma, int]
     if advice in READS_ONLY:
         refusal = _may_advise(vma, start, advice)
         memory = memory_of(vma.mm)
+        if refusal == YES and advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_REMOVE):
+            _tell_removed(vma, start, end)
         if refusal == YES and memory is not None:
             refusal = advise_pages(memory, vma, start, end, advice)
         return vma, refusal
@@ -216,6 +220,14 @@ def _madvise_vma(vma: Vma, start: int, end: int, advice: int) -> tuple[Vma, int]
         return vma, refusal
     modified, refusal = vma_modify_flags(vma, start, end, flags)
     return modified, _as_eagain(refusal)
+
+
+def _tell_removed(vma: Vma, start: int, end: int) -> None:
+    """Pages are about to be thrown away: a userfaultfd may want to hear of it (userfaultfd_remove)."""
+    if vma.flags & VM_HUGETLB and vma.file is not None:
+        end &= -vma.file.huge_size
+    if vma.uffd is not None and vma.uffd.has(UFFD_FEATURE_EVENT_REMOVE) and start < end:
+        vma.uffd.tell(UffdMessage(UFFD_EVENT_REMOVE, start, end))
 
 
 def _may_advise(vma: Vma, start: int, advice: int) -> int:

@@ -11,6 +11,8 @@ from vmalab.flags import (
     MREMAP_DONTUNMAP,
     MREMAP_FIXED,
     MREMAP_MAYMOVE,
+    UFFD_EVENT_REMAP,
+    UFFD_FEATURE_EVENT_REMAP,
     VM_ACCOUNT,
     VM_DONTEXPAND,
     VM_HUGETLB,
@@ -51,7 +53,7 @@ from vmalab.reason import (
 )
 from vmalab.syscalls.populate import mm_populate
 from vmalab.vma.anon import unlink_anon_vmas
-from vmalab.vma.area import Vma
+from vmalab.vma.area import UffdMessage, Vma
 from vmalab.vma.merge import vma_merge_extend
 from vmalab.vma.modify import may_split, set_flags, vma_modify_flags
 from vmalab.vma.place import check_fixed, get_unmapped_area
@@ -343,7 +345,7 @@ def _move_vma(remap: Remap, vma: Vma) -> int:
         remap.new,
         remap.new_len,
         keeps_source=remap.flags & MREMAP_DONTUNMAP != 0,
-        drops_uffd=vma.uffd is not None and not vma.uffd.event_remap,
+        drops_uffd=vma.uffd is not None and not vma.uffd.has(UFFD_FEATURE_EVENT_REMAP),
     )
     if copy is None:
         mm.commit.uncharge(remap.charged)
@@ -361,6 +363,8 @@ def _move_vma(remap: Remap, vma: Vma) -> int:
         remap.addr = remap.new
         remap.old_len = remap.new_len
     else:
+        if copy.uffd is not None and copy.uffd.has(UFFD_FEATURE_EVENT_REMAP):
+            copy.uffd.tell(UffdMessage(UFFD_EVENT_REMAP, remap.addr, remap.new, remap.old_len))
         _drop_userfaultfd(copy, remap.new, remap.old_len)
     if remap.charged and not remap.flags & MREMAP_DONTUNMAP:
         # A move that failed, or that shrank, keeps a charge that no VMA stands for.
@@ -375,7 +379,7 @@ def _move_vma(remap: Remap, vma: Vma) -> int:
 
 def _drop_userfaultfd(copy: Vma, start: int, length: int) -> None:
     """A moved VMA leaves its userfaultfd unless that wants to hear of moves: after the merge was decided."""
-    if copy.uffd is not None and not copy.uffd.event_remap:
+    if copy.uffd is not None and not copy.uffd.has(UFFD_FEATURE_EVENT_REMAP):
         memory = memory_of(copy.mm)
         if memory is not None:
             forget_protection(memory, copy.mm, start, start + length)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
-from vmalab.flags import VM_ACCOUNT, VM_LOCKED, VM_MAYACCESS, VM_READ, VM_WRITE
+from vmalab.flags import (
+    UFFD_FEATURE_EVENT_FORK,
+    UFFD_FEATURE_EVENT_REMAP,
+    VM_ACCOUNT,
+    VM_LOCKED,
+    VM_MAYACCESS,
+    VM_READ,
+    VM_WRITE,
+)
 from vmalab.semantics import Semantics
 from vmalab.testing.attributes import FLAGS, Attributes
 from vmalab.testing.ports import FailingPort
@@ -87,7 +95,9 @@ class Names:
         if not name:
             return None
         if name not in self.uffds:
-            self.uffds[name] = Userfaultfd(name, name.startswith("fork"), name.startswith("move"))
+            features = UFFD_FEATURE_EVENT_FORK if name.startswith("fork") else 0
+            features |= UFFD_FEATURE_EVENT_REMAP if name.startswith("move") else 0
+            self.uffds[name] = Userfaultfd(name, features)
             self.give(self.uffds[name], name)
         return self.uffds[name]
 

@@ -88,7 +88,7 @@ def anon_vma_clone(dst: Vma, src: Vma) -> int:
             unlink_anon_vmas(dst)
             return NO_MEMORY_ANON_VMA
         _link(dst, anon_vma)
-        if dst.anon_vma is None and src.anon_vma is not None and anon_vma.children < 2 and anon_vma.active == 0:
+        if dst.anon_vma is None and src.anon_vma is not None and _is_abandoned(anon_vma, src):
             dst.anon_vma = anon_vma
     if dst.anon_vma is not None:
         dst.anon_vma.active += 1
@@ -97,6 +97,16 @@ def anon_vma_clone(dst: Vma, src: Vma) -> int:
     if dst.chain:
         port.anon_vma_changed(dst)
     return YES
+
+
+def _is_abandoned(anon_vma: AnonVma, src: Vma) -> bool:
+    """Whether nobody uses an anon_vma of src's chain any more and at most one is below it, so that a child may have it.
+
+    Before users and children were told apart, one user and no child passed for no user and one child.
+    """
+    if src.mm.semantics.anon_vma_reuse_counts_children:
+        return anon_vma.active == 0 and anon_vma.children < 2
+    return anon_vma is not src.anon_vma and anon_vma.active + anon_vma.children < 2
 
 
 def anon_vma_fork(child: Vma, parent: Vma) -> int:

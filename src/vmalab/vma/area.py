@@ -66,19 +66,76 @@ def mpol_equal(one: Policy | None, other: Policy | None) -> bool:
 
 
 @final
+class UffdMessage:
+    """What a read of a userfaultfd gives (struct uffd_msg).
+
+    event: UFFD_EVENT_PAGEFAULT with the address, the UFFD_PAGEFAULT_FLAG_ bits and the thread; _FORK with the child's
+    context; _REMAP with from, to, length; _REMOVE and _UNMAP with start and end.
+    """
+
+    __slots__ = ("context", "event", "first", "second", "third")
+
+    def __init__(
+        self, event: int, first: int = 0, second: int = 0, third: int = 0, context: Userfaultfd | None = None
+    ) -> None:
+        self.event: int = event
+        self.first: int = first
+        self.second: int = second
+        self.third: int = third
+        self.context: Userfaultfd | None = context
+
+
+@final
+class UffdFault:
+    """An access that waits for a userfaultfd, until it is woken."""
+
+    __slots__ = ("message", "woken")
+
+    def __init__(self, message: UffdMessage) -> None:
+        self.message: UffdMessage = message
+        self.woken: bool = False
+
+
+@final
+class UffdQueue:
+    """What somebody is to read from a userfaultfd."""
+
+    __slots__ = ("events", "faults", "initialised", "seen")
+
+    def __init__(self) -> None:
+        self.initialised: bool = False
+        """Whether UFFDIO_API was done."""
+        self.faults: list[UffdFault] = []
+        """Not read yet, the oldest first."""
+        self.seen: list[UffdFault] = []
+        """Read, and still waiting."""
+        self.events: list[UffdMessage] = []
+        """Of calls that wait until they are read."""
+
+
+@final
 class Userfaultfd:
     """The context of a userfaultfd; identity is what counts."""
 
-    __slots__ = ("event_fork", "event_remap", "name", "wp_async", "wp_unpopulated")
+    __slots__ = ("features", "mm", "name", "queue")
 
-    def __init__(self, name: str, event_fork: bool = False, event_remap: bool = False) -> None:
+    def __init__(self, name: str, features: int = 0) -> None:
         self.name: str = name
-        self.event_fork: bool = event_fork
-        self.event_remap: bool = event_remap
-        self.wp_async: bool = False
-        """Writes to write-protected pages wait for nobody: any memory can be registered for that."""
-        self.wp_unpopulated: bool = False
-        """Anonymous memory remembers that it is write-protected where no page is."""
+        self.features: int = features
+        """The UFFD_FEATURE_ bits that were asked for."""
+        self.mm: Mm | None = None
+        """The address space that it is for; None: that of whoever uses it."""
+        self.queue: UffdQueue | None = None
+        """None: whoever has it reads at once whatever there is, as in a program that was recorded."""
+
+    def has(self, feature: int) -> bool:
+        """Whether one of these features (UFFD_FEATURE_) was asked for."""
+        return self.features & feature != 0
+
+    def tell(self, message: UffdMessage) -> None:
+        """An event: whoever made it waits until it is read (userfaultfd_event_wait_completion)."""
+        if self.queue is not None:
+            self.queue.events.append(message)
 
 
 @final
@@ -241,6 +298,10 @@ class Vma:
     def is_anonymous(self) -> bool:
         """No driver operations: private anonymous memory (also a private mapping of /dev/zero)."""
         return self.ops is None
+
+    def has_in_chain(self, anon_vma: AnonVma) -> bool:
+        """Whether an anonymous page of that anon_vma is looked for in this VMA."""
+        return any([each is anon_vma for each in self.chain])
 
     def pgoff_at(self, addr: int) -> int:
         """The page offset that belongs to an address in it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from vmalab.addr import PAGE_SHIFT, page_down
 from vmalab.flags import (
+    UFFD_EVENT_FORK,
+    UFFD_FEATURE_EVENT_FORK,
     VM_ACCESS,
     VM_ACCOUNT,
     VM_DONTCOPY,
@@ -27,7 +29,7 @@ from vmalab.reason import (
     YES,
 )
 from vmalab.vma.anon import anon_vma_clone, anon_vma_fork, anon_vma_prepare
-from vmalab.vma.area import Vma
+from vmalab.vma.area import UffdMessage, UffdQueue, Userfaultfd, Vma
 from vmalab.vma.merge import MergeRequest, request_for_vma, vma_expand, vma_merge_copied_range
 from vmalab.vma.modify import vma_shrink
 from vmalab.vma.port import ALLOC_POLICY, ALLOC_TREE, ALLOC_VMA
@@ -199,18 +201,46 @@ def _dup_vmas(child: Mm, parent: Mm) -> int:
     child.data_vm = parent.data_vm
     child.exec_vm = parent.exec_vm
     child.stack_vm = parent.stack_vm
+    contexts: list[tuple[Userfaultfd, Userfaultfd]] = []
     for vma in parent.vmas():
         if vma.flags & VM_DONTCOPY:
             child.vm_stat_account(vma.flags, -vma.pages())
             continue
-        refusal = _dup_vma(child, vma)
+        refusal = _dup_vma(child, vma, contexts)
         if refusal != YES:
             return refusal
+    for old, new in contexts:
+        old.tell(UffdMessage(UFFD_EVENT_FORK, context=new))
     child.observer.forked(child, parent)
     return YES
 
 
-def _dup_vma(child: Mm, vma: Vma) -> int:
+def _dup_userfaultfd(copy: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> None:
+    """A child's memory has a context of its own, if the parent's wants to hear of forks; else none (dup_userfaultfd).
+
+    contexts: the parent's and the child's that are known by now.
+    """
+    old = copy.uffd
+    if old is None:
+        return
+    if not old.has(UFFD_FEATURE_EVENT_FORK):
+        copy.uffd = None
+        copy.flags = copy.flags & ~VM_UFFD
+        return
+    for known, its_child in contexts:
+        if known is old:
+            copy.uffd = its_child
+            return
+    new = Userfaultfd(old.name, old.features)
+    new.mm = copy.mm
+    if old.queue is not None:
+        new.queue = UffdQueue()
+        new.queue.initialised = True
+    contexts.append((old, new))
+    copy.uffd = new
+
+
+def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> int:
     port = child.port
     charged = vma.pages() if vma.flags & VM_ACCOUNT else 0
     if charged:
@@ -226,9 +256,7 @@ def _dup_vma(child: Mm, vma: Vma) -> int:
         copy = vma.duplicate()
         copy.mm = child
         copy.anon_vma = None
-        if copy.uffd is not None and not copy.uffd.event_fork:
-            copy.uffd = None
-            copy.flags = copy.flags & ~VM_UFFD
+        _dup_userfaultfd(copy, contexts)
         if not copy.flags & VM_WIPEONFORK:
             refusal = anon_vma_fork(copy, vma)
         copy.flags = copy.flags & ~VM_LOCKED_MASK

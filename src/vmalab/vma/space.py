@@ -79,7 +79,7 @@ class Commit:
 class Limits:
     """Soft resource limits in bytes, and the capabilities that lift them."""
 
-    __slots__ = ("as_bytes", "data", "ipc_lock", "memlock", "stack", "sys_admin", "sys_rawio")
+    __slots__ = ("as_bytes", "data", "ipc_lock", "memlock", "stack", "sys_admin", "sys_ptrace", "sys_rawio")
 
     def __init__(self) -> None:
         self.as_bytes: int = RLIM_INFINITY
@@ -89,6 +89,7 @@ class Limits:
         self.ipc_lock: bool = False
         self.sys_rawio: bool = False
         self.sys_admin: bool = False
+        self.sys_ptrace: bool = True
 
     def copy(self) -> Limits:
         """The same limits, to be changed on their own."""
@@ -100,6 +101,7 @@ class Limits:
         new.ipc_lock = self.ipc_lock
         new.sys_rawio = self.sys_rawio
         new.sys_admin = self.sys_admin
+        new.sys_ptrace = self.sys_ptrace
         return new
 
 

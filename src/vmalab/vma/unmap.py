@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import final
 
 from vmalab.addr import PAGE_MASK, page_up
-from vmalab.flags import VM_ACCOUNT, VM_LOCKED, VM_SEALED
+from vmalab.flags import UFFD_EVENT_UNMAP, UFFD_FEATURE_EVENT_UNMAP, VM_ACCOUNT, VM_LOCKED, VM_SEALED
 from vmalab.reason import (
     BEYOND_TASK_SIZE,
     LENGTH_ZERO,
@@ -19,7 +19,7 @@ from vmalab.reason import (
     UNALIGNED,
     YES,
 )
-from vmalab.vma.area import Vma
+from vmalab.vma.area import UffdMessage, Userfaultfd, Vma
 from vmalab.vma.modify import split_vma_unchecked
 from vmalab.vma.port import ALLOC_DETACH, ALLOC_TREE
 from vmalab.vma.space import Mm
@@ -84,9 +84,14 @@ def _collect(gathered: Gathered, first: Vma) -> int:
 
 
 def zap(gathered: Gathered) -> None:
-    """The point of no return: the pages go, drivers are told, and the range is empty (vms_clean_up_area)."""
+    """The point of no return: the pages go, drivers and userfaultfds are told, and the range is empty."""
     mm = gathered.mm
+    told: list[Userfaultfd] = []
     for vma in gathered.vmas:
+        uffd = vma.uffd
+        if uffd is not None and uffd.has(UFFD_FEATURE_EVENT_UNMAP) and not any([each is uffd for each in told]):
+            told.append(uffd)
+            uffd.tell(UffdMessage(UFFD_EVENT_UNMAP, gathered.start, gathered.end))
         mm.port.unmap_pages(vma, vma.start, vma.end)
         if vma.ops is not None:
             mm.port.closed(vma)

@@ -34,6 +34,7 @@ def violations(mm: Mm) -> list[str]:
     except AssertionError as error:
         found.append(str(error))
     last = 0
+    chains: dict[int, list[AnonVma]] = {}
     for start, end, vma in mm.tree.ranges():
         if vma.freed:
             found.append(f"{start:#x}-{end:#x}: in the tree, but freed by {vma.freed}")
@@ -43,6 +44,10 @@ def violations(mm: Mm) -> list[str]:
         if start < last or start >= end or (start | end) & PAGE_MASK:
             found.append(f"{vma!r}: out of order, empty, or no whole pages")
         last = end
+        if vma.anon_vma is not None:
+            chain = chains.setdefault(id(vma.anon_vma), vma.chain)
+            if {id(link) for link in chain} != {id(link) for link in vma.chain}:
+                found.append(f"{vma!r}: another VMA has the same anon_vma, and another chain")
         found += [f"{vma!r}: {fault}" for fault in _vma_faults(mm, vma)]
     if not mm.doomed:
         found += _counter_faults(mm)
@@ -58,7 +63,7 @@ def _vma_faults(mm: Mm, vma: Vma) -> list[str]:
         found.append("an anon_vma without a chain, or a chain without an anon_vma")
     anon_vma = vma.anon_vma
     if anon_vma is not None:
-        if not any(link is anon_vma for link in vma.chain):
+        if not vma.has_in_chain(anon_vma):
             found.append("its anon_vma is not in its chain")
         if any(link.root is not anon_vma.root for link in vma.chain):
             found.append("its chain has several roots")
