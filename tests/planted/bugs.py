@@ -217,7 +217,7 @@ BUGS = (
         "anon_vma_reused",
         "an anon_vma reused while others have pages in it (CVE-2022-42703)",
         "vma.anon",
-        (("anon_vma.children < 2 and anon_vma.active == 0", "anon_vma.active >= 0"),),
+        (("anon_vma.active == 0 and anon_vma.children < 2", "anon_vma.active >= 0"),),
         "fork: written to: the child has an anon_vma of its own below its parent's",
     ),
     Bug(
