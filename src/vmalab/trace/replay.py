@@ -143,8 +143,10 @@ class Replay:
             self.files[record.id] = load_file(record)
         elif isinstance(record, records.Fault):
             process = self.machine.processes.get(record.pid)
-            if process is not None:
+            if process is not None and not record.vma_lock:
                 process.fault(record.addr, record.write)
+        elif isinstance(record, records.Maps):
+            self._maps(record)
         elif isinstance(record, records.Exec):
             self._exec(record)
         elif isinstance(record, records.Fork):
@@ -206,10 +208,20 @@ class Replay:
         program = self.current.pop(record.pid, None)
         if program is not None:
             self._note_end(program, process)
-            if record.vmas is not None:
-                program.final = compare_maps(process, record.vmas, self._inodes.get(record.pid))
+            if record.vmas is not None and not program.final:
+                program.final = self._compare(process, record)
         self.machine.exit(process)
         self._inodes.pop(record.pid, None)
+
+    def _maps(self, record: records.Maps) -> None:
+        process = self.machine.processes.get(record.pid)
+        program = self.current.get(record.pid)
+        if process is not None and program is not None and not program.final:
+            program.final = self._compare(process, record)
+
+    def _compare(self, process: Process, record: records.Maps | records.Exit) -> list[Difference]:
+        inodes = self._inodes.get(record.pid)
+        return compare_maps(process, record.vmas or [], inodes, anon_vmas=record.anon_vmas)
 
     def finish(self) -> None:
         """The trace is over: note what the programs that still run hold."""
