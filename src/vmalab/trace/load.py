@@ -144,9 +144,9 @@ def load_exec(process: Process, record: records.Exec) -> None:
 def load_vmas(mm: Mm, dump: list[records.Vma], *, anon_vmas: bool = False) -> None:
     """Put the VMAs of a dump into an empty address space.
 
-    Where a dump shows anonymous pages there is an anon_vma, unless it tells the anon_vmas themselves.  What it cannot show
-    is filled in as for a fresh program: the offset of anonymous memory follows from its address, and mappings of one inode
-    are of one open file.
+    Where a dump shows anonymous pages there is an anon_vma, unless it tells the anon_vmas themselves.  What it cannot
+    show is filled in as for a fresh program: the offset of anonymous memory follows from its address, and mappings of
+    one inode are of one open file.
     """
     mm.mmap_write_lock()
     _link_vmas(mm, dump, anon_vmas)
