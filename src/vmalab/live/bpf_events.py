@@ -25,7 +25,7 @@ DRIVER_FLAGS: Final = frozenset({"io", "pf", "mm", "de", "dc", "dd", "ht"})
 """The VmFlags that only a driver gives to a new mapping."""
 
 _HEAD: Final = struct.Struct("<QQIIHHI")
-_CALL: Final = struct.Struct("<6QqQ3QiII")
+_CALL: Final = struct.Struct("<6QqQ3QiIII")
 _FAULT: Final = struct.Struct("<QIi")
 _FORK: Final = struct.Struct("<QII")
 _EXEC: Final = struct.Struct("<17QI4x")
@@ -183,7 +183,7 @@ class Translator:
     # -- calls, faults, tasks -------------------------------------------------------------------------
 
     def _call(self, pid: int, tid: int, more: int, body: bytes) -> Iterator[Record]:
-        *words, ret, pointer, start, end, flags, stack, _, locked = _CALL.unpack_from(body)
+        *words, ret, pointer, start, end, flags, stack, _, locked, overtaken = _CALL.unpack_from(body)
         data = self._data.pop(tid, b"")
         if pid not in self._known:
             return
@@ -193,6 +193,7 @@ class Translator:
         name, count = self._names[more]
         file = self._files.get(pointer) if pointer else None
         call = Call(n=0, pid=pid, tid=tid, call=name, args=words[:count], ret=ret)
+        call.overtaken = overtaken != 0
         call.stack, fresh = self._stack_of(pid, stack)
         if fresh is not None:
             yield fresh

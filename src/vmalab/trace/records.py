@@ -169,6 +169,10 @@ class Call(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     """Observed at entry: [start, end) of each stack VMA that has grown since last asked."""
     stack: int | None = None
     """The id of the Stack that made it."""
+    overtaken: bool = False
+    """Another thread changed VMAs after this call had, and before it returned: what it populates it may have found
+    otherwise.
+    """
 
 
 class Fault(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="fault"):

@@ -48,6 +48,7 @@ struct state {
 struct task {
 	u64 entered;		/* when the call in progress began; 0: none is */
 	u64 released;		/* when it let go of the mmap lock that it held for writing */
+	u64 read;		/* when it let go of the mmap lock that it held for reading */
 	u64 file;
 	u64 fault_address;
 	u64 args[6];
@@ -59,6 +60,8 @@ struct task {
 	u32 locked;
 	u32 look;		/* for the VMA at the result */
 	u32 has_data;
+	u32 writes;		/* of its process, when it let go of the lock */
+	u32 unused;
 };
 
 /* The head of each event, in the ring and on the way to Python. */
@@ -78,7 +81,8 @@ struct call_event {
 	u64 result_start, result_end, result_flags;	/* of the VMA at the result, where it was asked for */
 	s32 stack;
 	u32 map_count;
-	u32 locked, unused;	/* whether the mmap lock was taken for writing */
+	u32 locked;		/* whether the mmap lock was taken for writing */
+	u32 overtaken;		/* another task of the process has had it since */
 };
 
 struct fault_event {

@@ -53,12 +53,17 @@ struct {
 	__type(value, struct task);
 } tasks SEC(".maps");
 
-struct {	// by process: the snapshot that it was last dumped for
+struct process {
+	u32 dumped;	// the snapshot that it was last dumped for
+	u32 writes;	// how often its tasks have let go of the mmap lock that they held for writing
+};
+
+struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, TASKS);
 	__type(key, u32);
-	__type(value, u32);
-} dumped SEC(".maps");
+	__type(value, struct process);
+} processes SEC(".maps");
 
 struct {	// the inode behind each file that has been told of
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -179,6 +184,17 @@ static __always_inline struct task *current_task(void)
 		return process == settings.attach_pid ? adopt(bpf_get_current_task_btf()) : NULL;
 	struct task_struct *now = bpf_get_current_task_btf();
 	return number_of(now->group_leader) == settings.attach_pid ? adopt(now) : NULL;
+}
+
+static __always_inline struct process *current_process(void)
+{
+	u32 key = bpf_get_current_pid_tgid() >> 32;
+	struct process *process = bpf_map_lookup_elem(&processes, &key), fresh = {};
+	if (process)
+		return process;
+	if (bpf_map_update_elem(&processes, &key, &fresh, BPF_NOEXIST))
+		lose();
+	return bpf_map_lookup_elem(&processes, &key);
 }
 
 static __always_inline s32 take_stack(void *ctx)
@@ -473,12 +489,9 @@ static __always_inline void snapshot_if_due(struct task *task)
 	u32 wanted = state.snapshot_wanted;
 	if (!wanted)
 		return;
-	u32 key = bpf_get_current_pid_tgid() >> 32;
-	u32 *done = bpf_map_lookup_elem(&dumped, &key);
-	if (done && *done == wanted)
-		return;
-	if (tell_space(task, bpf_get_current_task_btf(), 1) && bpf_map_update_elem(&dumped, &key, &wanted, BPF_ANY))
-		lose();
+	struct process *process = current_process();
+	if (process && process->dumped != wanted && tell_space(task, bpf_get_current_task_btf(), 1))
+		process->dumped = wanted;
 }
 
 // ---- faults ----
@@ -533,8 +546,11 @@ int BPF_PROG(kernel_fault, unsigned long address, struct pt_regs *regs, unsigned
 
 static __always_inline void let_go_for_writing(struct task *task, struct mm_struct *mm)
 {
+	struct process *process = current_process();
+	u32 writes = process ? __sync_fetch_and_add(&process->writes, 1) + 1 : 0;
 	if (!task->number)
 		return;
+	task->writes = writes;
 	// A fork holds the locks of both address spaces; the parent's is what counts.
 	struct task_struct *now = bpf_get_current_task_btf();
 	if (settings.call_mode[(task->number - 1) & (CALLS - 1)] == 1 + NEW_TASK && mm != now->mm)
@@ -568,6 +584,8 @@ int BPF_PROG(lock_released, struct mm_struct *mm, bool write)
 		let_go_for_writing(task, mm);
 	else if (task->fault != FAULT_NONE)
 		tell_fault(task, 1);
+	else if (task->number)
+		task->read = take_order();
 	return 0;
 }
 
@@ -720,6 +738,7 @@ int BPF_PROG(enter, struct pt_regs *regs, long id)
 	if (file)
 		tell_file(task, file, take_order());
 	task->released = 0;
+	task->read = 0;
 	task->locked = 0;
 	task->stack = take_stack(ctx);
 	task->entered = take_order();
@@ -758,7 +777,8 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 	struct looked found = {};
 	if (number == CALL_SHMAT || task->look)
 		bpf_find_vma(bpf_get_current_task_btf(), result, look, &found, 0);
-	u64 order = task->released ?: take_order();
+	u64 order = task->released ?: task->read ?: take_order();
+	struct process *process = current_process();
 	if (number == CALL_SHMAT && found.file) {
 		tell_file(task, (struct file *)found.file, order);
 		task->file = found.file;
@@ -780,7 +800,7 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 		struct task_struct *now = bpf_get_current_task_btf();
 		event->map_count = BPF_CORE_READ(now, mm, map_count);
 		event->locked = task->released != 0;
-		event->unused = 0;
+		event->overtaken = task->released && process && process->writes != task->writes;
 		SUBMIT(event);
 	}
 out:
@@ -809,11 +829,11 @@ int BPF_PROG(new_task, struct task_struct *child, u64 flags)
 	event->child_pid = made->pid;
 	event->child_tid = made->tid;
 	SUBMIT(event);
-	if (!(flags & FLAG_CLONE_VM)) {	// a copy of what is known
-		u32 parent = bpf_get_current_pid_tgid() >> 32, own = BPF_CORE_READ(child, tgid);
-		u32 *done = bpf_map_lookup_elem(&dumped, &parent);
-		u32 copy = done ? *done : 0;
-		bpf_map_update_elem(&dumped, &own, &copy, BPF_ANY);
+	struct process *process = current_process();
+	u32 own = BPF_CORE_READ(child, tgid);
+	if (process && own != bpf_get_current_pid_tgid() >> 32) {	// a copy of what is known
+		struct process copy = {.dumped = process->dumped};
+		bpf_map_update_elem(&processes, &own, &copy, BPF_ANY);
 	}
 	return 0;
 }
@@ -821,7 +841,7 @@ int BPF_PROG(new_task, struct task_struct *child, u64 flags)
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(exec, struct task_struct *now, int old_pid, struct linux_binprm *binary)
 {
-	u32 key = old_pid, own = bpf_get_current_pid_tgid() >> 32;
+	u32 key = old_pid;
 	struct task *task = bpf_map_lookup_elem(&tasks, &key);
 	if (!task)
 		return 0;
@@ -830,9 +850,9 @@ int BPF_PROG(exec, struct task_struct *now, int old_pid, struct linux_binprm *bi
 	task = adopt(now);
 	if (!task)
 		return 0;
-	u32 wanted = state.snapshot_wanted;
-	if (tell_space(task, now, 0))
-		bpf_map_update_elem(&dumped, &own, &wanted, BPF_ANY);
+	struct process *process = current_process();
+	if (tell_space(task, now, 0) && process)
+		process->dumped = state.snapshot_wanted;
 	return 0;
 }
 
@@ -873,7 +893,7 @@ int BPF_PROG(end_of_task, struct task_struct *now, bool group_dead)
 		bpf_iter_task_vma_destroy(&iterator);
 		if (has_list && taken)
 			end_dump(task, order, count);
-		bpf_map_delete_elem(&dumped, &own);
+		bpf_map_delete_elem(&processes, &own);
 	}
 	bpf_map_delete_elem(&tasks, &key);
 	return 0;
