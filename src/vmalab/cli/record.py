@@ -66,8 +66,6 @@ def record(
     With --pid, and with --ring, Ctrl-C ends the recording and the program runs on.  A flight recorder (--ring) exits
     with 0 if a call has failed and the trace is written, and with 1 if none has, and there is no trace.
     """
-    from vmalab.live import bpf_record
-
     options = Options(
         pid=pid,
         stacks=stacks,
@@ -81,39 +79,46 @@ def record(
         raise InputError("--pid attaches to a running process: give either it or a COMMAND")
     if pid is None and not command:
         raise InputError("nothing to record: vmalab record -o FILE -- COMMAND [ARGUMENT...], or --pid PID")
-    if _choose(recorder, options, quiet or as_json) == "bpf":
-        summary = bpf_record.record(command, output, options, environment=_environment())
-    else:
-        from vmalab.live.record import record as run
-
-        summary = run(command, output, environment=_environment())
+    summary = _record(recorder, command, output, options, quiet or as_json)
     if as_json:
         click.echo(msgspec.json.encode(summary).decode(), err=True)
     elif not quiet:
-        _print_summary(summary)
+        _print_summary(summary, flight=ring is not None)
     return summary.status
 
 
-def _choose(recorder: str, options: Options, quiet: bool) -> str:
-    """The recorder to use, said with its reason.  Raises InputError if what is asked for cannot be had."""
-    from vmalab.live.bpf_record import why_not
+def _record(recorder: str, command: tuple[str, ...], output: str, options: Options, quiet: bool) -> Summary:
+    """Record with the recorder that is asked for, or the better one that runs here; which it is is said, and why."""
+    from vmalab.live import bpf_record
+    from vmalab.live.record import record as record_with_ptrace
 
     needed = options.needs_bpf()
-    if recorder == "ptrace":
-        if needed:
-            raise InputError(f"{needed} needs the BPF recorder: leave --with ptrace away")
-        return "ptrace"
-    reason = why_not()
-    if reason is not None:
+    if recorder == "ptrace" and needed:
+        raise InputError(f"{needed} needs the BPF recorder: leave --with ptrace away")
+    say = _say_nothing if quiet else _say
+    environment = _environment()
+    if recorder != "ptrace":
+        why = "as asked for" if recorder == "bpf" else "it can run here, and sees every fault"
+        reason = bpf_record.why_not(try_out=False)
+        if reason is None:
+            try:
+                return bpf_record.record(
+                    command, output, options, environment=environment, started=lambda: say(f"bpf: {why}")
+                )
+            except bpf_record.NotHereError as error:
+                reason = str(error)
         if recorder == "bpf" or needed:
             raise InputError(f"cannot record with BPF: {reason}")
-        if not quiet:
-            click.echo(f"vmalab: recording with ptrace: {escape_text(reason)}", err=True)
-        return "ptrace"
-    if not quiet:
-        why = "as asked for" if recorder == "bpf" else "it can run here, and sees every fault"
-        click.echo(f"vmalab: recording with bpf: {why}", err=True)
-    return "bpf"
+        say(f"ptrace: {reason}")
+    return record_with_ptrace(command, output, environment=environment)
+
+
+def _say(text: str) -> None:
+    click.echo(f"vmalab: recording with {escape_text(text)}", err=True)
+
+
+def _say_nothing(_text: str) -> None:
+    """Nobody asked."""
 
 
 _REASONS: Final = {
@@ -125,10 +130,10 @@ _REASONS: Final = {
 }
 
 
-def _print_summary(summary: Summary) -> None:
+def _print_summary(summary: Summary, *, flight: bool) -> None:
     name = escape_text(summary.file)
-    if summary.reason == "nothing failed":
-        click.echo(f"vmalab: no memory call failed with ENOMEM; {name} is not written", err=True)
+    if flight and summary.reason != "enomem":
+        click.echo(f"vmalab: no memory call failed with ENOMEM; {name} was not written", err=True)
         return
     counts = [_count(summary.processes, "process", "processes"), _count(summary.calls, "call", "calls")]
     if summary.recorder == "bpf":

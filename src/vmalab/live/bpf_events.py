@@ -30,6 +30,7 @@ _FAULT: Final = struct.Struct("<QIi")
 _FORK: Final = struct.Struct("<QII")
 _EXEC: Final = struct.Struct("<17QI4x")
 _VMA: Final = struct.Struct("<7QII24s")
+_DUMP_END: Final = struct.Struct("<QQ")
 _EXIT: Final = struct.Struct("<4Q")
 _FILE: Final = struct.Struct("<QQ4I32sI4x")
 _CAPS: Final = {
@@ -57,7 +58,7 @@ class Told:
         """The errno, the stage, and what libbpf said."""
         self.done: tuple[int, bool, str] | None = None
         """The status of the program, whether Ctrl-C ended it, and why the recording ended."""
-        self.root = 0
+        self.started = False
         self.lost: list[str] = []
         self.processes = 0
         self.threads = 0
@@ -166,8 +167,8 @@ class Translator:
         self._stacks[more] = struct.unpack(f"<{len(body) // 8}Q", body)
         return iter(())
 
-    def _started(self, _pid: int, _tid: int, more: int, _body: bytes) -> Iterator[Record]:
-        self.told.root = more
+    def _started(self, _pid: int, _tid: int, _more: int, _body: bytes) -> Iterator[Record]:
+        self.told.started = True
         return iter(())
 
     def _failed(self, _pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
@@ -350,7 +351,8 @@ class Translator:
         if dump is None:
             return
         record = dump.record
-        complete = int.from_bytes(body[:8], "little") == len(dump.vmas)
+        count, whole = _DUMP_END.unpack_from(body)
+        complete = count == len(dump.vmas) and whole
         if complete:
             record.vmas = dump.vmas
             record.anon_vmas = True

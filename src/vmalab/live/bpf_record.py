@@ -8,7 +8,7 @@ import selectors
 import signal
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -61,8 +61,12 @@ class Options(msgspec.Struct):
         return next((name for name, value in asked.items() if value is not None), "")
 
 
-def why_not() -> str | None:
-    """Why this machine cannot record with BPF, as one sentence; None if it can."""
+class NotHereError(InputError):
+    """This kernel does not take the BPF programs."""
+
+
+def why_not(*, try_out: bool = True) -> str | None:
+    """Why this machine cannot record with BPF, as one sentence; None if it can.  Loading is the last proof."""
     reason = build_native.unsupported()
     if reason is not None:
         return reason
@@ -73,6 +77,8 @@ def why_not() -> str | None:
             return f"the BPF recorder is missing: {reason}"
     if not _BTF.exists():
         return f"this kernel does not describe its types ({_BTF} is not there)"
+    if not try_out:
+        return None
     try:
         command = [str(build_native.BPF_LOADER), "--check", str(build_native.BPF_OBJECT)]
         done = subprocess.run(command, capture_output=True, check=False, timeout=60)
@@ -96,11 +102,17 @@ def _explain(told: Told) -> str:
 
 
 def record(
-    command: Sequence[str], output: str, options: Options, *, environment: dict[str, str] | None = None
+    command: Sequence[str],
+    output: str,
+    options: Options,
+    *,
+    environment: dict[str, str] | None = None,
+    started: Callable[[], None] | None = None,
 ) -> Summary:
     """Record a command, or a running process, as the options say; returns when that is over.
 
-    Raises InputError if the command, the process or the output is no good, or BPF is not to be had.
+    Calls started when it has begun.  Raises InputError if the command, the process or the output is no good, and
+    NotHereError if the programs cannot be loaded; nothing has run then.
     """
     if options.pid is None:
         check_command(command)
@@ -118,25 +130,27 @@ def record(
     )
     existed = Path(output).exists()
     with TraceWriter(output, header) as writer:
-        recording = _Recording(writer, output, options)
+        recording = _Recording(writer, output, options, started)
         told = recording.run(list(command), environment)
+    nothing = options.ring is not None and recording.summary.reason != "enomem"
+    if (told.failed is not None or nothing) and not existed and stat.S_ISREG(Path(output).stat().st_mode):
+        Path(output).unlink()
     if told.failed is not None:
-        if not existed and stat.S_ISREG(Path(output).stat().st_mode):
-            Path(output).unlink()
         if told.failed[1] == "e":
             raise cannot_run(command[0], told.failed[0])
-        raise InputError(f"cannot record with BPF: {_explain(told)}")
+        raise NotHereError(_explain(told))
     return recording.summary
 
 
 class _Recording:
     """One run: the loader, its events, and the trace they go to."""
 
-    def __init__(self, writer: TraceWriter, output: str, options: Options) -> None:
+    def __init__(self, writer: TraceWriter, output: str, options: Options, started: Callable[[], None] | None) -> None:
         self.summary = Summary(file=output, status=2, signal=None, interrupted=False, recorder="bpf")
         self._writer = writer
         self._options = options
         self._translator = Translator()
+        self._started = started
         self._broken: InputError | None = None
 
     def run(self, command: list[str], environment: dict[str, str] | None) -> Told:
@@ -193,6 +207,9 @@ class _Recording:
                 if not data:
                     return
                 self._take(data)
+                if self._started is not None and self._translator.told.started:
+                    self._started()
+                    self._started = None
                 if not enough and self._is_full():
                     enough = True
                     helper.send_signal(signal.SIGUSR1)
@@ -231,5 +248,7 @@ class _Recording:
         summary.signal = status & 0x7F or None
         summary.status = 128 + summary.signal if summary.signal else status >> 8 & 0xFF
         summary.records = self._writer.count
+        if self._options.ring is not None:
+            summary.status = 0 if summary.reason == "enomem" else 1
         if self._broken is not None:
             raise InputError(f"{self._broken}; what was recorded ran on (status {summary.status})")

@@ -36,7 +36,7 @@ class Vma(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     anon_vma: int = 0
     """Which anon_vma it has: VMAs of one list with the same number share one.  0 is none, where the list tells them."""
     chain: int = 0
-    """How many anon_vmas its chain has, up to 32; 0 where that was not told."""
+    """How many anon_vmas its chain has, up to 16; 0 where that was not told."""
 
 
 class Machine(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):

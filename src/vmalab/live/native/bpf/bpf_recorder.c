@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -505,10 +506,17 @@ static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
 	}
 	state->next_order = 1;
 	state->snapshot_wanted = pid || ring_ms ? 1 : 0;
+	if (!stacks)
+		bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "stacks"), 1);
 	int error = bpf_object__load(object);
 	if (error)
 		return -error;
-	state = map_memory(".data.state");
+	// From here on the memory is that of the map itself.
+	int state_fd = bpf_object__find_map_fd_by_name(object, ".data.state");
+	void *shared = mmap(NULL, sizeof *state, PROT_READ | PROT_WRITE, MAP_SHARED, state_fd, 0);
+	if (shared == MAP_FAILED)
+		return errno;
+	state = shared;
 	struct bpf_program *program;
 	bpf_object__for_each_program(program, object)
 		if (!bpf_program__attach(program))

@@ -124,6 +124,7 @@ struct name_event {
 struct dump_end_event {
 	struct event head;
 	u64 count;
+	u64 whole;		/* no VMA changed meanwhile */
 };
 
 struct exit_event {

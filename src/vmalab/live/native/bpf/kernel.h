@@ -142,6 +142,12 @@ struct mm_struct___bitmap {
 struct mm_struct___word {
 	unsigned long flags;
 };
+struct sequence_count {
+	unsigned int sequence;
+};
+struct mm_struct___sequence {
+	struct sequence_count mm_lock_seq;
+};
 struct upid {
 	int nr;
 };

@@ -16,7 +16,7 @@
 char LICENSE[] SEC("license") = "GPL";
 
 #define USER_END 0x7ffffffff000ULL
-#define CHAIN_MOST 32
+#define CHAIN_MOST 16
 #define COMPONENTS_MOST 48
 #define RANGES_MOST 128
 
@@ -34,7 +34,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define CALL_USERFAULTFD 323
 #define CALL_ARCH_PRCTL 158
 
-#define FLAG_FMODE_BACKING 0x2000000
+#define VERSION(major, minor) ((major) << 16 | (minor) << 8)
 #define MAGIC_HUGETLBFS 0x958458f6
 #define MAGIC_SECRETMEM 0x5345434d
 #define TYPE_MASK 0170000
@@ -53,6 +53,7 @@ struct {
 	__type(value, struct task);
 } tasks SEC(".maps");
 
+// What is known of a process.
 struct process {
 	u32 dumped;	// the snapshot that it was last dumped for
 	u32 writes;	// how often its tasks have let go of the mmap lock that they held for writing
@@ -97,6 +98,7 @@ struct {
 	__type(value, union scratch);
 } scratches SEC(".maps");
 
+extern int LINUX_KERNEL_VERSION __kconfig;
 extern int bpf_iter_task_vma_new(struct bpf_iter_task_vma *it, struct task_struct *task, u64 addr) __ksym;
 extern struct vm_area_struct *bpf_iter_task_vma_next(struct bpf_iter_task_vma *it) __ksym;
 extern void bpf_iter_task_vma_destroy(struct bpf_iter_task_vma *it) __ksym;
@@ -209,9 +211,16 @@ static __always_inline s32 take_stack(void *ctx)
 
 // ---- files ----
 
+// Whether it is the file below one of an overlay: /proc shows the one above.
+static __always_inline bool is_backing(struct file *file)
+{
+	u32 flag = LINUX_KERNEL_VERSION >= VERSION(6, 14) ? 1 << 24 : 1 << 25;
+	return bpf_core_field_exists(struct backing_file, user_path) && BPF_CORE_READ(file, f_mode) & flag;
+}
+
 static __always_inline struct inode *user_inode(struct file *file)
 {
-	if (BPF_CORE_READ(file, f_mode) & FLAG_FMODE_BACKING && bpf_core_type_exists(struct backing_file)) {
+	if (is_backing(file)) {
 		struct backing_file *backing = (void *)((u64)file - bpf_core_field_offset(struct backing_file, file));
 		return BPF_CORE_READ(backing, user_path.dentry, d_inode);
 	}
@@ -255,10 +264,10 @@ static long walk_up(u32 index, struct walk *walk)
 	return walk->inside ? 1 : 0;
 }
 
-// Tells of a file once.
-static __noinline int tell_file(struct task *task, struct file *file, u64 order)
+// Tells of a file once.  Functions that are not static are verified once, not at each call.
+__noinline int tell_file(struct task *task, u64 key, u64 order)
 {
-	u64 key = (u64)file;
+	struct file *file = (void *)key;
 	if (!task || !file)
 		return 0;
 	struct inode *inode = user_inode(file);
@@ -272,7 +281,7 @@ static __noinline int tell_file(struct task *task, struct file *file, u64 order)
 	struct super_block *sb = BPF_CORE_READ(inode, i_sb);
 	struct vfsmount *mnt = BPF_CORE_READ(file, f_path.mnt);
 	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
-	if (BPF_CORE_READ(file, f_mode) & FLAG_FMODE_BACKING && bpf_core_type_exists(struct backing_file)) {
+	if (is_backing(file)) {
 		struct backing_file *backing = (void *)((u64)file - bpf_core_field_offset(struct backing_file, file));
 		mnt = BPF_CORE_READ(backing, user_path.mnt);
 		dentry = BPF_CORE_READ(backing, user_path.dentry);
@@ -334,16 +343,16 @@ static __always_inline long references(struct file *file)
 
 // ---- dumps ----
 
+// The iterator may show a copy of the VMA, so where the list's head lies is not known: it is counted and taken off.
 static __always_inline u32 chain_length(struct vm_area_struct *vma)
 {
-	u64 end = (u64)&vma->anon_vma_chain;
-	struct list_head *link = vma->anon_vma_chain.next;
+	struct list_head *first = BPF_CORE_READ(vma, anon_vma_chain.next), *link = first;
 	u32 count = 0;
 	for (int i = 0; i < CHAIN_MOST; i++) {
-		if ((u64)link == end || !link)
+		link = BPF_CORE_READ(link, next);
+		if (link == first || !link)
 			break;
 		count++;
-		link = BPF_CORE_READ(link, next);
 	}
 	return count;
 }
@@ -366,9 +375,9 @@ static __always_inline void tell_name(const struct task *task, struct vm_area_st
 
 static __always_inline void tell_vma(struct task *task, struct vm_area_struct *vma, u64 order)
 {
-	struct file *file = vma->vm_file;
+	struct file *file = BPF_CORE_READ(vma, vm_file);	// a number to the verifier, as functions take it
 	if (file)
-		tell_file(task, file, order);
+		tell_file(task, (u64)file, order);
 	else
 		tell_name(task, vma, order);
 	struct vma_event *event = RESERVE(vma, task, EVENT_VMA, order);
@@ -398,12 +407,22 @@ static __always_inline void tell_vma(struct task *task, struct vm_area_struct *v
 	SUBMIT(event);
 }
 
-static __always_inline void end_dump(const struct task *task, u64 order, u64 count)
+// Changes whenever a VMA is changed, and is odd meanwhile.  Kernels without it hold the lock throughout an iteration.
+static __always_inline u32 sequence_of(struct mm_struct *mm)
+{
+	struct mm_struct___sequence *new = (void *)mm;
+	if (bpf_core_field_exists(new->mm_lock_seq.sequence))
+		return BPF_CORE_READ(new, mm_lock_seq.sequence);
+	return 0;
+}
+
+static __always_inline void end_dump(const struct task *task, u64 order, u64 count, bool whole)
 {
 	struct dump_end_event *event = RESERVE(dump_end, task, EVENT_DUMP_END, order);
 	if (!event)
 		return;
 	event->count = count;
+	event->whole = whole;
 	SUBMIT(event);
 }
 
@@ -428,19 +447,21 @@ static __always_inline u64 capabilities(struct task_struct *task)
 	return BPF_CORE_READ(old, cap_effective.cap[0]);
 }
 
-// The address space of the current task; false if somebody else holds its lock.
-static __always_inline bool tell_space(struct task *task, struct task_struct *now, u32 found)
+// The address space of the current task; 0 if another one changed it meanwhile.
+__noinline int tell_space(struct task *task, u32 found)
 {
+	struct task_struct *now = bpf_get_current_task_btf();
 	struct bpf_iter_task_vma iterator;
 	struct vm_area_struct *vma;
 	struct mm_struct *mm = now->mm;
 	u64 count = 0;
-	if (!mm)
-		return true;
+	if (!mm || !task)
+		return 1;
 	struct file *exe = BPF_CORE_READ(mm, exe_file);
+	u32 sequence = sequence_of(mm);
 	bool taken = !bpf_iter_task_vma_new(&iterator, now, 0);
 	u64 order = take_order();
-	tell_file(task, exe, order);
+	tell_file(task, (u64)exe, order);
 	if (taken) {
 		struct exec_event *event = RESERVE(exec, task, EVENT_EXEC, order);
 		if (event) {
@@ -478,9 +499,10 @@ static __always_inline bool tell_space(struct task *task, struct task_struct *no
 		count++;
 	}
 	bpf_iter_task_vma_destroy(&iterator);
+	bool whole = taken && !(sequence & 1) && sequence_of(mm) == sequence;
 	if (taken)
-		end_dump(task, order, count);
-	return taken;
+		end_dump(task, order, count, whole);
+	return whole;
 }
 
 // Dumps the process of the current task if a snapshot is due.
@@ -490,23 +512,26 @@ static __always_inline void snapshot_if_due(struct task *task)
 	if (!wanted)
 		return;
 	struct process *process = current_process();
-	if (process && process->dumped != wanted && tell_space(task, bpf_get_current_task_btf(), 1))
+	if (process && process->dumped != wanted && tell_space(task, 1))
 		process->dumped = wanted;
 }
 
 // ---- faults ----
 
-static __always_inline void tell_fault(struct task *task, u32 locked)
+__noinline int tell_fault(struct task *task, u32 locked)
 {
+	if (!task)
+		return 0;
 	struct fault_event *event = RESERVE(fault, task, EVENT_FAULT, take_order());
 	task->fault = FAULT_TOLD;
 	if (!event)
-		return;
+		return 0;
 	event->head.more = task->fault_code;
 	event->address = task->fault_address;
 	event->locked = locked;
 	event->stack = task->fault_stack;
 	SUBMIT(event);
+	return 0;
 }
 
 // The fault that was in progress, if any, is over.
@@ -591,10 +616,10 @@ int BPF_PROG(lock_released, struct mm_struct *mm, bool write)
 
 // ---- calls ----
 
-static __always_inline bool read_data(struct task *task, u64 order, u64 address, u64 length, bool is_string)
+__noinline int read_data(struct task *task, u64 order, u64 address, u64 length, u32 is_string)
 {
 	union scratch *space = scratch();
-	if (!space || !address || !length)
+	if (!task || !space || !address || !length)
 		return true;
 	struct data_event *event = &space->data;
 	long got;
@@ -621,8 +646,10 @@ static __always_inline bool read_data(struct task *task, u64 order, u64 address,
 }
 
 // Tells what the call's pointers point to; false if it is not in memory yet.
-static __always_inline bool tell_data(struct task *task, u32 number, u64 order)
+__noinline int tell_data(struct task *task, u32 number, u64 order)
 {
+	if (!task)
+		return true;
 	const u64 *args = task->args;
 	u64 registration[4];
 	switch (number) {
@@ -736,7 +763,7 @@ int BPF_PROG(enter, struct pt_regs *regs, long id)
 	task->file = (u64)file;
 	task->look = file && id == CALL_MMAP && driver_matters(file);
 	if (file)
-		tell_file(task, file, take_order());
+		tell_file(task, (u64)file, take_order());
 	task->released = 0;
 	task->read = 0;
 	task->locked = 0;
@@ -757,7 +784,7 @@ static long look(struct task_struct *task, struct vm_area_struct *vma, void *con
 	to->start = vma->vm_start;
 	to->end = vma->vm_end;
 	to->flags = vma->vm_flags;
-	to->file = (u64)vma->vm_file;
+	to->file = (u64)BPF_CORE_READ(vma, vm_file);
 	return 0;
 }
 
@@ -780,7 +807,7 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 	u64 order = task->released ?: task->read ?: take_order();
 	struct process *process = current_process();
 	if (number == CALL_SHMAT && found.file) {
-		tell_file(task, (struct file *)found.file, order);
+		tell_file(task, found.file, order);
 		task->file = found.file;
 	}
 	if (!task->has_data)
@@ -851,7 +878,7 @@ int BPF_PROG(exec, struct task_struct *now, int old_pid, struct linux_binprm *bi
 	if (!task)
 		return 0;
 	struct process *process = current_process();
-	if (tell_space(task, now, 0) && process)
+	if (tell_space(task, 0) && process)
 		process->dumped = state.snapshot_wanted;
 	return 0;
 }
@@ -892,7 +919,7 @@ int BPF_PROG(end_of_task, struct task_struct *now, bool group_dead)
 			}
 		bpf_iter_task_vma_destroy(&iterator);
 		if (has_list && taken)
-			end_dump(task, order, count);
+			end_dump(task, order, count, true);
 		bpf_map_delete_elem(&processes, &own);
 	}
 	bpf_map_delete_elem(&tasks, &key);
