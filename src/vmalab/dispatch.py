@@ -17,7 +17,6 @@ from vmalab.flags import (
     MADV_POPULATE_WRITE,
     MADV_REMOVE,
     MAP_32BIT,
-    MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_HUGETLB,
     PR_SET_MM,
@@ -45,7 +44,6 @@ from vmalab.pages import uffd as fills
 from vmalab.pages.port import memory_of
 from vmalab.reason import (
     ADDRESS_IS_ERROR,
-    BAD_DESCRIPTOR,
     BEYOND_USER_EFAULT,
     LENGTH_WRAPS,
     LIMIT_BAD,
@@ -107,8 +105,6 @@ def _signed(word: int) -> int:
 
 def _mmap(process: ProcessState, call: Call) -> Outcome:
     addr, length, prot, flags, _, offset = call.args
-    if call.file is None and not flags & MAP_ANONYMOUS:
-        return _outcome(-BAD_DESCRIPTOR)
     outcome = _outcome(map.mmap(process.mm, addr, length, prot, flags, call.file, offset))
     if outcome.reason == ADDRESS_IS_ERROR:
         # The one reason whose errno is whatever was asked for.

@@ -158,7 +158,11 @@ def _print_totals(reader: TraceReader, replayed: Replay) -> None:
         forks = "1 fork" if only_forks == 1 else f"{only_forks:,} forks"
         out.print(f"not listed: {forks} that ran another program at once")
     if unknown:
-        how = "nobody observed the faults" if reader.header.faults == "none" else "the kernel chose at random"
+        how = (
+            "nobody observed the faults"
+            if reader.header.faults == "none"
+            else "chosen at random, or threads overtook one another"
+        )
         out.print(f"{unknown:,} results or VMAs are unknown: {how}")
     missing: dict[str, int] = {}
     for program in programs:

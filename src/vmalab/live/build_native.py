@@ -16,6 +16,8 @@ from typing import Final
 SOURCES: Final = Path(__file__).resolve().parent / "native"
 PROGRAM: Final = Path(__file__).resolve().parent / "_native" / "ptrace-recorder"
 AGENT: Final = PROGRAM.with_name("agent")
+BPF_LOADER: Final = PROGRAM.with_name("bpf-recorder")
+BPF_OBJECT: Final = PROGRAM.with_name("recorder.bpf.o")
 FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 FREESTANDING: Final = (
     *("-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"),
@@ -23,6 +25,12 @@ FREESTANDING: Final = (
     *("-Wl,-z,noexecstack", "-Wl,-z,norelro", "-Wl,--build-id=none"),
 )
 """The agent has no libc: nothing is mapped in it that it did not ask for."""
+BPF_FLAGS: Final = (
+    *("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"),
+    *("-D__TARGET_ARCH_x86", "-I/usr/include/x86_64-linux-gnu"),
+)
+STATIC_LIBBPF: Final = ("-Wl,-Bstatic", "-lbpf", "-lelf", "-lz", "-Wl,-Bdynamic")
+"""The loader needs no library of the machine that it runs on but libc."""
 
 
 def unsupported() -> str | None:
@@ -64,9 +72,37 @@ def build() -> str | None:
     return _compile(compiler, PROGRAM, recorder, ()) or _compile(compiler, AGENT, agent, FREESTANDING)
 
 
+def build_bpf() -> str | None:
+    """Build the BPF recorder.  Returns None if it is there afterwards, else one line that says what is missing."""
+    reason = unsupported()
+    compiler = find_compiler()
+    if reason is not None or compiler is None:
+        return reason or "a C compiler is missing: install gcc, or set CC"
+    clang = shutil.which(os.environ.get("CLANG", "clang"))
+    if clang is None:
+        return "clang is missing, which compiles for BPF: install clang and libbpf-dev (apt), or set CLANG"
+    if not Path("/usr/include/bpf/libbpf.h").exists():
+        return "the headers of libbpf are missing: install libbpf-dev (apt)"
+    sources = SOURCES / "bpf"
+    PROGRAM.parent.mkdir(exist_ok=True)
+    compiled = [clang, *BPF_FLAGS, "-c", str(sources / "recorder.bpf.c")]
+    linked = [*compiler, *FLAGS, str(sources / "bpf_recorder.c"), *STATIC_LIBBPF]
+    reason = _run(compiled, BPF_OBJECT) or _run(linked, BPF_LOADER)
+    strip = shutil.which("llvm-strip")
+    if reason is None and strip is not None:  # the types stay, of the rest a third
+        subprocess.run([strip, "-g", str(BPF_OBJECT)], capture_output=True, check=False)
+    return reason
+
+
 def _compile(compiler: list[str], program: Path, sources: list[Path], flags: tuple[str, ...]) -> str | None:
+    return _run([*compiler, *FLAGS, *flags, *[str(path) for path in sources]], program)
+
+
+def _run(words: list[str], program: Path) -> str | None:
+    """Run a compiler and put what it makes in its place."""
     made = program.with_name(f".{program.name}.{os.getpid()}")
-    command = [*compiler, *FLAGS, *flags, "-o", str(made), *[str(path) for path in sources]]
+    command = [*words, "-o", str(made)]
+    compiler = words[:1]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
@@ -85,6 +121,9 @@ def main() -> int:
     """Build, and say in one line what is wrong."""
     reason = build()
     if reason is None:
+        without = build_bpf()
+        if without is not None:
+            print(f"vmalab: without the BPF recorder: {without}", file=sys.stderr)
         return 0
     print(f"vmalab: {reason}", file=sys.stderr)
     return 0 if unsupported() else 1

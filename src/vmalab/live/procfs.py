@@ -189,7 +189,7 @@ def describe(pid: int, files: ProcessFiles) -> Exec:
     stat = files.stat.rpartition(b")")[2].split()  # the fields from the third on
     numbers = [int(word) if word.isdigit() else 0 for word in stat] + [0] * 60
     personality = int(files.personality.strip() or b"0", 16)
-    topdown = not personality & ADDR_COMPAT_LAYOUT and not _legacy_layout()
+    topdown = not personality & ADDR_COMPAT_LAYOUT and not legacy_layout()
     start_brk = numbers[44]
     effective = int(status.get(b"CapEff", b"0"), 16)
     return Exec(
@@ -229,7 +229,7 @@ def find_mmap_base(vmas: list[Vma], stack_limit: int | None, *, topdown: bool) -
     return max([vma.end for vma in vmas if vma.end <= highest and vma.start >= MMAP_LOWEST], default=None)
 
 
-def _legacy_layout() -> bool:
+def legacy_layout() -> bool:
     """Whether the layout from the bottom up is this machine's setting."""
     try:
         return Path("/proc/sys/vm/legacy_va_layout").read_text("ascii").strip() not in ("0", "")

@@ -55,6 +55,11 @@ class Summary(msgspec.Struct):
     records: int = 0
     lost: list[str] = []
     """What the trace lacks, in words."""
+    recorder: str = "ptrace"
+    faults: int = 0
+    """Page faults that are records of their own."""
+    reason: str = "ended"
+    """Why the recording ended: ended, time, size, maps, enomem or interrupted."""
 
 
 class _Start(msgspec.Struct, tag="start"):
@@ -172,11 +177,8 @@ def record(
     6.7 have them.  Raises InputError if the command or the output is no good; the program has not run then, unless the
     message says so.
     """
-    if not command:
-        raise InputError("no command to record: vmalab record -o FILE -- COMMAND [ARGUMENT...]")
-    if output == "-":
-        raise InputError("a trace cannot go to standard output, which belongs to the program: give a file with -o")
-    _check_command(command[0])
+    check_command(command)
+    check_output(output)
     reason, no_new_privs = _try_out()
     if reason is not None:
         raise InputError(f"cannot record: {reason}")
@@ -201,20 +203,30 @@ def record(
         if not existed and stat.S_ISREG(Path(output).stat().st_mode):
             Path(output).unlink()
         if failed.stage == "e":
-            raise _cannot_run(command[0], failed.errno)
+            raise cannot_run(command[0], failed.errno)
         raise InputError(f"cannot record: {_explain(failed)}")
     return recording.summary
 
 
-def _check_command(name: str) -> None:
+def check_command(command: Sequence[str]) -> None:
     """Raises InputError where it is clear before the output is opened that the program is not there."""
+    if not command:
+        raise InputError("no command to record: vmalab record -o FILE -- COMMAND [ARGUMENT...]")
+    name = command[0]
     if "/" not in name and shutil.which(name) is None:
-        raise _cannot_run(name, 2)
+        raise cannot_run(name, 2)
     if "/" in name and not Path(name).exists():
-        raise _cannot_run(name, 2)
+        raise cannot_run(name, 2)
 
 
-def _cannot_run(name: str, error: int) -> InputError:
+def check_output(output: str) -> None:
+    """Raises InputError where a trace cannot go."""
+    if output == "-":
+        raise InputError("a trace cannot go to standard output, which belongs to the program: give a file with -o")
+
+
+def cannot_run(name: str, error: int) -> InputError:
+    """The program is there, or not, and does not start."""
     return InputError(f"cannot run '{escape_text(name, 200)}': {os.strerror(error)}")
 
 
@@ -232,7 +244,7 @@ class _Recording:
     def run(self, options: list[str], command: list[str], environment: dict[str, str] | None) -> _Failed | None:
         """Record to the end.  Returns why the program did not start, if it did not."""
         read_end, write_end = os.pipe()
-        with _signals() as arrived:
+        with signals() as arrived:
             os.set_inheritable(write_end, True)
             try:
                 helper = subprocess.Popen(
@@ -252,7 +264,7 @@ class _Recording:
         self._finish(helper.returncode)
         return None
 
-    def _follow(self, events: int, helper: "subprocess.Popen[bytes]", arrived: "_Arrived") -> None:
+    def _follow(self, events: int, helper: "subprocess.Popen[bytes]", arrived: "Arrived") -> None:
         """Read events until there are no more; pass signals on."""
         with selectors.DefaultSelector() as selector:
             selector.register(events, selectors.EVENT_READ)
@@ -384,7 +396,7 @@ def _file(event: _File) -> File:
     )
 
 
-class _Arrived:
+class Arrived:
     """The signals that came for the recorder."""
 
     def __init__(self) -> None:
@@ -408,12 +420,12 @@ class _Arrived:
 
 
 @contextmanager
-def _signals() -> Iterator[_Arrived]:
+def signals() -> Iterator[Arrived]:
     """Takes the signals that would end the recorder before the program; what was ignored stays ignored.
 
     Handlers rather than "ignore": the program must not inherit anything from them.
     """
-    arrived = _Arrived()
+    arrived = Arrived()
     if threading.current_thread() is not threading.main_thread():
         yield arrived
         return

@@ -49,6 +49,7 @@ from vmalab.flags import (
     VM_WRITE,
 )
 from vmalab.reason import (
+    BAD_DESCRIPTOR,
     BRK_BELOW_START,
     BRK_IN_THE_WAY,
     BRK_NO_HEAP,
@@ -130,7 +131,9 @@ def _calc_vm_flag_bits(mm: Mm, flags: int) -> int:
 
 
 def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | None, offset: int) -> int:
-    """mmap: the address, or minus a reason.  file is None for anonymous memory; offset is in bytes."""
+    """mmap: the address, or minus a reason.  file is None for anonymous memory, or where none is open; offset is in
+    bytes.
+    """
     if offset & PAGE_MASK:
         return -OFFSET_UNALIGNED
     if flags & MAP_ANONYMOUS:
@@ -151,11 +154,12 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
                 huge_size=huge_size,
                 driver_flags=VM_DONTEXPAND,
             )
-    elif file is not None:
-        if file.huge_size:
-            length = (length + file.huge_size - 1) & ~(file.huge_size - 1)
-        elif flags & MAP_HUGETLB:
-            return -HUGETLB_NOT_HUGE
+    elif file is None:
+        return -BAD_DESCRIPTOR
+    elif file.huge_size:
+        length = (length + file.huge_size - 1) & ~(file.huge_size - 1)
+    elif flags & MAP_HUGETLB:
+        return -HUGETLB_NOT_HUGE
     mm.mmap_write_lock()
     result = do_mmap(mm, file, addr, length, prot, flags, 0, offset >> PAGE_SHIFT)
     vma = mm.vma_lookup(result) if result >= 0 else None

@@ -9,7 +9,23 @@ from typing import Final
 
 from vmalab.flags import vm_flags_from_text
 from vmalab.text import escape_text
-from vmalab.trace.records import Call, End, Exec, Exit, Fault, File, Fork, Header, Limits, Lost, Machine, Record, Vma
+from vmalab.trace.records import (
+    Call,
+    End,
+    Exec,
+    Exit,
+    Fault,
+    File,
+    Fork,
+    Header,
+    Limits,
+    Lost,
+    Machine,
+    Maps,
+    Record,
+    Stack,
+    Vma,
+)
 
 PAGE: Final = 4096
 WORD: Final = 1 << 64
@@ -124,6 +140,10 @@ def check(record: Record) -> str | None:
             or _word("flags", record.flags)
             or _observed(record.written, record.grown)
         )
+    if isinstance(record, Maps):
+        return _pid("pid", record.pid) or _check_vmas(record.vmas)
+    if isinstance(record, Stack):
+        return _check_stack(record)
     if isinstance(record, Lost):
         return None if record.pid == 0 else _pid("pid", record.pid)
     return _check_end(record)
@@ -142,6 +162,7 @@ class Sequence:
         self._lost = False
         self._pids: set[int] = set()
         self._files: set[int] = set()
+        self._stacks: set[int] = set()
 
     def accept(self, record: Record) -> str | None:
         """What is impossible about a record at this place; None if nothing is, and then it counts."""
@@ -155,6 +176,8 @@ class Sequence:
             return "a record follows the end record, which must be the last"
         if record.n != self.count + 1:
             return f"n is {record.n} where {self.count + 1} is due: records are numbered from 1 without gaps"
+        if isinstance(record, Call | Fault) and record.stack is not None and record.stack not in self._stacks:
+            return f"stack {record.stack} was not introduced by a stack record before it"
         if isinstance(record, Call):
             if record.file is not None and record.file not in self._files and not self._lost:
                 return f"file {record.file} was not introduced by a file record before it"
@@ -163,6 +186,8 @@ class Sequence:
             self._pids.add(record.pid)
         elif isinstance(record, File):
             self._files.add(record.id)
+        elif isinstance(record, Stack):
+            self._stacks.add(record.id)
         elif isinstance(record, Fork):
             problem = self._known(record.parent)
             if problem is not None:
@@ -260,6 +285,16 @@ def _check_exit(record: Exit) -> str | None:
     return problem
 
 
+def _check_stack(record: Stack) -> str | None:
+    if not 0 <= record.id < WORD:
+        return f"id is {_number(record.id)}; it must not be negative, nor above 2**64 - 1"
+    for frame in record.frames:
+        problem = _text("frames", frame)
+        if problem is not None:
+            return problem
+    return _pid("pid", record.pid)
+
+
 def _check_end(record: End) -> str | None:
     if record.reason not in REASONS:
         return f"reason is {_show(record.reason)}; it must be one of {_list(REASONS)}"
@@ -323,6 +358,8 @@ def _check_vmas(vmas: list[Vma]) -> str | None:
             or _word("offset", vma.offset)
             or _word("anon", vma.anon)
             or _word("swap", vma.swap)
+            or _word("anon_vma", vma.anon_vma)
+            or _word("chain", vma.chain)
         )
         if problem is None and vma.offset % PAGE != 0:
             problem = f"offset is 0x{vma.offset:x}, which is not whole pages"

@@ -7,7 +7,7 @@ from typing import final
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import VM_PKEY_MASK, VM_PKEY_SHIFT, VM_SOFTDIRTY, vm_flags_from_text, vm_flags_text
 from vmalab.trace import records
-from vmalab.vma.area import File, Vma
+from vmalab.vma.area import AnonVma, File, Vma
 from vmalab.world import ProcessState
 
 
@@ -45,9 +45,44 @@ class Inodes:
         return known[0] == dev and known[1] == ino
 
 
-def compare_maps(process: ProcessState, dump: list[records.Vma], inodes: Inodes | None = None) -> list[Difference]:
-    """All differences between a process of the model and a dump: bounds, flags, offset, file and name."""
+@final
+class _AnonVmas:
+    """Which anon_vma of the model is which of the kernel: one for one, settled where they are first met."""
+
+    def __init__(self) -> None:
+        self._ours: dict[int, tuple[AnonVma, int]] = {}
+        self._theirs: dict[int, tuple[int, int]] = {}
+
+    def compare(self, model: Vma, kernel: records.Vma) -> list[Difference]:
+        """Differences in what only such a list shows: the anon_vma, and the offset of anonymous memory."""
+        found: list[Difference] = []
+        offset = model.pgoff << PAGE_SHIFT
+        if model.file is None and offset != kernel.offset:
+            found.append(Difference(model.start, "offset", f"{offset:#x}", f"{kernel.offset:#x}"))
+        ours, theirs = model.anon_vma, kernel.anon_vma
+        if ours is None or not theirs:
+            if ours is not None or theirs:
+                has = ("none", "has one") if ours is None else ("has one", "none")
+                found.append(Difference(model.start, "anon_vma", *has))
+            return found
+        mine, first = self._ours.setdefault(theirs, (ours, model.start))
+        number, start = self._theirs.setdefault(id(ours), (theirs, model.start))
+        if mine is not ours or number != theirs:
+            shown = "its own" if number == theirs else f"that of {start:#x}"
+            given = "its own" if mine is ours else f"that of {first:#x}"
+            found.append(Difference(model.start, "anon_vma", shown, given))
+        return found
+
+
+def compare_maps(
+    process: ProcessState, dump: list[records.Vma], inodes: Inodes | None = None, *, anon_vmas: bool = False
+) -> list[Difference]:
+    """All differences between a process of the model and a dump: bounds, flags, offset, file and name.
+
+    With anon_vmas, where the dump tells them, also which VMAs have one and which share one.
+    """
     inodes = Inodes() if inodes is None else inodes
+    sharing = _AnonVmas() if anon_vmas else None
     found: list[Difference] = []
     ours = process.mm.vmas()
     i = k = 0
@@ -56,6 +91,8 @@ def compare_maps(process: ProcessState, dump: list[records.Vma], inodes: Inodes 
         kernel = dump[k] if k < len(dump) else None
         if model is not None and kernel is not None and model.start == kernel.start and model.end == kernel.end:
             found.extend(_compare_vma(process, model, kernel, inodes))
+            if sharing is not None:
+                found.extend(sharing.compare(model, kernel))
             i += 1
             k += 1
         elif kernel is None or (model is not None and (model.start, model.end) < (kernel.start, kernel.end)):

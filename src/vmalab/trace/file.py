@@ -74,6 +74,14 @@ class TraceWriter:
         """How many records have been written: the number of the last one."""
         return self._count
 
+    @property
+    def bytes_written(self) -> int:
+        """How many bytes the file has, compressed if it is, as far as they have left the buffers."""
+        try:
+            return self._file.tell()
+        except OSError:
+            return 0
+
     def write(self, record: Record) -> int:
         """Write one record as the next one: its ``n`` is set here, and returned."""
         self._count += 1
@@ -397,7 +405,7 @@ class _Source:
         return zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
 
 
-_TYPES: Final = ("exec", "file", "call", "fault", "fork", "exit", "lost", "end")
+_TYPES: Final = ("exec", "file", "stack", "call", "fault", "fork", "maps", "exit", "lost", "end")
 _TOO_LONG: Final = f"the line is longer than {MAX_LINE >> 20} MiB, which no record is"
 
 

@@ -20,7 +20,7 @@ from vmalab.machine import Machine, Process
 from vmalab.pages.memory import Memory
 from vmalab.semantics import Semantics
 from vmalab.trace import records
-from vmalab.vma.anon import anon_vma_prepare
+from vmalab.vma.anon import anon_vma_prepare, anon_vma_restore
 from vmalab.vma.area import (
     DEVICE_OPS,
     FILE_OPS,
@@ -29,6 +29,7 @@ from vmalab.vma.area import (
     SHM_OPS,
     SHMEM_OPS,
     SPECIAL_OPS,
+    AnonVma,
     File,
     Userfaultfd,
     Vma,
@@ -137,21 +138,23 @@ def load_exec(process: Process, record: records.Exec) -> None:
     mm.start_data = record.start_data
     mm.end_data = record.end_data
     mm.merge_any = record.memory_merge
-    load_vmas(mm, record.vmas)
+    load_vmas(mm, record.vmas, anon_vmas=record.anon_vmas)
 
 
-def load_vmas(mm: Mm, dump: list[records.Vma]) -> None:
+def load_vmas(mm: Mm, dump: list[records.Vma], *, anon_vmas: bool = False) -> None:
     """Put the VMAs of a dump into an empty address space.
 
-    Where a dump shows anonymous pages there is an anon_vma.  What it cannot show is filled in as for a fresh program:
-    the offset of anonymous memory follows from its address, and mappings of one inode are of one open file.
+    Where a dump shows anonymous pages there is an anon_vma, unless it tells the anon_vmas themselves.  What it cannot
+    show is filled in as for a fresh program: the offset of anonymous memory follows from its address, and mappings of
+    one inode are of one open file.
     """
     mm.mmap_write_lock()
-    _link_vmas(mm, dump)
+    _link_vmas(mm, dump, anon_vmas)
     mm.mmap_write_unlock()
 
 
-def _link_vmas(mm: Mm, dump: list[records.Vma]) -> None:
+def _link_vmas(mm: Mm, dump: list[records.Vma], anon_vmas: bool) -> None:
+    known: dict[int, AnonVma] = {}
     files: dict[tuple[str, int], File] = {}
     uffd: Userfaultfd | None = None
     for shown in dump:
@@ -176,13 +179,17 @@ def _link_vmas(mm: Mm, dump: list[records.Vma]) -> None:
         if flags & VM_UFFD:
             uffd = uffd or Userfaultfd("as found")
             vma.uffd = uffd
+        if anon_vmas and vma.file is None:
+            vma.pgoff = shown.offset >> PAGE_SHIFT
         mm.link(vma)
         mm.vm_stat_account(flags, vma.pages())
         if flags & VM_ACCOUNT:
             mm.commit.committed += vma.pages()
         if flags & VM_LOCKED:
             mm.locked_vm += vma.pages()
-        if (shown.anon or shown.swap) and not flags & VM_SHARED:
+        if anon_vmas and shown.anon_vma:
+            anon_vma_restore(vma, known.setdefault(shown.anon_vma, AnonVma(None)), shown.chain)
+        elif not anon_vmas and (shown.anon or shown.swap) and not flags & VM_SHARED:
             anon_vma_prepare(vma)
 
 

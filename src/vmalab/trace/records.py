@@ -33,6 +33,10 @@ class Vma(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """Bytes swapped out ("Swap:")."""
     pkey: int = 0
     """The protection key ("ProtectionKey:")."""
+    anon_vma: int = 0
+    """Which anon_vma it has: VMAs of one list with the same number share one.  0 is none, where the list tells them."""
+    chain: int = 0
+    """How many anon_vmas its chain has, up to 16; 0 where that was not told."""
 
 
 class Machine(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -120,6 +124,8 @@ class Exec(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     thp_disabled: bool = False
     memory_merge: bool = False
     """PR_SET_MEMORY_MERGE is on: new VMAs are mergeable by KSM."""
+    anon_vmas: bool = False
+    """The list tells which VMAs have an anon_vma, and which one."""
 
 
 class File(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="file"):
@@ -161,6 +167,12 @@ class Call(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     """Observed at entry: an address in each private VMA that has gained anonymous pages since last asked."""
     grown: list[tuple[int, int]] = []
     """Observed at entry: [start, end) of each stack VMA that has grown since last asked."""
+    stack: int | None = None
+    """The id of the Stack that made it."""
+    overtaken: bool = False
+    """Another thread changed VMAs after this call had, and before it returned: what it populates it may have found
+    otherwise.
+    """
 
 
 class Fault(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="fault"):
@@ -171,6 +183,9 @@ class Fault(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag=
     tid: int
     addr: int
     write: bool = False
+    vma_lock: bool = False
+    """Taken under the lock of the VMA alone: no VMA changed by it."""
+    stack: int | None = None
 
 
 class Fork(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="fork"):
@@ -201,6 +216,27 @@ class Exit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     signal: int | None = None
     written: list[int] = []
     grown: list[tuple[int, int]] = []
+    anon_vmas: bool = False
+    """The list tells which VMAs have an anon_vma, and which one."""
+
+
+class Maps(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="maps"):
+    """The VMAs of a process that runs on, to compare with."""
+
+    n: int
+    pid: int
+    vmas: list[Vma]
+    anon_vmas: bool = False
+
+
+class Stack(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="stack"):
+    """A user stack, from the innermost frame outwards."""
+
+    n: int
+    id: int
+    pid: int
+    frames: list[str]
+    """For instance ``malloc+0x1c (/usr/lib/libc.so.6)``: symbol and offset, or the offset in the file alone."""
 
 
 class Lost(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="lost"):
@@ -219,4 +255,4 @@ class End(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="e
     """done or interrupted."""
 
 
-Record = Exec | File | Call | Fault | Fork | Exit | Lost | End
+Record = Exec | File | Stack | Call | Fault | Fork | Maps | Exit | Lost | End

@@ -8,6 +8,7 @@ do not agree on is *unknown*, and is counted as that and never as right or wrong
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from typing import Final, final
 
@@ -150,8 +151,10 @@ class Replay:
             self.files[record.id] = load_file(record)
         elif isinstance(record, records.Fault):
             process = self.machine.processes.get(record.pid)
-            if process is not None:
+            if process is not None and not record.vma_lock:
                 self.refused = process.fault(record.addr, record.write)
+        elif isinstance(record, records.Maps):
+            self._maps(record)
         elif isinstance(record, records.Exec):
             self._exec(record)
         elif isinstance(record, records.Fork):
@@ -213,10 +216,20 @@ class Replay:
         program = self.current.pop(record.pid, None)
         if program is not None:
             self._note_end(program, process)
-            if record.vmas is not None:
-                program.final = compare_maps(process, record.vmas, self._inodes.get(record.pid))
+            if record.vmas is not None and not program.final:
+                program.final = self._compare(process, record)
         self.machine.exit(process)
         self._inodes.pop(record.pid, None)
+
+    def _maps(self, record: records.Maps) -> None:
+        process = self.machine.processes.get(record.pid)
+        program = self.current.get(record.pid)
+        if process is not None and program is not None and not program.final:
+            program.final = self._compare(process, record)
+
+    def _compare(self, process: Process, record: records.Maps | records.Exit) -> list[Difference]:
+        inodes = self._inodes.get(record.pid)
+        return compare_maps(process, record.vmas or [], inodes, anon_vmas=record.anon_vmas)
 
     def finish(self) -> None:
         """The trace is over: note what the programs that still run hold."""
@@ -272,6 +285,9 @@ class Replay:
             program.unknown += 1
         if outcome.result == record.ret:
             return None
+        if record.overtaken and record.call in _POPULATING and {outcome.result, record.ret} <= _POPULATED:
+            program.unknown += 1
+            return None
         mismatch = Mismatch(record.n, record.pid, call, outcome, record.ret)
         program.mismatches += 1
         if program.first is None:
@@ -281,6 +297,11 @@ class Replay:
 
 _MEMORY_CALLS: Final = frozenset({"mmap", "madvise", "mlock", "mlock2"})
 """Calls whose results are predicted but for what the model does not hold, such as the size of a file."""
+
+
+_POPULATING: Final = frozenset({"mlock", "mlock2", "mlockall"})
+"""Calls that touch pages after they have let go of the lock under which they changed VMAs, and answer how that went."""
+_POPULATED: Final = frozenset({0, -errno.ENOMEM, -errno.EAGAIN})
 
 
 def _random_choice(record: records.Call, file: File | None) -> Call | None:

@@ -43,6 +43,18 @@ def anon_vma_prepare(vma: Vma) -> int:
     return YES
 
 
+def anon_vma_restore(vma: Vma, anon_vma: AnonVma, chain: int) -> None:
+    """Give a VMA that was found in a running process the anon_vma it has there, with a chain of that length.
+
+    Of what the rest of the chain ties it to, which is in other processes, nothing is known.
+    """
+    vma.anon_vma = anon_vma
+    _link(vma, anon_vma)
+    anon_vma.active += 1
+    for _ in range(1, chain):
+        _link(vma, AnonVma(None))
+
+
 def find_mergeable_anon_vma(vma: Vma) -> AnonVma | None:
     """The anon_vma of a neighbour that vma could be merged with if permissions became equal; next first, then prev."""
     mm = vma.mm

@@ -20,6 +20,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "modes.h"
+
 typedef uint64_t u64;
 
 #define PAGE 4096ULL
@@ -193,20 +195,6 @@ bool proc_read(pid_t tid, const char *name, struct text *text);
 bool proc_read_smaps(pid_t tid, struct text *text);
 
 /* ---- calls.c ---- */
-
-enum call_mode {
-	AT_ENTRY,		/* changes descriptors: nothing to wait for */
-	DESCRIPTOR,		/* changes descriptors, its result says how */
-	MEMORY,			/* one at a time in an address space */
-	NEW_TASK,
-};
-
-struct call {
-	int number;
-	const char *name;
-	int arguments;
-	enum call_mode mode;
-};
 
 const struct call *call_find(int number);
 void call_at_entry(struct task *task);

@@ -1,0 +1,254 @@
+"""Records with BPF: starts the helper that loads the programs, and turns their events into a trace.
+
+What is recorded runs without being stopped, and with all its privileges; recording needs root (CAP_BPF, CAP_PERFMON).
+"""
+
+import os
+import selectors
+import signal
+import stat
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from vmalab.errors import InputError
+from vmalab.live import build_native
+from vmalab.live.bpf_events import Told, Translator
+from vmalab.live.facts import machine_facts
+from vmalab.live.procfs import printable
+from vmalab.live.record import Arrived, Summary, cannot_run, check_command, check_output, signals
+from vmalab.text import escape_text
+from vmalab.trace.file import TraceWriter
+from vmalab.trace.records import VERSION, End, Header
+
+QUIET: Final = 0.2
+"""Seconds without an event after which what there is goes to the file."""
+_CHUNK: Final = 1 << 18
+_BTF: Final = Path("/sys/kernel/btf/vmlinux")
+
+
+class Options(msgspec.Struct):
+    """How to record."""
+
+    pid: int | None = None
+    """Attach to this running process instead of starting one."""
+    stacks: bool = False
+    all_faults: bool = True
+    """Also the faults that no VMA can have changed by."""
+    seconds: float | None = None
+    """Stop after this time."""
+    size: int | None = None
+    """Stop when the trace has this many bytes."""
+    until_maps: int | None = None
+    """Stop when a process has more VMAs than this."""
+    ring: float | None = None
+    """Keep the last seconds only, and write them when a call fails with ENOMEM."""
+
+    def needs_bpf(self) -> str:
+        """The first option that the ptrace recorder does not have; empty if it has all."""
+        asked = {
+            "--pid": self.pid,
+            "--stacks": self.stacks or None,
+            "--time": self.seconds,
+            "--size": self.size,
+            "--until-maps": self.until_maps,
+            "--ring": self.ring,
+            "--changing-faults": None if self.all_faults else True,
+        }
+        return next((name for name, value in asked.items() if value is not None), "")
+
+
+class NotHereError(InputError):
+    """This kernel does not take the BPF programs."""
+
+
+def why_not(*, try_out: bool = True) -> str | None:
+    """Why this machine cannot record with BPF, as one sentence; None if it can.  Loading is the last proof."""
+    reason = build_native.unsupported()
+    if reason is not None:
+        return reason
+    if not build_native.BPF_LOADER.exists() or not build_native.BPF_OBJECT.exists():
+        writable = os.access(build_native.BPF_LOADER.parent.parent, os.W_OK)
+        reason = build_native.build_bpf() if writable else "it is not part of this installation"
+        if reason is not None:
+            return f"the BPF recorder is missing: {reason}"
+    if not _BTF.exists():
+        return f"this kernel does not describe its types ({_BTF} is not there)"
+    if not try_out:
+        return None
+    try:
+        command = [str(build_native.BPF_LOADER), "--check", str(build_native.BPF_OBJECT)]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"the BPF recorder does not run: {error}"
+    if done.returncode == 0:
+        return None
+    translator = Translator()
+    for _ in translator.feed(done.stdout):
+        pass
+    return _explain(translator.told) if translator.told.failed else f"the loader ended with status {done.returncode}"
+
+
+def _explain(told: Told) -> str:
+    """Why the loader could not load."""
+    number, _, words = told.failed or (0, "", "")
+    error = os.strerror(number)
+    if number in (1, 13):
+        return f"loading BPF programs is not permitted ({error}): run as root, or with CAP_BPF and CAP_PERFMON"
+    return f"this kernel does not take the BPF programs ({error}): {escape_text(words, 200)}"
+
+
+def record(
+    command: Sequence[str],
+    output: str,
+    options: Options,
+    *,
+    environment: dict[str, str] | None = None,
+    started: Callable[[], None] | None = None,
+) -> Summary:
+    """Record a command, or a running process, as the options say; returns when that is over.
+
+    Calls started when it has begun.  Raises InputError if the command, the process or the output is no good, and
+    NotHereError if the programs cannot be loaded; nothing has run then.
+    """
+    if options.pid is None:
+        check_command(command)
+    elif not Path(f"/proc/{options.pid}").exists():
+        raise InputError(f"there is no process {options.pid}")
+    check_output(output)
+    header = Header(
+        vmalab="trace",
+        version=VERSION,
+        recorder="bpf",
+        faults="exact",
+        command=[printable(os.fsencode(word)) for word in command],
+        machine=machine_facts(),
+        notes=[] if options.all_faults else ["faults that changed no VMA were not recorded"],
+    )
+    existed = Path(output).exists()
+    with TraceWriter(output, header) as writer:
+        recording = _Recording(writer, output, options, started)
+        told = recording.run(list(command), environment)
+    nothing = options.ring is not None and recording.summary.reason != "enomem"
+    if (told.failed is not None or nothing) and not existed and stat.S_ISREG(Path(output).stat().st_mode):
+        Path(output).unlink()
+    if told.failed is not None:
+        if told.failed[1] == "e":
+            raise cannot_run(command[0], told.failed[0])
+        raise NotHereError(_explain(told))
+    return recording.summary
+
+
+class _Recording:
+    """One run: the loader, its events, and the trace they go to."""
+
+    def __init__(self, writer: TraceWriter, output: str, options: Options, started: Callable[[], None] | None) -> None:
+        self.summary = Summary(file=output, status=2, signal=None, interrupted=False, recorder="bpf")
+        self._writer = writer
+        self._options = options
+        self._translator = Translator()
+        self._started = started
+        self._broken: InputError | None = None
+
+    def run(self, command: list[str], environment: dict[str, str] | None) -> Told:
+        """Record to the end; says what the loader told."""
+        read_end, write_end = os.pipe()
+        with signals() as arrived:
+            os.set_inheritable(write_end, True)
+            try:
+                words = self._command(write_end, command)
+                helper = subprocess.Popen(words, close_fds=False, env=environment)
+            finally:
+                os.close(write_end)
+            told = self._translator.told
+            try:
+                self._follow(read_end, helper, arrived)
+            finally:
+                os.close(read_end)
+                if told.done is None and told.failed is None:
+                    helper.kill()
+                helper.wait()
+        if told.failed is None:
+            self._finish(told, helper.returncode)
+        return told
+
+    def _command(self, events: int, command: list[str]) -> list[str]:
+        options = self._options
+        words = [str(build_native.BPF_LOADER)]
+        words += ["--stacks"] if options.stacks else []
+        words += ["--all-faults"] if options.all_faults else []
+        words += ["--ms", str(int(options.seconds * 1000))] if options.seconds is not None else []
+        words += ["--until-maps", str(options.until_maps)] if options.until_maps is not None else []
+        words += ["--ring", str(int(options.ring * 1000))] if options.ring is not None else []
+        words += ["--pid", str(options.pid)] if options.pid is not None else []
+        words += [str(build_native.BPF_OBJECT), str(events)]
+        return words + (["--", *command] if options.pid is None else [])
+
+    def _follow(self, events: int, helper: "subprocess.Popen[bytes]", arrived: Arrived) -> None:
+        """Read events until there are no more; pass signals on."""
+        enough = False
+        with selectors.DefaultSelector() as selector:
+            selector.register(events, selectors.EVENT_READ)
+            if arrived.wakeup >= 0:
+                selector.register(arrived.wakeup, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in selector.select(arrived.timeout(QUIET))}
+                if arrived.wakeup in ready:
+                    os.read(arrived.wakeup, 512)
+                arrived.forward(helper)
+                if events not in ready:
+                    if not ready:
+                        self._write_out()
+                    continue
+                data = os.read(events, _CHUNK)
+                if not data:
+                    return
+                self._take(data)
+                if self._started is not None and self._translator.told.started:
+                    self._started()
+                    self._started = None
+                if not enough and self._is_full():
+                    enough = True
+                    helper.send_signal(signal.SIGUSR1)
+
+    def _is_full(self) -> bool:
+        limit = self._options.size
+        return limit is not None and self._writer.bytes_written >= limit
+
+    def _take(self, data: bytes) -> None:
+        """Write the records that some bytes complete.  Where the disk is full, what is recorded runs on."""
+        for record in self._translator.feed(data):
+            if self._broken is None:
+                try:
+                    self._writer.write(record)
+                except InputError as error:
+                    self._broken = error
+
+    def _write_out(self) -> None:
+        if self._broken is None:
+            try:
+                self._writer.flush()
+            except InputError as error:
+                self._broken = error
+
+    def _finish(self, told: Told, helper_status: int) -> None:
+        summary = self.summary
+        summary.processes, summary.threads = told.processes, told.threads
+        summary.calls, summary.faults, summary.lost = told.calls, told.faults, told.lost
+        if told.done is None:
+            self._writer.write(End(n=0, reason="interrupted"))
+            kept = f"{escape_text(summary.file)} holds what came before"
+            raise InputError(f"the BPF recorder was ended (status {helper_status}); {kept}")
+        status, interrupted, summary.reason = told.done
+        self._writer.write(End(n=0, reason="interrupted" if interrupted else "done"))
+        summary.interrupted = interrupted
+        summary.signal = status & 0x7F or None
+        summary.status = 128 + summary.signal if summary.signal else status >> 8 & 0xFF
+        summary.records = self._writer.count
+        if self._options.ring is not None:
+            summary.status = 0 if summary.reason == "enomem" else 1
+        if self._broken is not None:
+            raise InputError(f"{self._broken}; what was recorded ran on (status {summary.status})")
