@@ -177,6 +177,12 @@ class Breakpoint:
 
     def hit(self, moment: Moment) -> bool:
         """Whether to stop at this moment.  Raises InputError where an expression has no value."""
+        try:
+            return self._hit(moment)
+        except InputError as error:
+            raise InputError(f"breakpoint {self.number}: {error}") from None
+
+    def _hit(self, moment: Moment) -> bool:
         # The condition first: it may compare with the moment before.
         if not self._condition.holds(moment):
             return False

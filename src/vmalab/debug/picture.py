@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from string import ascii_letters, digits
+from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Final, final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
@@ -65,17 +65,17 @@ class Picture:
         return any(low <= place[0] and place[1] <= high for low, high in self.intervals)
 
 
-def take_picture(process: Process, intervals: list[Range]) -> Picture:
-    """What a process has in these intervals now."""
+def take_picture(process: Process, intervals: list[Range], *, limit: int = LIMIT) -> Picture:
+    """What a process has in these intervals now: of each at most limit VMAs, from both ends, or all for 0."""
     seen: list[Seen] = []
     hidden = 0
     last: Vma | None = None
     for low, high in intervals:
         found = [vma for vma in process.mm.tree.walk(low, high) if vma is not last]
         last = found[-1] if found else last
-        hidden += max(0, len(found) - LIMIT)
-        if len(found) > LIMIT:
-            found = found[: LIMIT // 2] + found[-LIMIT // 2 :]
+        if limit and len(found) > limit:
+            hidden += len(found) - limit
+            found = found[: limit // 2] + found[-(limit // 2) :]
         seen += [Seen(vma, process.name_of(vma)) for vma in found]
     return Picture(intervals, seen, hidden)
 
@@ -156,8 +156,8 @@ class Strips:
     def __init__(self, before: Picture, after: Picture, places: Sequence[Range], width: int) -> None:
         self.letters: dict[int, str] = {}
         """The letter of each VMA, by the identity of its source."""
-        _name(self.letters, before.seen, ascii_letters)
-        _name(self.letters, after.seen, digits + ascii_letters[::-1])
+        _name(self.letters, before.seen, ascii_uppercase + ascii_lowercase)
+        _name(self.letters, after.seen, digits + ascii_lowercase[::-1])
         cuts = _cuts(before, after, places)
         widths = _widths(cuts, before, after, width)
         self.before = self._draw(before, cuts, widths)

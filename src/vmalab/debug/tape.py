@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Final, final
 
 import msgspec
@@ -47,6 +48,7 @@ class Tape:
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(list[Record])
         self._cache: OrderedDict[int, list[Record]] = OrderedDict()
+        self._lock = Lock()
         self._of_pid: tuple[int, array[int]] = (0, array("I"))
         self._load(reader, report, wanted)
 
@@ -91,6 +93,11 @@ class Tape:
         return self._records(block)[place]
 
     def _records(self, block: int) -> list[Record]:
+        # The application draws rows while a run goes on in another thread.
+        with self._lock:
+            return self._unpacked(block)
+
+    def _unpacked(self, block: int) -> list[Record]:
         found = self._cache.get(block)
         if found is None:
             found = self._decoder.decode(self._unpack.decompress(self._blocks[block]))
