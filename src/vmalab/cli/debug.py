@@ -56,7 +56,13 @@ def debug(
 
 
 def _has_terminal(file: str) -> bool:
-    return sys.stdout.isatty() and (sys.stdin.isatty() or file == "-") and os.environ.get("TERM", "dumb") != "dumb"
+    # The application draws on standard error.
+    return (
+        sys.stdout.isatty()
+        and sys.stderr.isatty()
+        and (sys.stdin.isatty() or file == "-")
+        and os.environ.get("TERM", "dumb") != "dumb"
+    )
 
 
 def _open(file: str, at: int | None, pid: int | None, semantics: str | None, *, quiet: bool) -> Debugger:

@@ -15,7 +15,7 @@ from rich.text import Text
 from vmalab.debug.breakpoints import FORMS, Breakpoint, parse_breakpoint, parse_range, parse_watch
 from vmalab.debug.expressions import CONSTANTS, FUNCTIONS, Expression
 from vmalab.debug.moment import NAMES, Moment, VmaView, view_of
-from vmalab.debug.picture import take_picture
+from vmalab.debug.picture import EVERYWHERE, Picture, Range, surroundings, take_picture
 from vmalab.debug.run import Stop, run_back, run_forward
 from vmalab.debug.show import (
     BAD,
@@ -41,6 +41,8 @@ from vmalab.text import escape_text
 LISTED: Final = 10
 """Rows that `list` shows."""
 LONGEST_VALUE: Final = 2000
+NEARBY: Final = 200
+"""VMAs that are looked at around a place."""
 
 
 @dataclass
@@ -127,7 +129,7 @@ class Debugger:
         wanted = [each for each in self.breakpoints.values() if each.enabled]
         start = self.timeline.n
         try:
-            stop = run_back(self.timeline, wanted, poll) if back else run_forward(self.timeline, wanted, poll)
+            stop = (run_back if back else run_forward)(self.timeline, wanted, poll, self.pid)
         except InputError:
             raise
         except BaseException:
@@ -148,6 +150,11 @@ class Debugger:
             shown = "; ".join([f"breakpoint {each.number}: {escape_text(each.text)}" for each in stop.reached])
             return Text(shown, WARN)
         return Text("no breakpoint was hit: the start of the trace" if back else "no breakpoint was hit: the end", WARN)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an empty line does something."""
+        return bool(self._again)
 
     # -- breakpoints --------------------------------------------------------------------------------
 
@@ -179,6 +186,45 @@ class Debugger:
             what = f"process {self.here} does not live" if self.here else "no process has acted"
             raise InputError(f"{what} at record {self.timeline.n:,}; these live: {alive}")
         return process
+
+    def places(self) -> list[Range]:
+        """Where the record at this position acts."""
+        step = self.timeline.step
+        return step.places if step is not None else []
+
+    def nearby_obstacles(self) -> list[Text]:
+        """Why VMAs around the place of this record did not merge; in all of a small process."""
+        process = self.process()
+        places = self.places()
+        if process.mm.map_count <= NEARBY or not places:
+            picture = take_picture(process, [EVERYWHERE], limit=NEARBY)
+        else:
+            picture = take_picture(process, surroundings(process, places, NEARBY // 8), limit=NEARBY)
+        return self.obstacle_lines(process, picture, ordinary=False)[0]
+
+    def obstacle_lines(self, process: Process, picture: Picture, *, ordinary: bool) -> tuple[list[Text], list[Any]]:
+        """All places of a picture where VMAs touch that did not merge, with the reasons; and the same for a program.
+
+        Those that every program has are only counted, unless ordinary.
+        """
+        lines: list[Text] = []
+        data: list[Any] = []
+        passed = 0
+        for boundary in boundaries_of(picture, sight_of(self.tape)):
+            if not ordinary and (boundary.is_foreign() or boundary.is_within_file()):
+                passed += 1
+                continue
+            lines.append(Text(f"{boundary.addr:x}", HEAD))
+            for vma in (boundary.below, boundary.above):
+                lines.append(Text(f"    {vma_text(vma, process.name_of(vma), self.width - 4)}"))
+            lines += [Text(f"    {obstacle_text(each)}", WARN) for each in boundary.obstacles]
+            data.append({"addr": boundary.addr, "obstacles": [obstacle_text(each) for each in boundary.obstacles]})
+        if passed:
+            what = "1 boundary" if passed == 1 else f"{passed:,} boundaries"
+            lines.append(
+                Text(f"{what} of different files or segments of one are not listed; obstacles ADDR shows one", DIM)
+            )
+        return lines or [Text("no two VMAs there touch without having merged", DIM)], data
 
 
 # -- the commands -------------------------------------------------------------------------------------
@@ -362,27 +408,9 @@ def _obstacles(debugger: Debugger, rest: str, poll: Poll) -> Answer:
     process = debugger.process()
     low, high = parse_range(rest) if rest else (0, 1 << 64)
     around = process.mm.find_vma_prev(low)
-    picture = take_picture(process, [(around.start if around is not None else low, min(high + 1, 1 << 64))], limit=0)
-    lines: list[Text] = []
-    data = []
-    ordinary = 0
-    for boundary in boundaries_of(picture, sight_of(debugger.tape)):
-        if (boundary.is_foreign() or boundary.is_within_file()) and not rest:
-            ordinary += 1
-            continue
-        lines.append(Text(f"{boundary.addr:x}", HEAD))
-        for vma in (boundary.below, boundary.above):
-            lines.append(Text(f"    {vma_text(vma, process.name_of(vma), debugger.width - 4)}"))
-        lines += [Text(f"    {obstacle_text(each)}", WARN) for each in boundary.obstacles]
-        data.append({"addr": boundary.addr, "obstacles": [obstacle_text(each) for each in boundary.obstacles]})
-    if ordinary:
-        what = count_text(ordinary, "boundary").replace("boundarys", "boundaries")
-        lines.append(
-            Text(f"{what} of different files or segments of one are not listed; obstacles ADDR shows one", DIM)
-        )
-    if not lines:
-        lines = [Text("no two VMAs there touch without having merged", DIM)]
-    return Answer(lines, data)
+    start = around.start if around is not None else low
+    picture = take_picture(process, [(start, min(high + 1, EVERYWHERE[1]))], limit=0)
+    return Answer(*debugger.obstacle_lines(process, picture, ordinary=bool(rest)))
 
 
 def _print(debugger: Debugger, rest: str, poll: Poll) -> Answer:

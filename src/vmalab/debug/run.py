@@ -25,10 +25,10 @@ class Stop:
         self.reached = list(reached)
 
 
-def run_forward(timeline: Timeline, breakpoints: Sequence[Breakpoint], poll: Poll) -> Stop:
-    """Go to the first record behind this position at which a breakpoint is hit; else to the last record.
+def run_forward(timeline: Timeline, breakpoints: Sequence[Breakpoint], poll: Poll, pid: int = 0) -> Stop:
+    """Find the first record behind this position, of a process if one is given, at which a breakpoint is hit.
 
-    Raises InputError where an expression has no value; the timeline is then at that record.
+    If there is none it is the last record.  Raises InputError where an expression has no value; the timeline is then at that record.
     """
     end = len(timeline.tape)
     stop = Stop(end)
@@ -37,14 +37,14 @@ def run_forward(timeline: Timeline, breakpoints: Sequence[Breakpoint], poll: Pol
         for record in timeline.tape.between(first, end if breakpoints else 0):
             if record.n % 1024 == 0:
                 poll(record.n)
-            reached = _hits(breakpoints, Moment(timeline.tape, record))
+            reached = _hits(breakpoints, Moment(timeline.tape, record), pid)
             if reached:
                 stop = Stop(record.n, reached)
                 break
     else:
         _prime(timeline, breakpoints)
         for record in timeline.tape.between(first, end):
-            reached = _advance(timeline, breakpoints, record)
+            reached = _advance(timeline, breakpoints, record, pid)
             if reached:
                 stop = Stop(record.n, reached)
                 break
@@ -53,14 +53,17 @@ def run_forward(timeline: Timeline, breakpoints: Sequence[Breakpoint], poll: Pol
     return stop
 
 
-def run_back(timeline: Timeline, breakpoints: Sequence[Breakpoint], poll: Poll) -> Stop:
-    """Find the last record before this position at which a breakpoint is hit; else position 0."""
+def run_back(timeline: Timeline, breakpoints: Sequence[Breakpoint], poll: Poll, pid: int = 0) -> Stop:
+    """Find the last record before this position, of a process if one is given, at which a breakpoint is hit.
+
+    If there is none it is position 0.
+    """
     here = timeline.n
     if not any(each.needs_state for each in breakpoints):
         for record in timeline.tape.backwards(1, here - 1 if breakpoints else 0):
             if record.n % 1024 == 0:
                 poll(record.n)
-            reached = _hits(breakpoints, Moment(timeline.tape, record))
+            reached = _hits(breakpoints, Moment(timeline.tape, record), pid)
             if reached:
                 return Stop(record.n, reached)
         return Stop(0)
@@ -69,7 +72,7 @@ def run_back(timeline: Timeline, breakpoints: Sequence[Breakpoint], poll: Poll) 
         _prime(timeline, breakpoints)
         stop = Stop(0)
         for record in timeline.tape.between(start + 1, last):
-            reached = _advance(timeline, breakpoints, record)
+            reached = _advance(timeline, breakpoints, record, pid)
             if reached:
                 stop = Stop(record.n, reached)
             if record.n % 64 == 0:
@@ -79,9 +82,10 @@ def run_back(timeline: Timeline, breakpoints: Sequence[Breakpoint], poll: Poll) 
     return Stop(0)
 
 
-def _hits(breakpoints: Sequence[Breakpoint], moment: Moment) -> list[Breakpoint]:
+def _hits(breakpoints: Sequence[Breakpoint], moment: Moment, pid: int) -> list[Breakpoint]:
     # All are asked: each may compare with what it saw last.
-    return [each for each in breakpoints if each.hit(moment)]
+    reached = [each for each in breakpoints if each.hit(moment)]
+    return reached if not pid or getattr(moment.record, "pid", 0) == pid else []
 
 
 def _prime(timeline: Timeline, breakpoints: Sequence[Breakpoint]) -> None:
@@ -92,12 +96,13 @@ def _prime(timeline: Timeline, breakpoints: Sequence[Breakpoint]) -> None:
         each.prime(moment)
 
 
-def _advance(timeline: Timeline, breakpoints: Sequence[Breakpoint], record: records.Record) -> list[Breakpoint]:
-    pid: int = getattr(record, "pid", 0)
-    process = timeline.processes.get(pid)
+def _advance(
+    timeline: Timeline, breakpoints: Sequence[Breakpoint], record: records.Record, pid: int
+) -> list[Breakpoint]:
+    process = timeline.processes.get(getattr(record, "pid", 0))
     before = process.mm.map_count if process is not None else 0
     mismatch = timeline.advance(record)
     moment = Moment(timeline.tape, record, timeline)
     moment.mismatch = mismatch
     moment.count_before = before
-    return _hits(breakpoints, moment)
+    return _hits(breakpoints, moment, pid)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vmalab.addr import PAGE_SIZE
 from vmalab.debug.moment import as_call
-from vmalab.debug.picture import Picture, Seen, Strips, places_of
+from vmalab.debug.picture import Picture, Seen, Strips
 from vmalab.explain.obstacles import Boundary, Obstacle, Sight, find_obstacles
 from vmalab.flags import (
     CLONE_THREAD,
@@ -195,7 +195,7 @@ def strip_lines(step: Step, strips: Strips, width: int) -> list[Text]:
         lines.append(Text.assemble("  ", ("after   ", DIM), _painted(strips.after)))
     if strips.marks:
         lines.append(Text.assemble("  ", ("        ", DIM), (strips.marks, HEAD)))
-    lines += [_seen_line(mark, seen, strips, width) for mark, seen in differences(step.before, step.after)]
+    lines += [_seen_line(mark, seen, strips, width) for mark, seen in _near(step)]
     hidden = max(step.before.hidden, step.after.hidden)
     if hidden:
         lines.append(Text(f"    ... and {hidden:,} more", DIM))
@@ -212,6 +212,18 @@ def differences(before: Picture, after: Picture) -> Iterator[tuple[str, Seen]]:
     yield from sorted(old + now, key=lambda pair: (pair[1].vma.start, order[pair[0]]))
 
 
+def _near(step: Step) -> list[tuple[str, Seen]]:
+    """What is at the place or has changed, with a neighbour on each side: the strip shows more of them."""
+    all_of_them = list(differences(step.before, step.after))
+    near = {
+        i
+        for i, (mark, seen) in enumerate(all_of_them)
+        if mark != " " or any(seen.vma.start < high and low < seen.vma.end for low, high in step.places)
+    }
+    wanted = {i + side for i in near for side in (-1, 0, 1)} or set(range(len(all_of_them)))
+    return [each for i, each in enumerate(all_of_them) if i in wanted]
+
+
 def _seen_line(mark: str, seen: Seen, strips: Strips, width: int) -> Text:
     letter = strips.letter(seen)
     style = {"-": BAD, "+": GOOD, " ": ""}[mark]
@@ -220,13 +232,14 @@ def _seen_line(mark: str, seen: Seen, strips: Strips, width: int) -> Text:
     )
 
 
-def step_lines(timeline: Timeline, width: int = WIDTH) -> list[Text]:
+def step_lines(timeline: Timeline, width: int = WIDTH, *, title: bool = True) -> list[Text]:
     """What the record at this position is, what the model says of it, and what it did."""
     step = timeline.step
     tape = timeline.tape
     if step is None:
         return [Text(f"before the first of {count_text(len(tape), 'record')}", HEAD)]
-    lines = [_title(timeline, step), Text(record_text(tape, step.record), record_style(step.record) or HEAD)]
+    lines = [_title(timeline, step)] if title else []
+    lines.append(Text(record_text(tape, step.record), record_style(step.record) or HEAD))
     said = verdict(step, timeline.replay.outcome, program_unknown=tape.header.faults == "none")
     counts = counts_text(step)
     if counts:
@@ -235,13 +248,10 @@ def step_lines(timeline: Timeline, width: int = WIDTH) -> list[Text]:
         lines.append(said)
     lines += _observed_lines(step)
     lines += _end_lines(timeline, step)
-    pid = getattr(step.record, "pid", 0)
-    process = timeline.processes.get(pid)
-    places = places_of(step.record, process)
     if step.before.seen or (step.after.seen and step.before.intervals):
-        strips = Strips(step.before, step.after, places, width - 11)
+        strips = Strips(step.before, step.after, step.places, width - 11)
         lines += strip_lines(step, strips, width)
-        lines += _obstacle_lines(timeline, step, strips, places)
+        lines += _obstacle_lines(timeline, step, strips)
     shown = [change for change in step.changes if change.kind != "copied" or not step.before.seen]
     if shown and not isinstance(step.record, records.Exit):
         lines += [Text(f"  {escape_text(change.text)}", DIM) for change in shown[:SHOWN_CHANGES]]
@@ -336,13 +346,14 @@ def obstacle_text(obstacle: Obstacle, below: str = "below", above: str = "above"
     return f"{obstacle.detail}{mark}: {below} {escape_text(obstacle.below)}, {above} {escape_text(obstacle.above)}"
 
 
-def _obstacle_lines(timeline: Timeline, step: Step, strips: Strips, places: list[tuple[int, int]]) -> list[Text]:
+def _obstacle_lines(timeline: Timeline, step: Step, strips: Strips) -> list[Text]:
     """Why the VMAs at the edges of the place did not merge."""
     letters = {each.vma.start: strips.letter(each) for each in step.after.seen}
     near = [
         boundary
         for boundary in boundaries_of(step.after, sight_of(timeline.tape))
-        if not boundary.is_foreign() and any(low - PAGE_SIZE < boundary.addr < high + PAGE_SIZE for low, high in places)
+        if not boundary.is_foreign()
+        and any(low - PAGE_SIZE < boundary.addr < high + PAGE_SIZE for low, high in step.places)
     ]
     lines = []
     for boundary in near[:SHOWN_OBSTACLES]:

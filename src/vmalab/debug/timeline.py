@@ -12,7 +12,7 @@ from typing import Final, final
 
 from vmalab.debug.changes import Change, Changes
 from vmalab.debug.freeze import Freezer
-from vmalab.debug.picture import EVERYWHERE, Picture, places_of, surroundings, take_picture
+from vmalab.debug.picture import EVERYWHERE, Picture, Range, places_of, surroundings, take_picture
 from vmalab.debug.tape import Tape
 from vmalab.machine import Process
 from vmalab.semantics import Semantics
@@ -40,6 +40,8 @@ class Step:
         self.record = record
         self.mismatch: Mismatch | None = None
         self.changes: list[Change] = []
+        self.places: list[Range] = []
+        """Where the record acts, and where the model did something else."""
         self.before: Picture = Picture([], [])
         self.after: Picture = Picture([], [])
         self.count_before: int = 0
@@ -189,6 +191,7 @@ class Timeline:
             pid = getattr(record, "pid", 0)
             process = self.processes.get(pid)
             places = places_of(record, process) + hint
+            step.places = places
             intervals = []
             if process is not None:
                 intervals = surroundings(process, places)
