@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.debug.generated import Generator
+from tests.debug.tapes import made_tape
 from vmalab.debug.freeze import Freezer
 from vmalab.debug.tape import BLOCK, Tape
 from vmalab.debug.timeline import Timeline
@@ -15,18 +16,6 @@ from vmalab.errors import InputError
 from vmalab.trace import records
 from vmalab.trace.file import TraceWriter, read_trace
 from vmalab.trace.replay import Replay, replay_of
-
-
-def made_tape(folder: Path, seed: int, count: int, *, span: int = 48, faults: str = "exact") -> Tape:
-    """A generated trace, written and read."""
-    generator = Generator(seed, span=span, faults=faults)
-    generator.run(count)
-    generator.finish()
-    path = folder / f"{seed}-{count}-{faults}.jsonl"
-    with TraceWriter(path, generator.header) as writer:
-        for record in generator.records:
-            writer.write(record)
-    return Tape(read_trace(path))
 
 
 def state(replay: Replay) -> dict[int, object]:

@@ -123,7 +123,7 @@ class DebuggerApp(App[None]):
         Binding("r,left", "go('reverse')", "Reverse", key_display="r"),
         Binding("g", "ask('goto ')", "Goto"),
         Binding("t", "break_here", show=False),
-        Binding("colon,enter", "ask('')", "Command", key_display=":"),
+        Binding("colon,enter", "ask('')", "Type", key_display=":"),
         *[Binding(str(number), f"tab('{name}')", show=False) for number, name in enumerate(TABS, 1)],
         Binding("tab", "turn(1)", show=False, priority=True),
         Binding("shift+tab", "turn(-1)", show=False, priority=True),
@@ -135,6 +135,7 @@ class DebuggerApp(App[None]):
 
     def __init__(self, debugger: Debugger) -> None:
         super().__init__()
+        self.animation_level = "none"
         self.debugger = debugger
         self.busy = False
         """A command is being performed, by another thread."""

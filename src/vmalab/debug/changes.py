@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from vmalab.addr import PAGE_SIZE
 from vmalab.explain.obstacles import flag_words, single_bits
 from vmalab.explain.story import described
 from vmalab.flags import VM_ACCESS, permissions
@@ -29,9 +30,11 @@ class Change:
         self.before = before
         """Other bounds that belong to it: of the part merged or split off, or those before."""
         self.range = (min(vma.start, before[0]), max(vma.end, before[1]))
-        """All that it concerns, in bytes."""
+        """What it concerns, in bytes: of a split the pages on both sides of the new edge, of a merge what came in."""
         if kind == "merged":
             self.range = before
+        elif kind == "split":
+            self.range = (before[0] - PAGE_SIZE, before[0] + PAGE_SIZE)
         self.flags: tuple[int, int] = (old, vma.flags)
         self.name: str = what or vma.shown_name()
 

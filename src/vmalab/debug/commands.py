@@ -74,9 +74,11 @@ class Debugger:
 
     @property
     def here(self) -> int:
-        """The process that is looked at: the chosen one, else that of the record."""
-        step = self.timeline.step
-        return self.pid or (getattr(step.record, "pid", 0) if step is not None else 0)
+        """The process that is looked at: the chosen one, else that of the record or of the last before it."""
+        n = self.timeline.n
+        while not self.pid and n and not getattr(self.tape[n], "pid", 0):
+            n -= 1
+        return self.pid or (getattr(self.tape[n], "pid", 0) if n else 0)
 
     def execute(self, line: str, poll: Poll = lambda n: None) -> Answer:
         """Perform a command.  An empty line repeats the last one that moved.
@@ -415,6 +417,7 @@ def _obstacles(debugger: Debugger, rest: str, poll: Poll) -> Answer:
 
 def _print(debugger: Debugger, rest: str, poll: Poll) -> Answer:
     timeline = debugger.timeline
+    expression = Expression(rest)
     if timeline.step is None:
         raise InputError("there is nothing to ask before the first record; goto 1")
     moment = Moment(debugger.tape, timeline.step.record, timeline)
@@ -422,7 +425,7 @@ def _print(debugger: Debugger, rest: str, poll: Poll) -> Answer:
     moment.count_before = timeline.step.count_before
     if debugger.pid:
         moment.pid = debugger.pid
-    value = Expression(rest).value(moment)
+    value = expression.value(moment)
     return Answer([Text(value_text(value))], _value_json(value))
 
 

@@ -28,7 +28,7 @@ class Stop:
 def run_forward(timeline: Timeline, breakpoints: Sequence[Breakpoint], poll: Poll, pid: int = 0) -> Stop:
     """Find the first record behind this position, of a process if one is given, at which a breakpoint is hit.
 
-    If there is none it is the last record.  Raises InputError where an expression has no value; the timeline is then at that record.
+    If there is none it is the last record.  Raises InputError where an expression has no value.
     """
     end = len(timeline.tape)
     stop = Stop(end)
