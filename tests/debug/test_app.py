@@ -124,7 +124,7 @@ def test_breakpoints_by_the_prompt_and_runs_by_keys(trace: Path) -> None:
         assert "(disabled)" in shown(app, "breakpoint-rows")
         await press(app, pilot, "c")
         assert timeline.n == len(app.debugger.tape)
-        assert "no breakpoint was hit" in shown(app, "message")
+        assert "no breakpoints: the end" in shown(app, "message")
 
     use(opened(trace), how)
 

@@ -127,7 +127,7 @@ class Debugger:
         return own[place] if place < len(own) else max(n, own[-1] if own else n)
 
     def run(self, back: bool, poll: Poll) -> Answer:
-        """Go on to a breakpoint."""
+        """Go on to a breakpoint.  If none is hit, stay; if there is none, go to the end (back: the start)."""
         wanted = [each for each in self.breakpoints.values() if each.enabled]
         start = self.timeline.n
         try:
@@ -138,20 +138,22 @@ class Debugger:
             # Interrupted: a run back has been anywhere, one forward has got so far.
             self.timeline.goto(start if back else self.timeline.n)
             raise
-        answer = self.goto(stop.n, poll)
+        # Where no breakpoint is hit the place is not lost; without any, there is an end to go to.
+        answer = self.goto(stop.n if stop.reached or not wanted else start, poll)
         for each in stop.reached:
             each.stops += 1
-        answer.lines = [self._why_stopped(stop, back), *answer.lines]
+        answer.lines = [self._why_stopped(stop, back, wanted), *answer.lines]
         if isinstance(answer.data, dict):
             answer.data["breakpoints"] = [each.number for each in stop.reached]
         return answer
 
     @staticmethod
-    def _why_stopped(stop: Stop, back: bool) -> Text:
+    def _why_stopped(stop: Stop, back: bool, wanted: list[Breakpoint]) -> Text:
+        end = "the start" if back else "the end"
         if stop.reached:
             shown = "; ".join([f"breakpoint {each.number}: {escape_text(each.text)}" for each in stop.reached])
             return Text(shown, WARN)
-        return Text("no breakpoint was hit: the start of the trace" if back else "no breakpoint was hit: the end", WARN)
+        return Text(f"no breakpoint is hit from here to {end}" if wanted else f"no breakpoints: {end}", WARN)
 
     @property
     def repeats(self) -> bool:
