@@ -1,12 +1,16 @@
 """vmalab debug as a script uses it: commands in, answers out, and one line for what is wrong."""
 
+import doctest
 import json
 import os
 import pty
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from vmalab.trace.records import Call, End, Exec, File, Header, Record
 
 BASE = 0x7FFFF7FFF000
 ANON = 0x22
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "debug.md"
 EVIL = "/tmp/\x1b[31m<script>[bold]x[/bold]\u202e"
 
 
@@ -236,3 +241,24 @@ def test_the_application_in_a_real_terminal(tmp_path: Path) -> None:
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert b"as the model predicts" in seen
+
+
+DEMO = files("vmalab").joinpath("data/demo.jsonl.zst")
+
+
+def test_the_examples_of_the_page(debug: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of docs/debug.md prints what the page shows."""
+    (tmp_path / "demo.jsonl.zst").write_bytes(DEMO.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```console\n\$ vmalab debug (.*?)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) >= 4
+    for command, expected in blocks:
+        name, *words = shlex.split(command)
+        assert debug(name, *words[1::2]).stdout == expected, command
+
+
+def test_the_python_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo.jsonl.zst").write_bytes(DEMO.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    failed, tried = doctest.testfile(str(PAGE), module_relative=False)
+    assert (failed, tried) == (0, 9)
