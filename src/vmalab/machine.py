@@ -319,7 +319,6 @@ class Machine:
         """Accesses that wait for a userfaultfd."""
         if self.settings.sanitise:
             MACHINES.add(self)
-        self._users: dict[int, int] = {}
 
     def _new_mm(self, limits: Limits) -> Mm:
         return Mm(self.settings, self.commit, limits, self.semantics, self.port)
@@ -334,7 +333,6 @@ class Machine:
             pid = max(self.processes, default=0) + 1
         process = Process(self, pid, mm, limits)
         self.processes[pid] = process
-        self._users[id(mm)] = self._users.get(id(mm), 0) + 1
         return process
 
     def fork(self, parent: Process, flags: int = 0, pid: int = 0) -> Process:
@@ -360,7 +358,6 @@ class Machine:
         process.mm = self._new_mm(process.limits)
         process.mm.outlive(old)
         self._release(old)
-        self._users[id(process.mm)] = 1
         return process.mm
 
     def validate(self) -> None:
@@ -388,18 +385,16 @@ class Machine:
             if access.process is process:
                 access.give_up()
         self.waiting = [access for access in self.waiting if access.process is not process]
-        self._release(process.mm)
         del self.processes[process.pid]
+        self._release(process.mm)
 
     def _release(self, mm: Mm) -> None:
-        users = self._users[id(mm)] - 1
-        if users:
-            self._users[id(mm)] = users
-        else:
-            del self._users[id(mm)]
-            if self.settings.sanitise:
-                mm.validate()
-            self._tear_down(mm)
+        """A process has let go of an address space: tear it down unless another shares it."""
+        if any(process.mm is mm for process in self.processes.values()):
+            return
+        if self.settings.sanitise:
+            mm.validate()
+        self._tear_down(mm)
 
     def _tear_down(self, mm: Mm) -> None:
         exit_mmap(mm)

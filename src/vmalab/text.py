@@ -5,6 +5,8 @@ from typing import Final
 
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that move the cursor, change colours, reorder what follows, or show nothing."""
+USER_END: Final = 1 << 47
+"""One past the last address that a program can have."""
 
 
 def escape_text(text: str, limit: int = 0) -> str:
@@ -24,3 +26,20 @@ def _escape(char: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def address_of(text: str) -> int | None:
+    """An address as people write it: hexadecimal as in /proc/PID/maps, with or without 0x.  None if it is none.
+
+    Decimal digits that would lie beyond all memory in hexadecimal are taken as decimal.
+    """
+    text = text.strip()
+    if not (text.isascii() and text.isalnum()):
+        return None
+    try:
+        addr = int(text, 16)
+        if addr >= USER_END and text.isdecimal():
+            addr = int(text)
+    except ValueError:
+        return None
+    return addr if addr < USER_END else None

@@ -53,7 +53,7 @@ def neighbours(draw: st.DrawFn) -> tuple[Vma, Vma]:
 
 def repaired(left: Vma, right: Vma, reasons: list[int]) -> int:
     """What the merge says once these reasons, and no others, are repaired."""
-    one, two = obstacles._copy(left), obstacles._copy(right)
+    one, two = obstacles.detached_copy(left), obstacles.detached_copy(right)
     for why in reasons:
         obstacles._REPAIRS[why](one, two)
     return merge_refusal(one, two)

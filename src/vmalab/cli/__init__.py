@@ -23,7 +23,7 @@ INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 """What a shell shows for a program that SIGPIPE ended."""
 
-_ORDER: Final = ("demo", "record", "replay", "explain", "why", "test", "fuzz")
+_ORDER: Final = ("demo", "record", "replay", "explain", "why", "debug", "test", "fuzz")
 """The order in which a user meets the commands; all others follow by name."""
 
 

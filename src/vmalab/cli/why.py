@@ -10,27 +10,20 @@ from vmalab.calls import Call
 from vmalab.cli.common import console, escape_text, file_argument, json_option, print_json, progress
 from vmalab.errors import InputError
 from vmalab.explain.story import Line, Story, describe
+from vmalab.text import address_of
 from vmalab.trace import records
 from vmalab.trace.file import TraceReader, read_trace
 from vmalab.trace.replay import Replay
 from vmalab.trace.show import call_text
 from vmalab.vma.area import Vma
 
-TASK_END = 1 << 47
 SHOWN_PROCESSES = 8
 
 
 def _parse_address(ctx: click.Context, param: click.Parameter, value: str) -> int:
     """An address as maps shows it, with or without 0x; decimal if it would lie beyond all memory in hexadecimal."""
-    addr = -1
-    if value.isascii() and value.isalnum():
-        try:
-            addr = int(value, 16)
-            if addr >= TASK_END and value.isdecimal():
-                addr = int(value)
-        except ValueError:
-            addr = -1
-    if not 0 <= addr < TASK_END:
+    addr = address_of(value)
+    if addr is None:
         raise click.BadParameter(
             f"{escape_text(value, 40)} is no address: give it in hexadecimal, such as 7f12a0000000, or decimal"
         )

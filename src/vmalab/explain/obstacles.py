@@ -150,8 +150,8 @@ def merge_refusal(below: Vma, above: Vma) -> int:
     return plan_existing_range(request).left
 
 
-def _copy(vma: Vma) -> Vma:
-    """A copy that belongs to no tree."""
+def detached_copy(vma: Vma) -> Vma:
+    """A copy that belongs to no tree and holds no references, chain of anon_vmas included."""
     copy = vma.duplicate()
     copy.chain = list(vma.chain)
     return copy
@@ -162,8 +162,8 @@ def find_obstacles(below: Vma, above: Vma, sight: Sight = Sight.FULL) -> list[Ob
 
     In a snapshot, where nothing that can be seen is in the way, the one obstacle is UNKNOWN and says what it may be.
     """
-    left = _copy(below)
-    right = _copy(above)
+    left = detached_copy(below)
+    right = detached_copy(above)
     found: list[Obstacle] = []
     while True:
         refusal = merge_refusal(left, right)
@@ -201,8 +201,8 @@ def count_merges(found: Iterable[Boundary]) -> int:
     left: Vma | None = None
     for boundary in found:
         if left is None or left.end != boundary.below.end:
-            left = _copy(boundary.below)
-        right = _copy(boundary.above)
+            left = detached_copy(boundary.below)
+        right = detached_copy(boundary.above)
         repairable = {obstacle.reason for obstacle in boundary.obstacles}
         while (refusal := merge_refusal(left, right)) in repairable and refusal != reason.YES:
             _REPAIRS[refusal](left, right)
@@ -357,7 +357,7 @@ def _describe_flags(left: Vma, right: Vma) -> list[Obstacle]:
 
 def _is_refused_for(bit: int, left: Vma, right: Vma) -> bool:
     """Whether the two would not merge for this flag, were all others the same: some flags are not compared."""
-    probe = _copy(left)
+    probe = detached_copy(left)
     probe.flags = right.flags & ~bit | left.flags & bit
     return merge_refusal(probe, right) == reason.FLAGS_DIFFER
 

@@ -296,5 +296,9 @@ def span(vma: Vma) -> str:
 
 def describe(vma: Vma) -> str:
     """A VMA in a few words."""
-    name = vma.shown_name()
-    return f"{span(vma)} {permissions(vma.flags)}{' ' + name if name else ' anonymous'}"
+    return described(vma.start, vma.end, vma.flags, vma.shown_name())
+
+
+def described(start: int, end: int, vm_flags: int, name: str) -> str:
+    """A VMA with these bounds, flags and name in a few words."""
+    return f"{start:x}-{end:x} {permissions(vm_flags)} {name or 'anonymous'}"

@@ -32,17 +32,17 @@ class Inodes:
     """Which inode number the kernel gave a file that it made by itself, learned as the files are met."""
 
     def __init__(self) -> None:
-        self._numbers: dict[int, tuple[str, int, File]] = {}
+        self._numbers: dict[File, tuple[str, int]] = {}
 
     def same(self, file: File, dev: str, ino: int) -> bool:
         """Whether a mapped file is this inode; the first meeting of a kernel-made file decides which it is."""
         if file.ino:
             return file.ino == ino and file.dev == dev
-        known = self._numbers.get(id(file))
+        known = self._numbers.get(file)
         if known is None:
-            self._numbers[id(file)] = (dev, ino, file)
+            self._numbers[file] = (dev, ino)
             return True
-        return known[0] == dev and known[1] == ino
+        return known == (dev, ino)
 
 
 @final

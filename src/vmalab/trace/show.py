@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import Final
 
 from vmalab import flags
@@ -120,3 +121,12 @@ def result_text(result: int) -> str:
     if result < 0:
         return errno.errorcode.get(-result, str(result))
     return hex(result) if result > 9 else str(result)
+
+
+def argument_flags(name: str, args: Sequence[int]) -> list[str]:
+    """The names of all flags and choices in the arguments of a call: MAP_PRIVATE, PROT_NONE, MADV_DONTNEED, ..."""
+    found: list[str] = []
+    for kind, arg in zip(_ARGUMENTS.get(name, ()), args, strict=False):
+        if kind.endswith("_"):
+            found += [word for word in flags_text(kind, arg).split("|") if word.startswith(kind)]
+    return found

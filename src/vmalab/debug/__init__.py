@@ -1,0 +1,1 @@
+"""Going through a trace step by step, forward and back: the debugger, with or without a terminal."""
