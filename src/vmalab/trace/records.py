@@ -120,6 +120,8 @@ class Exec(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     thp_disabled: bool = False
     memory_merge: bool = False
     """PR_SET_MEMORY_MERGE is on: new VMAs are mergeable by KSM."""
+    partial: bool = False
+    """The list of VMAs is not whole: what else is mapped nobody knows, and limits and capabilities neither."""
 
 
 class File(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="file"):
@@ -151,8 +153,8 @@ class Call(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     call: str
     args: list[int]
     """As unsigned 64-bit words, as many as the call takes."""
-    ret: int
-    """The result, or minus the errno."""
+    ret: int | None
+    """The result, or minus the errno; null where the source of an imported trace does not tell."""
     file: int | None = None
     """The id of the File that a descriptor argument stands for."""
     data: dict[str, int | str | list[int]] = {}
@@ -161,6 +163,8 @@ class Call(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     """Observed at entry: an address in each private VMA that has gained anonymous pages since last asked."""
     grown: list[tuple[int, int]] = []
     """Observed at entry: [start, end) of each stack VMA that has grown since last asked."""
+    unordered: bool = False
+    """A call of another thread overlapped, and nobody knows which took effect first."""
 
 
 class Fault(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="fault"):
