@@ -24,3 +24,17 @@ def _escape(char: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def octal_text(text: str) -> str:
+    """A text with every byte that is not printable, and the backslash, as a backslash and three octal digits.
+
+    Bytes that are no UTF-8 are in the text as surrogates (errors="surrogateescape").
+    """
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join([char if char.isprintable() and char != "\\" else _octal(char) for char in text])
+
+
+def _octal(char: str) -> str:
+    return "".join([f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape")])

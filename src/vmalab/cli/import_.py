@@ -72,15 +72,18 @@ def import_(
 
 def _first(given: str) -> tuple[int, Exec]:
     """A process (0: the first) and what it had mapped."""
-    from vmalab.live.snapshot import read_snapshot
+    from vmalab.live.snapshot import guess_flags, read_snapshot
 
     head, equals, rest = given.partition("=")
     pid, path = (int(head), rest) if equals and head.isascii() and head.isdigit() and len(head) < 8 else (0, given)
     found = read_snapshot(path)
     if found is None:
         raise InputError(f"{escape_text(path)} is no copy of /proc/PID/smaps or /proc/PID/maps")
-    found.exe = ""
-    return pid, found
+    process = found.process
+    process.exe = ""
+    if not found.whole:
+        guess_flags(process.vmas)
+    return pid, process
 
 
 def _show(done: Imported, output: str) -> None:

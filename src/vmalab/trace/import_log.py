@@ -169,6 +169,8 @@ def _check_success(name: str, form: Format, tally: Tally) -> None:
     first = f"; line {tally.problems[0].line}: {tally.problems[0].why}" if tally.problems else ""
     if tally.misread * 2 > tally.lines:
         raise InputError(f"{name}: {tally.misread:,} of {tally.lines:,} lines are not of {form.title}{first}")
+    if not tally.calls and tally.passed["calls of 32-bit programs"]:
+        raise InputError(f"{name}: it is of a 32-bit program, and only 64-bit programs are modelled")
     if not tally.calls:
         raise InputError(
             f"{name}: no call in this log is one that changes memory, so there is nothing to replay{first}"

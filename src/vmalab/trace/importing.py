@@ -167,13 +167,15 @@ class TraceBuilder:
             if parent != tid and parent in self._tasks:
                 return self._child(tid, parent, self._forks.get(parent))
         if self._begun is not None and self._begun.alive and self._family.together:
-            self._tally.assumed["tasks that nobody in the log has made are threads of one process"] += 1
+            if not self._family.leader:
+                self._tally.assumed["tasks that nobody in the log has made are threads of one process"] += 1
             return self._add_thread(tid, self._begun, self._begun.pid)
-        process = self._start(tid)
+        leader = self._family.leader if self._begun is None and self._family.together else 0
+        process = self._start(leader or tid)
         self._begin(process, "", [])
         if self._begun is None or not self._begun.alive:
             self._begun = process
-        return process
+        return self._process(tid)
 
     def _start(self, pid: int) -> _Process:
         process = _Process(pid)
@@ -193,7 +195,9 @@ class TraceBuilder:
         if flags is None:
             # perf does not show what clone3 is given: the C library makes threads with it, and starts programs.
             flags = CLONE_VM | CLONE_VFORK if tid in self._family.execs else _THREAD
-            self._tally.assumed["tasks made by clone3 are threads, unless they run another program"] += 1
+            self._tally.assumed[
+                "tasks of which the log does not show how they were made are threads, unless they run another program"
+            ] += 1
         if flags & CLONE_THREAD:
             return self._add_thread(tid, parent, parent_tid)
         process = self._start(tid)
@@ -280,7 +284,10 @@ class TraceBuilder:
             if ok and event.ret:
                 self._forked(event, flags if flags is not None else begun)
             return
-        if process.foreign or name == "exit_group":
+        if process.foreign:
+            self._tally.passed["calls of 32-bit programs"] += 1
+            return
+        if name == "exit_group":
             return
         unordered = name in _LAYOUT and self._finish(process, event.tid)
         taken = None

@@ -162,6 +162,8 @@ class Family(msgspec.Struct):
 
     main: int = 1
     """The task of lines that name none."""
+    leader: int = 0
+    """The process that the tool was attached to, where the log tells, and it is one alone."""
     parents: dict[int, list[int]] = {}
     """The makers of each task, one for each time that its number was given."""
     execs: set[int] = set()

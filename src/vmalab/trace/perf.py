@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final, final
 
+from vmalab.text import octal_text
 from vmalab.trace.check import PID_LIMIT
 from vmalab.trace.constants import errno_of_name, evaluate, number_of
 from vmalab.trace.logs import (
@@ -25,7 +26,6 @@ from vmalab.trace.logs import (
     Tally,
     Value,
 )
-from vmalab.trace.strace_values import printable_string
 
 Lines = Iterable[tuple[int, str]]
 
@@ -232,7 +232,7 @@ def _continued(
     before = begun.pop(tid, None)
     if name == "execve" and ret == 0:
         args = before.args if before is not None and before.args and before.args[0].text else []
-        yield LogCall(number, tid, name, args or [Value(text=printable_string(comm))], ret)
+        yield LogCall(number, tid, name, args or [Value(text=octal_text(comm))], ret)
     elif before is not None and before.name == name and ret is not None:
         yield LogCall(number, tid, name, before.args, ret)
     elif name in FORKS and (ret == 0 or before is None):
@@ -311,14 +311,14 @@ def _argument(name: str, label: str, shown: str) -> Value:
     if '"' in shown:
         head, _, rest = shown.partition('"')
         text, closed, _ = rest.rpartition('"')
-        return Value(number=number_of(head.strip()), text=printable_string(text if closed else rest))
+        return Value(number=number_of(head.strip()), text=octal_text(text if closed else rest))
     number, angle, path = shown.partition("<")
     if angle and path.endswith(">"):
-        return Value(number=number_of(number.strip()), path=printable_string(path[:-1].removesuffix(" (deleted)")))
+        return Value(number=number_of(number.strip()), path=octal_text(path[:-1].removesuffix(" (deleted)")))
     prefix = _FLAG_PREFIXES.get(name, "") if label == "flags" else _PREFIXES.get(label, "")
     value = evaluate(shown, prefix) if shown else None
     if value is None and label in _STRINGS:
-        return Value(text=printable_string(shown))
+        return Value(text=octal_text(shown))
     return Value(number=value)
 
 
@@ -480,7 +480,7 @@ class _Script:
         begun = self.begun.pop(tid, None)
         if name in ("execve", "execveat"):
             if ret == 0 and "sched:sched_process_exec" not in self.family.seen:
-                yield LogCall(number, tid, "execve", [Value(text=printable_string(comm))], 0)
+                yield LogCall(number, tid, "execve", [Value(text=octal_text(comm))], 0)
         elif begun is not None and begun.name == name:
             yield LogCall(number, tid, name, begun.args, ret)
         elif name in WANTED and name not in FORKS:
@@ -503,7 +503,7 @@ class _Script:
         fields = dict(_FIELD.findall(rest))
         pid = _tid_field(fields, "pid") or tid
         if event == "sched:sched_process_exec":
-            yield LogCall(number, pid, "execve", [Value(text=printable_string(fields.get("filename", "")))], 0)
+            yield LogCall(number, pid, "execve", [Value(text=octal_text(fields.get("filename", "")))], 0)
         elif event == "sched:sched_process_exit":
             yield LogEnd(number, pid)
         else:

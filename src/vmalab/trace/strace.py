@@ -29,7 +29,7 @@ from vmalab.trace.strace_values import Unreadable, path_end, read_arguments, une
 Lines = Iterable[tuple[int, str]]
 
 _PREFIX: Final = re.compile(
-    r"(?:\[pid +(?P<pid1>\d{1,7})(?:<[^>\n]{0,64}>)?\] +|(?P<pid2>\d{1,7})(?:<[^>\n]{0,64}>)? +)?"
+    r" *(?:\[pid +(?P<pid1>\d{1,7})(?:<[^>\n]{0,64}>)?\] +|(?P<pid2>\d{1,7})(?:<[^>\n]{0,64}>)? +)?"
     r" *(?:(?:\d\d:\d\d:\d\d(?:\.\d{1,9})?|\d{1,12}\.\d{1,9}) +)?"
     r"(?:\(\+ *\d{1,12}\.\d{1,9}\) +)?"
     r"(?:\[ *\d{1,4}\] +)?"
@@ -41,7 +41,7 @@ _RESUMED: Final = re.compile(r"<\.\.\. ([a-zA-Z_]\w{0,63}) resumed>(.*)", re.DOT
 _UNFINISHED: Final = ("<unfinished ...>", "<detached ...>", "<ptrace(SYSCALL):No such process>")
 _VALUE: Final = re.compile(r"0x[0-9a-f]{1,16}|-?\d{1,20}|\?")
 _AFTER: Final = re.compile(
-    r"(?: (?P<errno>E[A-Z0-9_]{1,40})(?: \(.*\))?| \(errno (?P<raw>\d{1,4})\)| \(.*\))?"
+    r"(?: (?P<errno>E[A-Z0-9_]{1,40})(?: \([^()]{0,100}\))?| \(errno (?P<raw>\d{1,4})\)| \([^()]{0,400}\))?"
     r"(?P<injected> \(INJECTED[^)]{0,40}\))?(?: \(DELAYED\))?(?: <\d{1,12}\.\d{1,9}>| <unavailable>)?\s{0,8}",
     re.DOTALL,
 )
@@ -51,6 +51,7 @@ _KILLED: Final = re.compile(r"\+\+\+ killed by (\w+)(?: \(core dumped\))? \+\+\+
 _SUPERSEDED: Final = re.compile(r"\+\+\+ superseded by execve in pid (\d{1,7}) \+\+\+\s*")
 _MODE: Final = re.compile(r"(?:strace: )?\[ Process PID=(\d{1,7}) runs in (\d\d) ?bit mode\. \]\s*")
 _ATTACHED: Final = re.compile(r"(?:strace: )?Process (\d{1,7}) attached(?: with (\d+) threads.*| \(.*\))?\s*")
+_BROKEN: Final = re.compile(r"(.*?)(?:strace: )?Process \d{1,7} (?:attached|suspended|detached)(?: \([^()]{0,60}\))?")
 _NOTICE: Final = re.compile(r"(?:strace: )?Process (?:\d{1,7}) (?:detached|resumed|suspended).*|strace: .*")
 _FRAME: Final = re.compile(r" *> .*(?:\[0x[0-9a-f]+\]|unexpected_backtracing_error.*)\s*| *-+\[ *(?:kernel|stack).*")
 _TABLE: Final = re.compile(
@@ -89,8 +90,11 @@ def look_through(lines: Lines, family: Family, main: int = 0) -> None:
         tid, rest = _split(line[:MAX_LINE])
         if tid is None:
             unnamed = unnamed or bool(_CALL.match(rest))
-            if not own and (found := _SELF.match(rest)):
+            found = None if own else _SELF.match(rest) or _MODE.fullmatch(rest)
+            if found is not None:
                 own = int(found[1])
+            elif (attached := _ATTACHED.fullmatch(rest)) and attached[2]:
+                family.leader = int(attached[1]) if not family.leader else -1
         elif tid not in known and len(named) < _MAX_NAMED:
             known.add(tid)
             named.append(tid)
@@ -105,10 +109,13 @@ def look_through(lines: Lines, family: Family, main: int = 0) -> None:
         family.main = main or own or next((tid for tid in named if tid not in made), 1)
     for parents in family.parents.values():
         parents[:] = [parent or family.main for parent in parents]
+    family.leader = max(family.leader, 0)
     if 0 in family.execs:
         family.execs.add(family.main)
 
 
+_NOTICE_LENGTH: Final = 100
+_LONGEST_BROKEN: Final = 4096
 _MAX_NAMED: Final = 1 << 20
 _MAX_TID: Final = 1 << 22
 
@@ -212,6 +219,8 @@ class _Reader:
         self.tally = tally
         self.open: dict[int, tuple[int, str, str]] = {}
         """By task: the line, the name and the arguments so far."""
+        self.broken = ""
+        """What a notice cut a line short of, in which an old strace does not begin a line of its own."""
 
     def read(self, number: int, line: str) -> Iterator[Event]:
         """The events of a line."""
@@ -220,12 +229,16 @@ class _Reader:
         if len(line) > MAX_LINE:
             tally.bad(number, line[:200], "the line is too long")
             return
+        if self.broken:
+            line, self.broken = self.broken + line, ""
         tid_given, rest = _split(line)
         tid = tid_given if tid_given is not None else self.family.main
         if not rest.strip():
             tally.passed["empty lines"] += 1
         elif rest.startswith("<... "):
             yield from self._resumed(number, tid, rest, line)
+        elif "(" in rest and rest.endswith(("attached", "suspended", "detached", ")")) and self._is_broken(line, rest):
+            tally.passed["notices of strace"] += 1
         elif call := _CALL.fullmatch(rest):
             yield from self._call(number, tid, call[1], call[2], line)
         elif rest.startswith("+++ "):
@@ -242,6 +255,14 @@ class _Reader:
             tally.passed["rows of a table"] += 1
         else:
             tally.bad(number, line, "not a line of strace")
+
+    def _is_broken(self, line: str, rest: str) -> bool:
+        """Whether a notice cut the line short; the next one goes on with it."""
+        found = _BROKEN.fullmatch(line[-_NOTICE_LENGTH:])
+        if found is None or not _CALL.match(rest) or _END.fullmatch(rest) or len(line) > _LONGEST_BROKEN:
+            return False
+        self.broken = line[:-_NOTICE_LENGTH] + found[1]
+        return True
 
     def _ended(self, number: int, tid: int, rest: str, line: str) -> Iterator[Event]:
         self.open.pop(tid, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, final
 
+from vmalab.text import octal_text
 from vmalab.trace.constants import evaluate
 from vmalab.trace.logs import Value
 
@@ -38,29 +39,17 @@ def read_arguments(text: str) -> list[Value]:
         name = scanner.name()
         value = scanner.value(0)
         found.append(Value(items=[value], names=[name]) if name else value)
-        scanner.after()
+        scanner.after(value)
         if scanner.at < len(text) and not scanner.skip(","):
             raise Unreadable(f"at {text[scanner.at : scanner.at + 12]!r}")
         scanner.space()
     return found
 
 
-def printable_string(text: str) -> str:
-    """A string as a trace holds it: what is not printable, and the backslash, as octal digits."""
-    if text.isprintable() and "\\" not in text:
-        return text
-    return "".join(
-        char
-        if char.isprintable() and char != "\\"
-        else "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
-        for char in text
-    )
-
-
 def unescape(text: str) -> str:
     """A C string without its escapes, as a trace holds it."""
     if "\\" not in text:
-        return printable_string(text)
+        return octal_text(text)
 
     def plain(found: re.Match[str]) -> str:
         octal, hexadecimal, char = found.groups()
@@ -71,7 +60,7 @@ def unescape(text: str) -> str:
 
     parts = text.encode("utf-8", "surrogateescape").decode("latin-1")
     raw = _ESCAPE.sub(plain, parts).encode("latin-1", "replace")
-    return printable_string(raw.decode("utf-8", "surrogateescape"))
+    return octal_text(raw.decode("utf-8", "surrogateescape"))
 
 
 @final
@@ -101,12 +90,14 @@ class _Scanner:
         self.at = found.end()
         return found[1]
 
-    def after(self) -> None:
-        """What may follow a value: comments, and what the call changed it to."""
+    def after(self, value: Value) -> None:
+        """What may follow a value: comments, the path of a descriptor behind one, and what the call changed it to."""
         while True:
             self.space()
             if self.text.startswith("/*", self.at):
                 self._comment()
+                if self.text.startswith("<", self.at):
+                    self._path(value)
             elif self.skip("=>"):
                 self.space()
                 self.name()
@@ -162,7 +153,7 @@ class _Scanner:
                 name = self.name()
                 items.append(self.value(depth + 1))
                 names.append(name)
-                self.after()
+                self.after(items[-1])
                 if self.at == before:
                     raise Unreadable(f"at {self.text[self.at : self.at + 12]!r}")
 
@@ -175,28 +166,29 @@ class _Scanner:
     def _atom(self) -> Value:
         """A number, names of flags, a descriptor with its path, or a macro with arguments."""
         text = self.text
-        start = self.at
-        path: str | None = None
-        end = start
+        start = end = self.at
         while end < len(text) and text[end] not in ",)]} ":
             if text[end] == "(":
                 end = self._closing(end)
             elif text[end] == "<" and text[end + 1 : end + 2] != "<" and end > start:
-                close = path_end(text, end)
-                path = unescape(text[end + 1 : close])
                 break
             elif text[end] == "<":
                 end += 1  # the first of <<
             end += 1
         if end == start:
             raise Unreadable("a value is missing")
-        value = Value(number=evaluate(text[start:end]), path=path)
-        if path is not None:
-            end = close + 1
-            if text.startswith("(deleted)", end):
-                end += len("(deleted)")
+        value = Value(number=evaluate(text[start:end]))
         self.at = end
+        if text.startswith("<", end):
+            self._path(value)
         return value
+
+    def _path(self, value: Value) -> None:
+        """The file that a descriptor stands for."""
+        close = path_end(self.text, self.at)
+        value.path = unescape(self.text[self.at + 1 : close])
+        self.at = close + 1
+        self.skip("(deleted)")
 
     def _closing(self, at: int) -> int:
         """Where the parenthesis that opens here closes."""

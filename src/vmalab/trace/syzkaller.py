@@ -25,7 +25,7 @@ MAX_DEPTH: Final = 32
 _FIRST_DESCRIPTOR: Final = 3
 
 _LINE: Final = re.compile(r"(?:r(?P<var>\d{1,9}) = )?(?P<name>[a-z_]\w{0,63})(?P<variant>\$\w{1,100})?\((?P<rest>.*)")
-_PROPERTIES: Final = re.compile(r" ?\((?P<what>(?:[a-z_]+(?:: ?\d{1,9})?(?:, ?)?){1,8})\)\s*")
+_PROPERTY: Final = re.compile(r" *([a-z_]{1,20})(?:: ?(\d{1,9}))? *")
 _NUMBER: Final = re.compile(r"(-?)0x([0-9a-fA-F]{1,16})|(-?\d{1,20})\b")
 _VARIABLE: Final = re.compile(r"r(\d{1,9})(?:/0x[0-9a-f]{1,16})?(?:\+0x[0-9a-f]{1,16})?")
 _RESULT: Final = re.compile(r"<r(\d{1,9})=>")
@@ -123,12 +123,11 @@ def _arena() -> Iterator[LogCall]:
 def _properties(rest: str, number: int, line: str, tally: Tally) -> None:
     if not rest.strip():
         return
-    found = _PROPERTIES.fullmatch(rest)
-    if found is None:
-        tally.bad(number, line, "something stands behind the call")
-        return
-    for word in found["what"].split(","):
-        what = word.partition(":")[0].strip()
+    text = rest.strip()
+    words = text[1:-1].split(",") if text.startswith("(") and text.endswith(")") else [""]
+    for word in words:
+        found = _PROPERTY.fullmatch(word)
+        what = found[1] if found is not None else ""
         if what == "fail_nth":
             tally.assumed["calls in which the kernel was to fail an allocation (fail_nth) do not fail"] += 1
         elif what == "async":
@@ -136,7 +135,8 @@ def _properties(rest: str, number: int, line: str, tally: Tally) -> None:
         elif what == "rerun":
             tally.assumed["calls that are to be run again (rerun) run once"] += 1
         else:
-            tally.bad(number, line, "a property of a call that is not known")
+            tally.bad(number, line, "what stands behind the call is not known")
+            return
 
 
 def _named(name: str, args: list[Value]) -> list[Value]:
