@@ -43,3 +43,17 @@ def address_of(text: str) -> int | None:
     except ValueError:
         return None
     return addr if addr < USER_END else None
+
+
+def octal_text(text: str) -> str:
+    """A text with every byte that is not printable, and the backslash, as a backslash and three octal digits.
+
+    Bytes that are no UTF-8 are in the text as surrogates (errors="surrogateescape").
+    """
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join([char if char.isprintable() and char != "\\" else _octal(char) for char in text])
+
+
+def _octal(char: str) -> str:
+    return "".join([f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape")])

@@ -205,9 +205,7 @@ def test_a_copy_of_smaps_is_explained(tmp_path: Path) -> None:
     assert len(json.loads(done.stdout)["boundaries"]) == len(found)
     whole = path.read_text()
     for text, message in (
-        ("7f0000000000-7f0000001000 rw-p 00000000 00:00 0 \n", "use /proc/PID/smaps"),
         (whole + "garbage\n", "not a VMA as the kernel prints one"),
-        (whole.replace("VmFlags: rd", "VmFlags: zz rd", 1), "zz"),
         (whole + whole, "smaps: "),
     ):
         path.write_text(text)
@@ -215,6 +213,27 @@ def test_a_copy_of_smaps_is_explained(tmp_path: Path) -> None:
         assert (done_badly.returncode, done_badly.stderr.count("\n")) == (2, 1), done_badly.stderr
         assert message in done_badly.stderr
         assert "internal error" not in done_badly.stderr
+
+
+def test_of_maps_only_permissions_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "maps"
+    path.write_text(
+        "7f0000000000-7f0000001000 rw-p 00000000 00:00 0 \n"
+        "7f0000001000-7f0000002000 rw-p 00000000 00:00 0 \n"
+        "7f0000002000-7f0000003000 r--p 00000000 00:00 0 \n"
+    )
+    found = json.loads(vmalab("explain", "--json", str(path)).stdout)
+    assert (found["sight"], found["vmas"]) == ("maps", 3)
+    details = [[obstacle["what"] for obstacle in boundary["obstacles"]] for boundary in found["boundaries"]]
+    assert details[0][0].startswith("unknown: one of: flags that only smaps shows")
+    assert details[1] == ["permissions"]
+
+
+def test_flags_that_are_not_known_are_left_out_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "smaps"
+    path.write_text(Path("/proc/self/smaps").read_text().replace("VmFlags: rd", "VmFlags: z\x1b rd", 1))
+    found = json.loads(vmalab("explain", "--json", str(path)).stdout)
+    assert "flags that are not known here are left out: z\\x1b" in found["notes"]
 
 
 def test_the_story_of_an_address(trace: tuple[Path, dict[str, int]]) -> None:

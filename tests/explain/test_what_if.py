@@ -72,7 +72,7 @@ def test_a_limit_on_memory_fails_where_it_really_does(tmp_path: Path) -> None:
 
 def is_stack(each: records.Record) -> bool:
     """Whether a record is a successful mmap of a stack."""
-    return isinstance(each, records.Call) and each.call == "mmap" and each.args[1] == 65536 and each.ret > 0
+    return isinstance(each, records.Call) and each.call == "mmap" and each.args[1] == 65536 and (each.ret or 0) > 0
 
 
 # -- programs that keep to their handles, run on one model and on another ----------------------------------

@@ -1,12 +1,14 @@
 """The command line: finds the commands, and turns every failure into one line and an exit status.
 
-A command is a module beside this one that holds a click command of its own name (``record.py`` holds ``record``); the
-first line of its docstring is what ``vmalab --help`` says about it.  It returns its exit status, None being 0: 0 is
-fine, 1 is a difference or a failed test, 2 is a wrong request or input, which it raises as a VmalabError.
+A command is a module beside this one that holds a click command of its own name (``record.py`` holds ``record``; a name
+that is a keyword ends in an underscore, as in ``import_.py``).  The first line of the module's docstring is what
+``vmalab --help`` says about it.  It returns its exit status, None being 0: 0 is fine, 1 is a difference or a failed
+test, 2 is a wrong request or input, which it raises as a VmalabError.
 """
 
 import ast
 import importlib
+import keyword
 import os
 import sys
 from io import TextIOWrapper
@@ -23,7 +25,7 @@ INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 """What a shell shows for a program that SIGPIPE ended."""
 
-_ORDER: Final = ("demo", "record", "replay", "explain", "why", "debug", "test", "fuzz")
+_ORDER: Final = ("demo", "record", "import", "replay", "explain", "why", "debug", "test", "fuzz")
 """The order in which a user meets the commands; all others follow by name."""
 
 
@@ -32,13 +34,13 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         here = Path(__file__).parent
-        names = {path.stem.replace("_", "-") for path in here.glob("[a-z]*.py")} - {"common"}
+        names = {path.stem.rstrip("_").replace("_", "-") for path in here.glob("[a-z]*.py")} - {"common"}
         return [name for name in _ORDER if name in names] + sorted(names.difference(_ORDER))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        name = cmd_name.replace("-", "_")
+        name = _module(cmd_name)
         command: object = getattr(importlib.import_module(f"{__name__}.{name}"), name)
         assert isinstance(command, click.Command)
         return command
@@ -66,6 +68,12 @@ class _Commands(click.Group):
         if isinstance(status, int):
             ctx.exit(status)
         return status
+
+
+def _module(name: str) -> str:
+    """The module of a command, and the command's name in it."""
+    module = name.replace("-", "_")
+    return module + "_" if keyword.iskeyword(module) else module
 
 
 def _message(error: Exception) -> str:
@@ -99,7 +107,7 @@ def _pipe_closed() -> NoReturn:
 
 def _summary(name: str) -> str:
     """The first line of the docstring of a command's module, read without importing it."""
-    path = Path(__file__).parent / (name.replace("-", "_") + ".py")
+    path = Path(__file__).parent / (_module(name) + ".py")
     try:
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
     except (OSError, SyntaxError, ValueError):

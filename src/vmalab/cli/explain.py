@@ -43,6 +43,10 @@ NOTES = {
         "/proc shows no anon_vma, anonymous offset, memory policy, open file or userfaultfd: "
         "they may be in the way as well, and nothing else is left where a reason is unknown"
     ],
+    Sight.MAPS: [
+        "maps shows of a VMA's flags its permissions alone (smaps shows all), and /proc shows no anon_vma, anonymous "
+        "offset, memory policy, open file or userfaultfd: they may be in the way as well"
+    ],
 }
 
 
@@ -118,7 +122,7 @@ def explain(
 ) -> int:
     """Say for each pair of adjacent VMAs that touch why they did not merge.
 
-    FILE is a trace, or a copy of /proc/PID/smaps; - is standard input.
+    FILE is a trace, or a copy of /proc/PID/smaps or maps; - is standard input.
     """
     if (file is None) == (live is None):
         raise click.UsageError("give either a FILE or --live PID")
@@ -146,7 +150,11 @@ def _explain_file(file: str, pid: int | None, at: int | None, semantics: Semanti
     name = "standard input" if file == "-" else escape_text(file)
     if pid is not None or at is not None:
         raise InputError(f"{name} is a snapshot of one process, not a trace: it has neither --pid nor --at")
-    return _explain_snapshot(load_machine(records.Machine(), semantics), found, name)
+    explained = _explain_snapshot(
+        load_machine(records.Machine(), semantics), found.process, name, Sight.SNAPSHOT if found.whole else Sight.MAPS
+    )
+    explained.notes += found.notes
+    return explained
 
 
 def _explain_live(pid: int, semantics: Semantics | None) -> Explained:
@@ -159,13 +167,13 @@ def _explain_live(pid: int, semantics: Semantics | None) -> Explained:
     return _explain_snapshot(load_machine(machine_facts(), semantics), found, title)
 
 
-def _explain_snapshot(machine: Machine, found: records.Exec, title: str) -> Explained:
+def _explain_snapshot(machine: Machine, found: records.Exec, title: str, sight: Sight = Sight.SNAPSHOT) -> Explained:
     try:
         process = machine.process(found.pid)
         load_exec(process, found)
     except ValueError as error:
         raise InputError(f"{title}: {escape_text(str(error))}") from None
-    return Explained(process, title, None, Sight.SNAPSHOT, [])
+    return Explained(process, title, None, sight, [])
 
 
 def explain_trace(
@@ -213,6 +221,8 @@ def _explain_process(reader: TraceReader, replay: Replay, process: Process, edge
         notes.append(f"{reader.name} is not whole: {reader.truncated}")
     if program.lost:
         notes.append(f"the trace is incomplete: {escape_text(program.lost)}")
+    if program.partial:
+        notes.append("what was mapped at first is not known: VMAs that are not here may touch those that are")
     sight = Sight.NO_FAULTS if reader.header.faults == "none" else Sight.FULL
     if program.first is not None and sight is Sight.FULL:
         notes.append(

@@ -158,12 +158,12 @@ def _print_totals(reader: TraceReader, replayed: Replay) -> None:
         forks = "1 fork" if only_forks == 1 else f"{only_forks:,} forks"
         out.print(f"not listed: {forks} that ran another program at once")
     if unknown:
-        how = (
-            "nobody observed the faults"
-            if reader.header.faults == "none"
-            else "chosen at random, or threads overtook one another"
-        )
-        out.print(f"{unknown:,} results or VMAs are unknown: {how}")
+        reasons = ["nobody observed the faults"]
+        if reader.header.faults != "none":
+            reasons = ["the kernel chose at random, or threads overtook one another"]
+        if any(program.partial for program in programs):
+            reasons.append("what was mapped at first is not known")
+        out.print(f"{unknown:,} results or VMAs are unknown: {', or '.join(reasons)}")
     missing: dict[str, int] = {}
     for program in programs:
         for name, count in program.not_modelled.items():

@@ -68,8 +68,8 @@ def as_call(tape: Tape, record: records.Call) -> Call:
 
 
 def result_of(record: records.Record) -> int:
-    """What a call of a trace returned; 0 for what is no call."""
-    return record.ret if isinstance(record, records.Call) else 0
+    """What a call of a trace returned; 0 for what is no call, or not known."""
+    return record.ret or 0 if isinstance(record, records.Call) else 0
 
 
 def errno_name(result: int) -> str:

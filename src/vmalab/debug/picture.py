@@ -113,11 +113,13 @@ def places_of(record: records.Record, process: Process | None) -> list[Range]:
 
 
 def _places_of_call(record: records.Call, process: Process | None) -> list[Range]:
-    name, args, ret = record.call, record.args, record.ret
+    name, args = record.call, record.args
+    # What a call returned that is not known is taken as nothing.
+    ret = -1 if record.ret is None else record.ret
     if name in _WHOLE:
         return [EVERYWHERE]
     if name == "brk":
-        now = process.mm.brk if process is not None else ret
+        now = process.mm.brk if process is not None else max(ret, 0)
         return [(min(now, args[0] or now), max(now, args[0], now + 1))]
     if name in ("mmap", "mremap", "shmat", "map_shadow_stack"):
         found = [(args[0], args[0] + args[1])] if name == "mremap" or ret < 0 else []

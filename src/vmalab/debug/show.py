@@ -91,13 +91,17 @@ def record_text(tape: Tape, record: records.Record) -> str:
         return f"file {record.id}: {escape_text(record.path)}"
     if isinstance(record, records.Lost):
         return f"lost: {escape_text(record.why)}"
+    if isinstance(record, records.Stack):
+        return f"stack {record.id}: {count_text(len(record.frames), 'frame')}"
+    if isinstance(record, records.Maps):
+        return f"list of {count_text(len(record.vmas), 'VMA')}"
     return f"end: {escape_text(record.reason)}"
 
 
 def record_style(record: records.Record) -> str:
     """The style of a record in a list: what failed stands out, what is no call stays back."""
     if isinstance(record, records.Call):
-        return BAD if record.ret < 0 else ""
+        return BAD if record.ret is not None and record.ret < 0 else ""
     if isinstance(record, records.Lost):
         return WARN
     return "bold cyan" if isinstance(record, records.Exec | records.Fork | records.Exit) else DIM
@@ -132,6 +136,8 @@ def verdict(step: Step, outcome: Outcome | None, *, program_unknown: bool = Fals
         return Text(f"the model says {said}{because}; the kernel said {result_text(record.ret)}", BAD)
     if not outcome.known:
         return Text(f"unknown: it depends on what the model does not hold; it says {said}{because}", WARN)
+    if record.ret is None:
+        return Text(f"the trace does not tell the result; the model says {said}{because}", WARN)
     if outcome.result != record.ret:
         how = "it depends on a fault that nobody observed" if program_unknown else "the kernel chose at random"
         return Text(f"unknown: {how}; the model says {said}{because}", WARN)

@@ -420,7 +420,7 @@ class Attribution(Observer):
         frames, number = getattr(record, "frames", None), getattr(record, "id", None)
         if isinstance(frames, list) and isinstance(number, int):
             self._stacks[number] = tuple(map(str, frames))
-        if isinstance(record, records.Call) and (record.ret < 0 or record.call == "brk"):
+        if isinstance(record, records.Call) and ((record.ret or 0) < 0 or record.call == "brk"):
             process = replay.process(record.pid)
             if process is not None:
                 self._before = State(process.mm)
@@ -438,7 +438,7 @@ class Attribution(Observer):
         if self._before is not None and replay.call is not None and replay.outcome is not None:
             process = replay.process(replay.pid)
             if process is not None and isinstance(record, records.Call):
-                self.failures.add(record.n, process, replay.call, record.ret, replay.outcome, self._before)
+                self.failures.add(record.n, process, replay.call, record.ret or 0, replay.outcome, self._before)
 
     def finish(self) -> None:
         """The trace is over."""

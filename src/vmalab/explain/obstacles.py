@@ -80,6 +80,12 @@ class Sight(Enum):
     """A trace in which nobody observed faults: nothing counts as written to, but for what a list of VMAs shows."""
     SNAPSHOT = "snapshot"
     """What smaps shows, which is neither anon_vma, anonymous offset, policy, open file nor userfaultfd."""
+    MAPS = "maps"
+    """What maps shows: of the flags only the permissions."""
+
+    def is_of_proc(self) -> bool:
+        """Whether it is what /proc shows of a process, without its history."""
+        return self in (Sight.SNAPSHOT, Sight.MAPS)
 
 
 @final
@@ -169,11 +175,12 @@ def find_obstacles(below: Vma, above: Vma, sight: Sight = Sight.FULL) -> list[Ob
         refusal = merge_refusal(left, right)
         if refusal == reason.YES:
             break
-        if not (sight is Sight.SNAPSHOT and refusal in _CANNOT_BE_SEEN):
+        if not (sight.is_of_proc() and refusal in _CANNOT_BE_SEEN):
             found.extend(_describe(refusal, left, right))
         _REPAIRS[refusal](left, right)
-    if sight is Sight.SNAPSHOT and not found:
-        found.append(Obstacle(0, "unknown", "unknown", f"unknown: {_hidden_text(above)}"))
+    if sight.is_of_proc() and not found:
+        hidden = _hidden_text(above, flags=sight is Sight.MAPS)
+        found.append(Obstacle(0, "unknown", "unknown", f"unknown: {hidden}"))
     if sight is Sight.NO_FAULTS:
         for obstacle in found:
             obstacle.certain = not _depends_on_faults(obstacle, above)
@@ -294,9 +301,11 @@ def _depends_on_faults(obstacle: Obstacle, above: Vma) -> bool:
 # -- words ----------------------------------------------------------------------------------------------
 
 
-def _hidden_text(vma: Vma) -> str:
-    """What may keep a VMA from its neighbour below where all that /proc shows is equal."""
+def _hidden_text(vma: Vma, *, flags: bool) -> str:
+    """What may keep a VMA from its neighbour below where all that /proc shows is equal; flags: they are hidden too."""
     parts = [OPENED_TWICE] if vma.file is not None else []
+    if flags:
+        parts.insert(0, "flags that only smaps shows")
     if not vma.flags & VM_MAYSHARE:
         parts.append("written to apart (separate anon_vmas, or shared through fork)")
         if vma.is_anonymous():

@@ -356,22 +356,23 @@ class WhatIf:
 
     def _remember(self, record: records.Call, known: Outcome, found: Outcome, old_brk: int, new_brk: int) -> None:
         """What the answer to a call that was made in both runs says of where memory lies now."""
-        if record.ret < 0 or not found.modelled:
+        ret = known.result if record.ret is None else record.ret
+        if ret < 0 or not found.modelled:
             return
         moves = self._moves_of(record.pid)
         args = record.args
         # Where the unchanged model is wrong about the kernel, the changed one follows that model.
-        shift = found.result - (known.result if known.result >= 0 else record.ret) if found.result >= 0 else None
+        shift = found.result - (known.result if known.result >= 0 else ret) if found.result >= 0 else None
         if record.call == "mmap":
-            moves.set(*_pages(record.ret, args[1]), shift)
+            moves.set(*_pages(ret, args[1]), shift)
         elif record.call == "mremap":
             if not args[3] & MREMAP_DONTUNMAP:
-                moves.set(*_pages(args[0], args[1]), 0 if record.ret != args[0] else shift)
-            moves.set(*_pages(record.ret, args[2]), shift)
+                moves.set(*_pages(args[0], args[1]), 0 if ret != args[0] else shift)
+            moves.set(*_pages(ret, args[2]), shift)
         elif record.call == "shmat":
             size = record.data.get("size")
             if isinstance(size, int):
-                moves.set(*_pages(record.ret, size), shift)
+                moves.set(*_pages(ret, size), shift)
         elif record.call == "brk" and new_brk > old_brk:
             moves.set(page_up(old_brk), page_up(new_brk), 0 if found.result >= new_brk else None)
         elif record.call == "munmap":

@@ -13,7 +13,9 @@ import msgspec
 
 from vmalab import flags
 from vmalab.errors import InputError
-from vmalab.text import escape_text
+from vmalab.live import maps_text
+from vmalab.live.maps_text import Mapping, bad_line
+from vmalab.text import escape_text, octal_text
 from vmalab.trace.records import Exec, Limits, Vma
 
 PM_PRESENT: Final = 1 << 63
@@ -42,12 +44,7 @@ _CAPS: Final = {
     "sys_admin": flags.CAP_SYS_ADMIN,
     "sys_resource": flags.CAP_SYS_RESOURCE,
 }
-_HEADER: Final = re.compile(
-    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16}) ([0-9a-f]+:[0-9a-f]+) (\d{1,20})"
-    rb"(?: +(.*))?"
-)
-_FIELD: Final = re.compile(rb"[A-Z]\w*")
-_SIZE: Final = re.compile(rb" *(\d+) kB")
+_SIZE: Final = re.compile(rb" *(\d{1,20}) kB")
 
 
 class ProcessFiles(msgspec.Struct):
@@ -66,14 +63,7 @@ class ProcessFiles(msgspec.Struct):
 
 def printable(raw: bytes) -> str:
     """A path or a name as a trace holds it: what is not printable, and the backslash, as octal digits."""
-    text = raw.decode("utf-8", "surrogateescape")
-    if text.isprintable() and "\\" not in text:
-        return text
-    return "".join([char if char.isprintable() and char != "\\" else _octal(char) for char in text])
-
-
-def _octal(char: str) -> str:
-    return "".join([f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape")])
+    return octal_text(raw.decode("utf-8", "surrogateescape"))
 
 
 def printable_path(shown: bytes) -> str:
@@ -93,42 +83,42 @@ def parse_maps(text: bytes | str) -> list[Vma]:
 
 def _parse(text: bytes, name: str, *, with_fields: bool) -> list[Vma]:
     found: list[Vma] = []
-    vma: Vma | None = None
-    for number, line in enumerate(text.split(b"\n"), 1):
-        key, colon, value = line.partition(b":")
-        if colon and with_fields and _FIELD.fullmatch(key):
-            if vma is None:
-                raise _bad(name, number, "a field stands before the first VMA")
-            _set_field(vma, key, value, name, number)
-        elif line:
-            header = _HEADER.fullmatch(line)
-            if header is None:
-                raise _bad(name, number, "not a VMA as the kernel prints one")
-            if vma is not None and with_fields and not vma.flags:
-                raise _bad(name, number, "the VMA before has no VmFlags")
-            vma = _vma(header, with_flags=not with_fields)
-            if vma.start >= vma.end:
-                raise _bad(name, number, "not a range of addresses")
-            found.append(vma)
-    if vma is not None and with_fields and not vma.flags:
-        raise InputError(f"{name}: the last VMA has no VmFlags")
+    number = 1
+    file = maps_text.parse(text, name)
+    number += len(file.before)
+    for mapping in file.mappings:
+        vma = _vma(mapping, with_flags=not with_fields)
+        if with_fields:
+            for below, line in enumerate(mapping.lines, 1):
+                key, _, value = line.partition(b":")
+                _set_field(vma, key, value, name, number + below)
+            if not vma.flags:
+                last = mapping is file.mappings[-1]
+                raise (
+                    InputError(f"{name}: the last VMA has no VmFlags")
+                    if last
+                    else bad_line(name, number + len(mapping.lines) + 1, "the VMA before has no VmFlags")
+                )
+        elif any(mapping.lines):
+            raise bad_line(name, number + 1, "a field, which only smaps has")
+        number += 1 + len(mapping.lines)
+        found.append(vma)
     return [vma for vma in found if vma.path != "[vsyscall]"]
 
 
-def _vma(header: re.Match[bytes], *, with_flags: bool) -> Vma:
-    start, end, mode, offset, device, inode, path = header.groups()
+def _vma(mapping: Mapping, *, with_flags: bool) -> Vma:
     flags = ""
     if with_flags:
-        names = zip(mode, b"rwxs", ("rd", "wr", "ex", "sh"), strict=True)
+        names = zip(mapping.mode, "rwxs", ("rd", "wr", "ex", "sh"), strict=True)
         flags = " ".join(name for shown, letter, name in names if shown == letter)
     return Vma(
-        start=int(start, 16),
-        end=int(end, 16),
+        start=mapping.start,
+        end=mapping.end,
         flags=flags,
-        offset=int(offset, 16),
-        dev=device.decode(),
-        ino=int(inode),
-        path=printable_path(path or b""),
+        offset=mapping.offset,
+        dev=mapping.device,
+        ino=mapping.inode,
+        path=printable_path(mapping.name),
     )
 
 
@@ -137,20 +127,16 @@ def _set_field(vma: Vma, key: bytes, value: bytes, name: str, number: int) -> No
         vma.flags = " ".join(value.decode("ascii", "replace").split())
     elif key == b"ProtectionKey":
         if not value.strip().isdigit():
-            raise _bad(name, number, "not a protection key")
-        vma.pkey = int(value)
+            raise bad_line(name, number, "not a protection key")
+        vma.pkey = int(value[:20])
     elif key in (b"Anonymous", b"Swap"):
         size = _SIZE.fullmatch(value)
         if size is None:
-            raise _bad(name, number, "not a size in kB")
+            raise bad_line(name, number, "not a size in kB")
         if key == b"Swap":
             vma.swap = int(size[1]) << 10
         else:
             vma.anon = int(size[1]) << 10
-
-
-def _bad(name: str, number: int, problem: str) -> InputError:
-    return InputError(f"{name}: line {number}: {problem}")
 
 
 def _as_bytes(text: bytes | str) -> bytes:
@@ -183,7 +169,12 @@ def read_limits(pid: int) -> Limits:
 
 def describe(pid: int, files: ProcessFiles) -> Exec:
     """An address space as a record; its number is still 0."""
-    vmas = parse_smaps(files.smaps)
+    return describe_vmas(parse_smaps(files.smaps), files, pid)
+
+
+def describe_vmas(vmas: list[Vma], files: ProcessFiles | None = None, pid: int = 1) -> Exec:
+    """As describe, of VMAs that have been read already."""
+    files = files if files is not None else ProcessFiles(smaps=b"")
     limits = parse_limits(files.limits)
     status = _fields(files.status)
     stat = files.stat.rpartition(b")")[2].split()  # the fields from the third on

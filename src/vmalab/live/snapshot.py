@@ -1,21 +1,32 @@
-"""A copy of /proc/PID/smaps in a file, as the record of a process."""
+"""A copy of /proc/PID/smaps or maps in a file, as the record of a process."""
 
 import os
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from vmalab.errors import InputError
-from vmalab.live.procfs import ProcessFiles, describe
+from vmalab.flags import MNEMONICS
+from vmalab.live.procfs import describe_vmas, parse_maps, parse_smaps
 from vmalab.text import escape_text
 from vmalab.trace.check import check
-from vmalab.trace.records import Exec
+from vmalab.trace.records import Exec, Vma
 
 _LIMIT: Final = 1 << 30
 _FIRST_LINE: Final = re.compile(rb"[0-9a-f]{8,16}-[0-9a-f]{8,16} [r-][w-][x-][ps] [0-9a-f]{8,16} ")
 
 
-def read_snapshot(path: str) -> Exec | None:
-    """The process that a copy of smaps shows; None where the file does not begin as one, or cannot be looked into.
+class Snapshot(NamedTuple):
+    """What a copy shows of a process."""
+
+    process: Exec
+    whole: bool
+    """It is smaps; maps shows of the flags no more than the permissions."""
+    notes: list[str]
+    """What it shows that is not known here, a sentence each."""
+
+
+def read_snapshot(path: str) -> Snapshot | None:
+    """The process that a copy shows; None where the file does not begin as one, or cannot be looked into.
 
     ``-`` is standard input, which must be a file: a pipe cannot be read twice.  Raises InputError if it is damaged.
     """
@@ -39,11 +50,19 @@ def read_snapshot(path: str) -> Exec | None:
     return _describe(b"".join(parts), "standard input" if path == "-" else escape_text(path))
 
 
-def _describe(text: bytes, name: str) -> Exec:
-    if b"VmFlags:" not in text:
-        raise InputError(f"{name} looks like a copy of maps, which shows too little: use /proc/PID/smaps")
+def _describe(text: bytes, name: str) -> Snapshot:
+    whole = b"\nVmFlags:" in text
+    notes: list[str] = []
     try:
-        found = describe(1, ProcessFiles(smaps=text))
+        if whole:
+            vmas = parse_smaps(text)
+            notes = _without_unknown(vmas)
+        else:
+            vmas = parse_maps(text)
+            for vma in vmas:
+                # Every mapping may have all permissions, but for a few that maps does not tell from others.
+                vma.flags += " mr mw me ms" if "sh" in vma.flags else " mr mw me"
+        found = describe_vmas(vmas)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     found.n = 1
@@ -55,4 +74,30 @@ def _describe(text: bytes, name: str) -> Exec:
     problem = check(found)
     if problem is not None:
         raise InputError(f"{name}: {problem}")
-    return found
+    return Snapshot(found, whole, notes)
+
+
+def _without_unknown(vmas: list[Vma]) -> list[str]:
+    """Leave out the letters of VmFlags that are not known here, and say so."""
+    unknown: set[str] = set()
+    for vma in vmas:
+        letters = vma.flags.split()
+        strange = [word for word in letters if word not in MNEMONICS]
+        if strange:
+            unknown.update(strange)
+            vma.flags = " ".join([word for word in letters if word in MNEMONICS])
+    return (
+        [f"flags that are not known here are left out: {escape_text(' '.join(sorted(unknown)), 80)}"] if unknown else []
+    )
+
+
+def guess_flags(vmas: list[Vma]) -> None:
+    """Add to what maps shows the flags that such VMAs have in most programs: committed memory, and the stack."""
+    for vma in vmas:
+        words = vma.flags.split()
+        if "wr" in words and "sh" not in words:
+            vma.flags += " ac"
+        if vma.path == "[stack]":
+            vma.flags += " gd"
+        elif vma.path.startswith("[v"):
+            vma.flags += " de"

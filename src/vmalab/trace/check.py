@@ -220,7 +220,7 @@ def _check_call(record: Call) -> str | None:
     for place, value in enumerate(args):
         if not 0 <= value < WORD:
             return f"argument {place + 1} of {record.call} is {_number(value)}; it must be an unsigned 64-bit word"
-    if not -MAX_ERRNO <= record.ret < WORD:
+    if record.ret is not None and not -MAX_ERRNO <= record.ret < WORD:
         return f"ret is {_number(record.ret)}; it must be a 64-bit result or minus an errno (at least -{MAX_ERRNO})"
     if record.file is not None and record.file < 0:
         return f"file is {_number(record.file)}; it must not be negative"

@@ -126,6 +126,8 @@ class Exec(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     """PR_SET_MEMORY_MERGE is on: new VMAs are mergeable by KSM."""
     anon_vmas: bool = False
     """The list tells which VMAs have an anon_vma, and which one."""
+    partial: bool = False
+    """The list of VMAs is not whole: what else is mapped nobody knows, and limits and capabilities neither."""
 
 
 class File(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="file"):
@@ -157,8 +159,8 @@ class Call(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     call: str
     args: list[int]
     """As unsigned 64-bit words, as many as the call takes."""
-    ret: int
-    """The result, or minus the errno."""
+    ret: int | None
+    """The result, or minus the errno; null where the source of an imported trace does not tell."""
     file: int | None = None
     """The id of the File that a descriptor argument stands for."""
     data: dict[str, int | str | list[int]] = {}
@@ -173,6 +175,8 @@ class Call(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     """Another thread changed VMAs after this call had, and before it returned: what it populates it may have found
     otherwise.
     """
+    unordered: bool = False
+    """A call of another thread overlapped, and nobody knows which took effect first."""
 
 
 class Fault(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="fault"):

@@ -14,7 +14,7 @@ from typing import Final, final
 
 from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
-from vmalab.flags import CLONE_THREAD, MAP_32BIT, MAP_FIXED, VM_MAYSHARE, VM_SHARED, VM_WRITE
+from vmalab.flags import CLONE_THREAD, CLONE_VM, MAP_32BIT, MAP_FIXED, VM_MAYSHARE, VM_SHARED, VM_WRITE
 from vmalab.machine import Process
 from vmalab.reason import YES
 from vmalab.semantics import Semantics
@@ -22,6 +22,7 @@ from vmalab.syscalls.populate import grow_stack
 from vmalab.trace import records
 from vmalab.trace.compare import Difference, Inodes, compare_maps
 from vmalab.trace.load import load_exec, load_file, load_machine
+from vmalab.trace.partial import PartialCalls, Territory
 from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import File, Vma
 from vmalab.vma.observer import Observer
@@ -67,6 +68,8 @@ class Program:
         self.replaced: bool = False
         """It ended in an execve: the next program of this process took its place."""
         self.lost: str = ""
+        self.partial: bool = False
+        """What was mapped when it began is not all in the trace."""
         self.maps: str = ""
         """The model's final VMAs as /proc/PID/maps shows them, where they were asked for."""
 
@@ -135,6 +138,8 @@ class Replay:
         self.refused: int = 0
         """Why a fault of the last record (an access, or a stack that grew) fails in the model; 0 if none does."""
         self._inodes: dict[int, Inodes] = {}
+        self._known: dict[int, Territory] = {}
+        """By process: what is known of an address space whose first VMAs are not all in the trace."""
 
     # -- records ------------------------------------------------------------------------------------
 
@@ -187,8 +192,12 @@ class Replay:
                 self._note_end(old, process)
                 old.replaced = True
             self.machine.replace_mm(process)
-        self._program(record.n, record.pid, record.exe)
+        program = self._program(record.n, record.pid, record.exe)
         self._inodes[record.pid] = Inodes()
+        self._known.pop(record.pid, None)
+        if record.partial:
+            program.partial = True
+            self._known[record.pid] = Territory([(vma.start, vma.end) for vma in record.vmas])
         load_exec(process, record)
         process.mm.faults_observed = self.header.faults != "none"
         if self.observer is not None:
@@ -205,7 +214,11 @@ class Replay:
         self.observe(parent, record.grown, record.written)
         self.machine.fork(parent, record.flags, record.pid)
         program = self.current.get(record.parent)
-        self._program(record.n, record.pid, program.exe if program is not None else "")
+        child = self._program(record.n, record.pid, program.exe if program is not None else "")
+        known = self._known.get(record.parent)
+        if known is not None:
+            child.partial = True
+            self._known[record.pid] = known if record.flags & CLONE_VM else known.copy()
         self._inodes[record.pid] = self._inodes.get(record.parent, Inodes())
 
     def _exit(self, record: records.Exit) -> None:
@@ -220,6 +233,7 @@ class Replay:
                 program.final = self._compare(process, record)
         self.machine.exit(process)
         self._inodes.pop(record.pid, None)
+        self._known.pop(record.pid, None)
 
     def _maps(self, record: records.Maps) -> None:
         process = self.machine.processes.get(record.pid)
@@ -271,19 +285,19 @@ class Replay:
         self.call = call
         self.observe(process, record.grown, record.written)
         program.calls += 1
-        chosen = _random_choice(record, file)
-        outcome = perform(process, call if chosen is None else chosen)
+        outcome, certain = self._perform(process, record, call)
         self.outcome = outcome
         if not outcome.modelled:
             program.not_modelled[record.call] += 1
             return None
-        if not outcome.known:
+        if not outcome.known and certain:
             if record.call in _MEMORY_CALLS:
                 program.unknown += 1
             return None
-        if chosen is not None:
+        if not certain:
             program.unknown += 1
-        if outcome.result == record.ret:
+            return None
+        if record.ret is None or outcome.result == record.ret:
             return None
         if record.overtaken and record.call in _POPULATING and {outcome.result, record.ret} <= _POPULATED:
             program.unknown += 1
@@ -293,6 +307,23 @@ class Replay:
         if program.first is None:
             program.first = mismatch
         return mismatch
+
+    def _perform(self, process: Process, record: records.Call, call: Call) -> tuple[Outcome, bool]:
+        """The outcome of a call, and whether it is one to compare: it depends on nothing that nobody knows."""
+        ret = record.ret
+        if ret is None:
+            return perform(process, call), False
+        known = self._known.get(record.pid)
+        if known is not None:
+            partial = PartialCalls(process, known)
+            outcome = partial.perform(call, ret)
+            return outcome, partial.certain and (not record.unordered or outcome.result == ret)
+        chosen = _random_choice(record, call.file)
+        if chosen is not None:
+            outcome = perform(process, chosen)
+            return outcome, outcome.result != ret
+        outcome = perform(process, call)
+        return outcome, not record.unordered or outcome.result == ret
 
 
 _MEMORY_CALLS: Final = frozenset({"mmap", "madvise", "mlock", "mlock2"})
@@ -306,7 +337,13 @@ _POPULATED: Final = frozenset({0, -errno.ENOMEM, -errno.EAGAIN})
 
 def _random_choice(record: records.Call, file: File | None) -> Call | None:
     """A call with the place put in that the kernel chose at random: nobody can predict it (MAP_32BIT)."""
-    if record.call != "mmap" or record.ret < 0 or not record.args[3] & MAP_32BIT or record.args[3] & MAP_FIXED:
+    if (
+        record.call != "mmap"
+        or record.ret is None
+        or record.ret < 0
+        or not record.args[3] & MAP_32BIT
+        or record.args[3] & MAP_FIXED
+    ):
         return None
     if record.args[0] == record.ret:
         return None
@@ -326,12 +363,15 @@ class UncertainReplay(Replay):
         pid = getattr(record, "pid", 0)
         mine = self.current.get(pid)
         others = self._other.current.get(pid)
+        unknown = (mine.unknown if mine is not None else 0, others.unknown if others is not None else 0)
         one = super().step(record)
         two = self._other.step(record)
         if mine is None or others is None:
             return one
         if isinstance(record, records.Exit):
             _keep_what_is_certain(mine, others)
+        if mine.unknown == unknown[0] and others.unknown > unknown[1] and one is None:
+            mine.unknown += 1
         if one is not None and two is not None and one.outcome.result == two.outcome.result:
             return one
         if one is not None or two is not None:

@@ -116,8 +116,10 @@ def shape_text(call: Call) -> str:
     return f"{escape_text(call.name)}({', '.join(shown)})"
 
 
-def result_text(result: int) -> str:
-    """A result: an errno by name, an address in hexadecimal."""
+def result_text(result: int | None) -> str:
+    """A result: an errno by name, an address in hexadecimal; a question mark where it is not known."""
+    if result is None:
+        return "?"
     if result < 0:
         return errno.errorcode.get(-result, str(result))
     return hex(result) if result > 9 else str(result)
