@@ -23,7 +23,7 @@ def test_as_a_list_of_pages_says(steps: list[tuple[int, int, int | None]], low: 
     assert len(pages) == SPACE + 1
     assert bool(moves) == any(shift != 0 for shift in pages)
     for addr, shift in enumerate(pages):
-        assert moves.address(addr) == (None if shift is None else addr + shift)
+        assert moves.address(addr) == (None if shift is None else (addr + shift) % 2**64)
     other = moves.copy()
     moves.set(0, SPACE + 1, 0)
     assert not moves

@@ -103,6 +103,8 @@ def load_rules(path: str) -> Rules:
             f"{shown}: it changes nothing: define a subclass of Semantics, or a function with the name of one of the "
             f"core, such as is_mergeable_vma"
         )
+    if functions and form() == "compiled":
+        raise NeedsInterpreted
     for name, function in functions.items():
         original = _original(name)
         if original is None:
@@ -111,8 +113,6 @@ def load_rules(path: str) -> Rules:
             )
         if isinstance(original, FunctionType):
             _check_arguments(shown, function, original)
-    if functions and form() == "compiled":
-        raise NeedsInterpreted
     semantics = _make(leaves[0], shown) if leaves else None
     return Rules(path, semantics, Decisions(functions) if functions else None)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import final
+from typing import Final, final
+
+_WORD: Final = (1 << 64) - 1
 
 
 @final
@@ -16,6 +18,10 @@ class Piece:
         self.start: int = start
         self.end: int = end
         self.shift: int | None = shift
+
+    def place(self, addr: int) -> int | None:
+        """Where an address of the piece lies in the changed run; None if it is not there."""
+        return None if self.shift is None else (addr + self.shift) & _WORD
 
     def __repr__(self) -> str:
         return f"[{self.start:#x}, {self.end:#x}) {'absent' if self.shift is None else f'{self.shift:+#x}'}"
@@ -84,17 +90,17 @@ class Moves:
         """Where one address lies; None if its memory is not there."""
         if not self._pieces:
             return addr
-        shift = self.pieces(addr, addr + 1)[0].shift
-        return None if shift is None else addr + shift
+        return self.pieces(addr, addr + 1)[0].place(addr)
 
     def hint(self, addr: int) -> int:
         """Where a hint points that may lie just behind the memory that it is about."""
         if not self._pieces:
             return addr
         for at in (addr, addr - 1):
-            shift = self.pieces(at, at + 1)[0].shift
-            if shift:
-                return addr + shift
+            piece = self.pieces(at, at + 1)[0]
+            there = piece.place(addr)
+            if piece.shift and there is not None:
+                return there
         return addr
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import msgspec
 
-from vmalab.addr import PAGE_MASK, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SIZE, page_up
 from vmalab.calls import Call, Outcome
 from vmalab.explain.curve import Curve
 from vmalab.explain.failures import Failures, State, failed_with
@@ -383,11 +383,11 @@ class WhatIf:
         if not moves or not (record.written or record.grown):
             return record
         written = [there for addr in record.written if (there := moves.address(addr)) is not None]
-        grown = [
-            (start + shift, end + shift)
-            for start, end in record.grown
-            if (shift := moves.pieces(end - 1, end)[0].shift) is not None
-        ]
+        grown: list[tuple[int, int]] = []
+        for start, end in record.grown:
+            top = moves.address(end - PAGE_SIZE)
+            if top is not None and top >= end - PAGE_SIZE - start:
+                grown.append((top - (end - PAGE_SIZE - start), top + PAGE_SIZE))
         return msgspec.structs.replace(record, written=written, grown=grown)
 
 
@@ -459,9 +459,10 @@ def _place_range(record: records.Call, moves: Moves, at: int, length: int) -> li
         return [record]
     placed: list[records.Call] = []
     for piece in moves.pieces(start, start + size):
-        if piece.shift is not None:
+        there = piece.place(piece.start)
+        if there is not None:
             args = list(record.args)
-            args[at], args[length] = piece.start + piece.shift, piece.end - piece.start
+            args[at], args[length] = there, piece.end - piece.start
             # What was seen of faults is taken over once.
             part = record if not placed else msgspec.structs.replace(record, written=[], grown=[])
             placed.append(_with(part, args))
@@ -481,8 +482,9 @@ def _place_data(record: records.Call, moves: Moves) -> list[records.Call]:
         moved: list[int] = []
         for addr, size in zip(ranges[::2], ranges[1::2], strict=True):
             for piece in moves.pieces(addr, addr + size) if size < 1 << 63 else []:
-                if piece.shift is not None:
-                    moved += [piece.start + piece.shift, piece.end - piece.start]
+                there = piece.place(piece.start)
+                if there is not None:
+                    moved += [there, piece.end - piece.start]
         data["ranges"] = moved
     return [record if data == record.data else msgspec.structs.replace(record, data=data)]
 
