@@ -293,6 +293,11 @@ class Space:
             next((maker.title for maker in birth.makers if isinstance(maker, Maker)), "") if birth is not None else ""
         )
 
+    def group_at(self, start: int) -> Group | None:
+        """What keeps the VMA that starts at an address from merging with the one below; None if none starts there."""
+        birth = self._births.get(start)
+        return birth.group if birth is not None else None
+
     def starts(self) -> list[int]:
         """Where the VMAs start, for a check against the address space itself."""
         return list(self._starts)
@@ -458,6 +463,10 @@ class Attribution(Observer):
         """
         number = getattr(record, "stack", None)
         return self._stacks.get(number, ()) if isinstance(number, int) else ()
+
+    def space_at(self, mm: Mm) -> Space | None:
+        """What is known of an address space that is there."""
+        return self._live.get(id(mm))
 
     def call_of(self, n: int) -> str:
         """The call of a record that made VMAs, for people; or execve, fork, fault."""

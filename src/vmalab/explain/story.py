@@ -13,7 +13,7 @@ from vmalab.vma.observer import Observer
 
 if TYPE_CHECKING:
     from vmalab.calls import Call
-    from vmalab.trace.replay import Replay
+    from vmalab.trace.replay import Mismatch, Replay
     from vmalab.vma.area import Vma
     from vmalab.vma.space import Mm
 
@@ -249,13 +249,12 @@ class Chronicle(Observer):
             happening.after = after
             self.keep(happening)
 
-    def step(self, record: records.Record) -> None:
+    def step(self, record: records.Record) -> Mismatch | None:
         """Feed the replay a record, and tell what execve and exit do to whole address spaces."""
         replay = self.replay
         assert replay is not None
         if not isinstance(record, records.Exec | records.Exit):
-            replay.step(record)
-            return
+            return replay.step(record)
         process = replay.process(record.pid)
         mm = process.mm if process is not None else None
         held = [(vma.start, vma.end) for vma in self.vmas_told(mm)] if mm is not None else []
@@ -270,6 +269,7 @@ class Chronicle(Observer):
         if is_exec and process is not None:
             for vma in self.vmas_told(process.mm):
                 self._tell_all("mapped by execve as ", vma, kind=ARRIVED)
+        return None
 
     def _tell_all(self, before: str, vma: Vma, kind: str = "") -> None:
         """Tell of a whole VMA, with its description."""
