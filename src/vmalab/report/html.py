@@ -145,6 +145,21 @@ def _add_spaces(columns: Columns, collected: Collected, places: Places) -> list[
     return described
 
 
+_LESS: Final = {
+    "lives.start": "lives.start",
+    "lives.end": "lives.start",
+    "counters.n": "counters.n",
+    "counters.mapCount": "counters.mapCount",
+    "curves.n": "curves.n",
+    "curves.value": "curves.value",
+    "tale.n": "tale.n",
+    "tale.end": "tale.start",
+    "tale.aboutStart": "tale.start",
+    "tale.aboutEnd": "tale.end",
+}
+"""What the numbers of a column are near to: another column, or the same one row above."""
+
+
 class _Table:
     """Columns that grow together, piece by piece."""
 
@@ -163,7 +178,7 @@ class _Table:
     def add_to(self, columns: Columns, name: str) -> None:
         """Hand the columns over, named after the table."""
         for each, column in self._columns.items():
-            columns.add(f"{name}.{each}", column)
+            columns.add(f"{name}.{each}", column, _LESS.get(f"{name}.{each}", ""))
 
 
 def _add_lives(lives: _Table, space: Space, places: Places) -> tuple[int, int]:
@@ -207,7 +222,7 @@ def _add_tale(columns: Columns, collected: Collected, places: Places) -> None:
     tale = collected.tale
     columns.add("texts", "\n".join(collected.texts).encode("utf-8"))
     columns.add("textSpace", collected.text_space)
-    columns.add("tale.n", tale.n)
+    columns.add("tale.n", tale.n, "tale.n")
     columns.add("tale.space", tale.space)
     columns.add("tale.said", tale.said)
     columns.add("tale.kind", tale.kind)
@@ -217,7 +232,7 @@ def _add_tale(columns: Columns, collected: Collected, places: Places) -> None:
         ("aboutStart", tale.about_start),
         ("aboutEnd", tale.about_end),
     ):
-        columns.add(f"tale.{name}", places.numbers(column))
+        columns.add(f"tale.{name}", places.numbers(column), _LESS.get(f"tale.{name}", ""))
 
 
 def _failed(collected: Collected) -> list[dict[str, Any]]:

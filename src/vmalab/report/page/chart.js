@@ -49,28 +49,49 @@ function valuesOf(space, layers) {
   return [n, ...values];
 }
 
+// The places in a sorted column that a chart of so many pixels needs: in each part of the range the first, the last, and
+// those where the whole is lowest and highest.
+function placesFor(n, whole, from, to, width) {
+  const begin = Math.max(0, upperBound(n, from) - 2);
+  const end = Math.min(n.length, upperBound(n, to) + 2);
+  if (end - begin <= width * 4) return Uint32Array.from({ length: end - begin }, (_, i) => begin + i);
+  const kept = new Set();
+  for (let place = begin; place < end; ) {
+    const part = Math.floor(((n[place] - from) / (to - from)) * width);
+    let [low, high, last] = [place, place, place];
+    for (; last < end && Math.floor(((n[last] - from) / (to - from)) * width) === part; last++) {
+      if (whole[last] < whole[low]) low = last;
+      if (whole[last] > whole[high]) high = last;
+    }
+    for (const each of [place, low, high, last - 1]) kept.add(each);
+    place = last;
+  }
+  return Uint32Array.from(kept).sort();
+}
+
 class Chart {
   constructor(app) {
     this.app = app;
     this.plot = null;
+    this.followSoon = oncePerFrame(() => this.follow());
   }
 
   show(space) {
     this.space = space;
     this.layers = layersOf(space);
     this.values = valuesOf(space, this.layers);
+    // Each series is the sum of its layer and those below.
+    this.sums = [];
+    for (const [i, values] of this.values.slice(1).entries()) {
+      this.sums.push(i ? values.map((value, k) => value + this.sums[i - 1][k]) : values);
+    }
     this.rebuild();
     this.showLegend();
   }
 
   rebuild() {
     this.plot?.destroy();
-    const { app, layers, values } = this;
-    // Each series is the sum of its layer and those below; the highest is drawn first.
-    const sums = [];
-    for (let i = 0; i < layers.length; i++) {
-      sums.push(values[i + 1].map((value, k) => value + (i ? sums[i - 1][k] : 0)));
-    }
+    const { app, layers } = this;
     const stepped = uPlot.paths.stepped({ align: 1 });
     const series = [...layers.keys()].reverse().map((i) => ({
       label: layers[i].title,
@@ -103,12 +124,26 @@ class Chart {
         }],
       },
     };
-    this.plot = new uPlot(options, [values[0], ...sums.reverse()], byId("chart"));
+    this.plot = new uPlot(options, this.visible(), byId("chart"));
     this.plot.over.addEventListener("click", (event) => {
       const n = Math.floor(this.plot.posToVal(event.offsetX, "x"));
       if (this.plot.select.width < 4) app.goTo(n);
     });
     this.plot.over.addEventListener("dblclick", () => app.zoomAll());
+  }
+
+  // What the chart shows of the view, the highest sum first: it is drawn below the others.
+  visible() {
+    const { n0, n1 } = this.app.view;
+    const [n, top] = [this.values[0], this.sums[this.sums.length - 1]];
+    const places = placesFor(n, top, n0, n1, byId("chart").clientWidth);
+    const pick = (column) => Float64Array.from(places, (place) => column[place]);
+    return [pick(n), ...this.sums.map(pick).reverse()];
+  }
+
+  // The view has changed.
+  follow() {
+    this.plot?.setData(this.visible());
   }
 
   // The failures, and the limit where the curve comes near to it.

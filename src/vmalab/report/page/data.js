@@ -17,8 +17,12 @@ async function unpack(id, index) {
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   const buffer = await new Response(stream).arrayBuffer();
   const columns = {};
-  for (const [name, [type, at, length]] of Object.entries(index)) {
-    columns[name] = new ARRAYS[type](buffer, at, length);
+  for (const [name, [type, at, length, less]] of Object.entries(index)) {
+    const column = new ARRAYS[type](buffer, at, length);
+    // Differences to the row above, or to another column, that wrap as 32-bit numbers do.
+    if (less === name) for (let i = 1; i < length; i++) column[i] += column[i - 1];
+    else if (less) for (let i = 0, base = columns[less]; i < length; i++) column[i] += base[i];
+    columns[name] = column;
   }
   return columns;
 }

@@ -14,7 +14,8 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-const number = (value) => value.toLocaleString("en-US");
+const NUMBERS = new Intl.NumberFormat("en-US");
+const number = (value) => NUMBERS.format(value);
 const hex = (address) => address.toString(16).padStart(8, "0");
 const span = (start, end) => `${start.toString(16)}-${end.toString(16)}`;
 const plural = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;

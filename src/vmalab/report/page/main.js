@@ -131,7 +131,7 @@ class App {
     const [first, end] = [this.space.first, Math.max(this.space.first + 1, this.space.last + 1)];
     const { total } = this.picture.scale;
     this.view = { ...within(n0, n1, first, end, 4, "n"), ...within(y0, y1, 0, total, Math.min(3, total), "y") };
-    this.chart.plot?.setScale("x", { min: this.view.n0, max: this.view.n1 });
+    this.chart.followSoon();
     this.picture.drawSoon();
   }
 

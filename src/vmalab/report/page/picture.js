@@ -17,7 +17,6 @@ class Picture {
 
   show(space) {
     this.space = space;
-    this.byKind = null;
     this.setHeights(byId("heights").value);
   }
 
@@ -65,38 +64,35 @@ class Picture {
 
   // -- drawing -----------------------------------------------------------------------------------
 
-  rowsByKind() {
-    if (!this.byKind) {
-      this.byKind = this.app.data.kinds.map(() => []);
-      const { space, app } = this;
-      for (let row = 0; row < space.size; row++) {
-        this.byKind[app.data.attributes[space.attributes[row]].kind].push(row);
-      }
-    }
-    return this.byKind;
-  }
-
+  // The lives do not overlap, so together they fill no more than the picture: they are written as pixels.
   draw() {
     const { space, app } = this;
     const context = fit(byId("lives"), this.box.clientWidth, HEIGHT);
-    const [right, end] = [GUTTER + this.width, space.gone ? space.last : app.data.records + 1];
-    context.save();
-    context.beginPath();
-    context.rect(GUTTER, 0, this.width, HEIGHT);
-    context.clip();
-    this.rowsByKind().forEach((rows, kind) => {
-      context.fillStyle = app.kindColour(kind);
-      for (const row of rows) {
-        const left = this.x(space.born[row]);
-        if (left > right) continue;
-        const until = this.x(Math.min(space.died[row], end));
-        if (until < GUTTER) continue;
-        const [top, height] = this.extent(row);
-        if (top > HEIGHT || top + height < 0) continue;
-        context.fillRect(left, top, Math.max(until - left, 0.75), height);
-      }
-    });
-    context.restore();
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = [Math.round(this.width * ratio), Math.round(HEIGHT * ratio)];
+    const image = context.createImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
+    const colours = app.data.kinds.map((_, kind) => pixelOf(app.kindColour(kind)));
+    const kinds = app.data.attributes.map((attributes) => colours[attributes.kind]);
+    const { n0, n1, y0, y1 } = app.view;
+    const [perRecord, perHeight] = [width / (n1 - n0), height / (y1 - y0)];
+    const end = space.gone ? space.last : app.data.records + 1;
+    const { born, died, start, attributes } = space;
+    const heights = this.scale.byPlace;
+    for (let row = 0; row < space.size; row++) {
+      if (born[row] > n1 || died[row] <= n0) continue;
+      const top = height - (heights[space.end[row]] - y0) * perHeight;
+      const bottom = height - (heights[start[row]] - y0) * perHeight;
+      if (top >= height || bottom < 0) continue;
+      const left = Math.max(0, Math.round((born[row] - n0) * perRecord));
+      const right = Math.min(width, Math.max(left + 1, Math.round((Math.min(died[row], end) - n0) * perRecord)));
+      const first = Math.max(0, Math.round(top));
+      // A line between neighbours, where there is room for one.
+      const last = Math.min(height, Math.max(first + 1, Math.round(bottom) - (bottom - top > 3 * ratio ? Math.round(ratio) : 0)));
+      const pixel = kinds[attributes[row]];
+      for (let y = first; y < last; y++) pixels.fill(pixel, y * width + left, y * width + right);
+    }
+    context.putImageData(image, Math.round(GUTTER * ratio), 0);
     this.drawAddresses(context);
     this.drawOverlay();
   }
@@ -284,6 +280,12 @@ class Picture {
     if (row < 0 || n > app.data.records) return app.hideTip();
     return app.showTip(event, row);
   }
+}
+
+// #rrggbb as the number that a pixel of a canvas is, on a machine that puts the lowest byte first.
+function pixelOf(colourText) {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colourText.slice(at, at + 2), 16));
+  return (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
 }
 
 // The last part of a path; a name in brackets as it is.
