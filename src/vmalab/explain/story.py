@@ -295,8 +295,8 @@ class Chronicle(Observer):
         self.tell(vma.mm, (high, end), "unmapped, with ", vma, kind=REMOVED)
 
     def split(self, below: Vma, above: Vma) -> None:
-        self.tell(below.mm, (below.start, below.end), "split off what is above: it is now in ", below)
-        self.tell(above.mm, (above.start, above.end), "split off what is below: it is now in ", above)
+        self.tell(below.mm, (below.start, below.end), "what is above it was split off: it is now in ", below)
+        self.tell(above.mm, (above.start, above.end), "what is below it was split off: it is now in ", above)
 
     def merged(self, survivor: Vma, start: int, end: int) -> None:
         if self.wants(start, end):

@@ -35,7 +35,7 @@ class Columns:
         if column.typecode == "I":
             self._columns[name] = whole = array("I", [int(value) for value in column])
             if less:
-                base = [0, *whole[:-1]] if less == name else self._columns[less]
+                base = [0, *whole][: len(whole)] if less == name else self._columns[less]
                 column = array("I", [(value - other) & 0xFFFFFFFF for value, other in zip(whole, base, strict=True)])
         if sys.byteorder == "big":
             column = column[:]

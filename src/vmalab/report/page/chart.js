@@ -1,6 +1,7 @@
 // The map count over time, stacked by what keeps each VMA apart from the one below.
 
 const SHOWN_GROUPS = 7;
+const CHART_HEIGHT = 220;
 
 // The groups of a space as the layers of the chart, the lowest first.
 function layersOf(space) {
@@ -104,7 +105,7 @@ class Chart {
     const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
     const options = {
       width: byId("chart").clientWidth,
-      height: 190,
+      height: CHART_HEIGHT,
       padding: [8, 0, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false } },
@@ -155,15 +156,18 @@ class Chart {
     context.rect(left, top, width, height);
     context.clip();
     context.fillStyle = colour("--failure");
+    context.strokeStyle = colour("--ground");
+    context.lineWidth = devicePixelRatio;
     for (const failed of this.app.failed) {
       if (failed.space !== this.space.number) continue;
       const x = plot.valToPos(failed.n, "x", true);
       if (x < left || x > left + width) continue;
       context.beginPath();
-      context.moveTo(x, top + height - 9 * devicePixelRatio);
-      context.lineTo(x + 4 * devicePixelRatio, top + height);
-      context.lineTo(x - 4 * devicePixelRatio, top + height);
+      context.moveTo(x, top + 9 * devicePixelRatio);
+      context.lineTo(x + 4 * devicePixelRatio, top);
+      context.lineTo(x - 4 * devicePixelRatio, top);
       context.fill();
+      context.stroke();
     }
     const limit = plot.valToPos(this.app.data.limit, "y", true);
     if (limit > top) {
@@ -181,7 +185,7 @@ class Chart {
 
   resize() {
     const width = byId("chart").clientWidth;
-    if (this.plot && width && width !== this.plot.width) this.plot.setSize({ width, height: 190 });
+    if (this.plot && width && width !== this.plot.width) this.plot.setSize({ width, height: CHART_HEIGHT });
   }
 
   showLegend() {

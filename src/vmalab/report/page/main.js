@@ -338,7 +338,7 @@ function listenToKeys(app) {
     // Where a key means something already, it goes on meaning that.
     const own = where && (where.matches("input[type=number], select") || [" ", "Enter"].includes(event.key));
     const slides = where?.matches("input[type=range]") && /^(Arrow|Page|Home|End)/.test(event.key);
-    const scrolls = !where && event.target === document.body && ["PageUp", "PageDown", "Home", "End"].includes(event.key);
+    const scrolls = event.target !== byId("picture") && !where && /^(ArrowUp|ArrowDown|Page|Home|End)/.test(event.key);
     if (own || slides || scrolls || !Object.hasOwn(keys, event.key)) return;
     event.preventDefault();
     keys[event.key](event);
@@ -355,6 +355,7 @@ async function start() {
   const data = JSON.parse(byId("data").textContent);
   const columns = await unpack("first", data.first);
   const app = new App(data, columns);
+  window.vmalab = app; // for the console
   showHead(app);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   app.setTheme(dark.matches ? "dark" : "light");
@@ -371,6 +372,7 @@ async function start() {
   const longest = app.spaces.reduce((best, space, i) => (space.calls > app.spaces[best].calls ? i : best), 0);
   byId("space").value = String(longest);
   app.chooseSpace(longest);
+  byId("picture").focus({ preventScroll: true, focusVisible: false });
   new ResizeObserver(() => {
     app.chart.resize();
     app.picture.drawSoon();

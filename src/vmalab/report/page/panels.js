@@ -106,7 +106,18 @@ function showStory(app) {
 
 // What is still to come at the chosen record is dimmed.
 function markStory(app) {
-  for (const item of byId("story").children) item.classList.toggle("later", Number(item.dataset.n) > app.n);
+  const story = byId("story");
+  let now = null;
+  for (const item of story.children) {
+    const later = Number(item.dataset.n) > app.n;
+    item.classList.toggle("later", later);
+    if (!later) now = item;
+  }
+  // The last thing that has happened is in sight.
+  if (now) {
+    const [top, bottom] = [now.offsetTop, now.offsetTop + now.offsetHeight];
+    if (top < story.scrollTop || bottom > story.scrollTop + story.clientHeight) story.scrollTop = bottom - story.clientHeight * 0.7;
+  }
 }
 
 // -- boundaries ------------------------------------------------------------------------------------

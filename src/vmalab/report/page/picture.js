@@ -165,10 +165,14 @@ class Picture {
     const context = fit(byId("strip"), width, HEIGHT);
     const selected = app.selectedRow();
     const named = [];
+    let drawn = -1;
     for (const row of space.rowsAt(app.n)) {
       const [top, height] = this.extent(row);
       if (top > HEIGHT || top + height < 0) continue;
       const attributes = app.attributesOf(row);
+      // Of many in one pixel one is seen.
+      if (height < 1 && row !== selected && Math.floor(top * 2) === drawn) continue;
+      drawn = Math.floor(top * 2);
       context.fillStyle = app.kindColour(attributes.kind);
       context.fillRect(8, top, STRIP, height);
       if (row === selected) {
