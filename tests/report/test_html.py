@@ -102,7 +102,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["records"], told["address_spaces"], told["failed"]) == (17, 2, 1)
-    assert (tmp_path / "out.html").stat().st_size == told["bytes"]
+    assert told["written"] == [{"output": str(tmp_path / "out.html"), "bytes": (tmp_path / "out.html").stat().st_size}]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "t.jsonl"]
     piped = vmalab("report", str(trace), "-o", "-")
     assert piped.stdout == (tmp_path / "out.html").read_text("utf-8")

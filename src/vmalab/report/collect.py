@@ -19,6 +19,7 @@ from vmalab.trace.show import call_text, result_text
 from vmalab.vma.observer import Observer
 
 if TYPE_CHECKING:
+    from vmalab.report.trace_viewer import TraceViewer
     from vmalab.trace.file import TraceReader
     from vmalab.vma.area import Vma
     from vmalab.vma.space import Mm
@@ -148,7 +149,9 @@ class Failed:
 class Collected:
     """What one replay of a trace has shown.  Feed it the records in order with step(), then call finish()."""
 
-    def __init__(self, header: records.Header) -> None:
+    def __init__(self, header: records.Header, viewer: TraceViewer | None = None) -> None:
+        self.viewer: TraceViewer | None = viewer
+        """Is told of each record as well, for the export."""
         sight = Sight.NO_FAULTS if header.faults == "none" else Sight.FULL
         self.attribution: Attribution = Attribution(sight)
         self.lives: Lives = Lives(self._apart)
@@ -190,6 +193,8 @@ class Collected:
             space = self.lives.number(after.mm) if after is not None else space
         self.texts.append(_text(record, replay))
         self.text_space.append(space)
+        if self.viewer is not None:
+            self.viewer.after(replay, record, mismatch)
         if isinstance(record, records.Call) and (record.ret < 0 or mismatch is not None):
             self._note_failure(record, space, mismatch)
 
@@ -247,12 +252,14 @@ def _text(record: records.Record, replay: Replay) -> str:
         return f"lost: {escape_text(record.why)}"
     if isinstance(record, records.File):
         return f"opened: {escape_text(record.path)}"
-    return f"the end of the trace: {escape_text(record.reason)}"
+    if isinstance(record, records.End):
+        return f"the end of the trace: {escape_text(record.reason)}"
+    return type(record).__name__.lower()
 
 
-def collect(reader: TraceReader, update: Callable[[int], None]) -> Collected:
+def collect(reader: TraceReader, update: Callable[[int], None], viewer: TraceViewer | None = None) -> Collected:
     """Replay a trace to its end.  update is told how many bytes of the file have been read."""
-    collected = Collected(reader.header)
+    collected = Collected(reader.header, viewer)
     for record in reader:
         collected.step(record)
         if record.n % 512 == 0:
