@@ -16,8 +16,9 @@ _form.choose()
 from vmalab.calls import Call, Outcome
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.semantics import Semantics
+from vmalab.trace.trace import Trace
 from vmalab.vma.area import File, Vma
 
 form = _form.form
 
-__all__ = ["Call", "File", "KernelError", "Machine", "Outcome", "Process", "Semantics", "Vma", "form"]
+__all__ = ["Call", "File", "KernelError", "Machine", "Outcome", "Process", "Semantics", "Trace", "Vma", "form"]

@@ -11,6 +11,7 @@ from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
 from vmalab.errors import VmalabError
 from vmalab.flags import CLONE_VM, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, UFFDIO_API
+from vmalab.notebook import process_html
 from vmalab.pages.access import read_page, write_page
 from vmalab.pages.folio import HUGETLB, Folio, SwapSlot
 from vmalab.pages.memory import Memory
@@ -114,6 +115,10 @@ class Process(ProcessState):
 
     def __repr__(self) -> str:
         return f"<Process {self.pid}: {self.mm.map_count} VMAs>"
+
+    def _repr_html_(self) -> str:
+        """Its VMAs as a strip and a table: for a notebook."""
+        return process_html(self)
 
     def do(self, call: Call) -> Outcome:
         """Perform a call as this process."""

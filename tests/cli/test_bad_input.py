@@ -13,6 +13,7 @@ COMMANDS = {
     "replay --json": ["replay", "--json", "FILE"],
     "explain": ["explain", "FILE"],
     "why": ["why", "FILE", "0x1000"],
+    "report": ["report", "FILE", "-o", "-"],
 }
 
 

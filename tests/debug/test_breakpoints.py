@@ -80,7 +80,7 @@ def cases(facts: Facts) -> dict[str, list[int]]:
     def failed(*numbers: int) -> list[int]:
         return facts.where(
             lambda n, each: bool(
-                (c := _call(each)) and (-(c.ret or 0) in numbers or ((c.ret or 0) < 0 and not numbers))
+                (c := _call(each)) and (-(c.ret or 0) in numbers or (c.failed and not numbers))
             )
         )
 

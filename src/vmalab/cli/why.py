@@ -9,13 +9,12 @@ import click
 from vmalab.calls import Call
 from vmalab.cli.common import console, escape_text, file_argument, json_option, print_json, progress
 from vmalab.errors import InputError
-from vmalab.explain.story import Line, Story, describe
+from vmalab.explain.story import Line, Story
 from vmalab.text import address_of
 from vmalab.trace import records
 from vmalab.trace.file import TraceReader, read_trace
 from vmalab.trace.replay import Replay
 from vmalab.trace.show import call_text
-from vmalab.vma.area import Vma
 
 SHOWN_PROCESSES = 8
 
@@ -90,31 +89,12 @@ def tell(reader: TraceReader, address: int, *, quiet: bool = False) -> tuple[lis
     seen: set[int] = set()
     with progress("replay", reader.size, quiet=quiet) as update:
         for record in reader:
-            before = _lookup(replay, record.pid, address) if isinstance(record, records.Exec | records.Exit) else None
-            mm = before.mm if before is not None else None
-            replay.step(record)
-            if any(process.mm is mm for process in replay.machine.processes.values()):
-                mm = None  # shared, as after vfork: nothing happens to it
-            if isinstance(record, records.Exec):
+            story.step(record)
+            if isinstance(record, records.Exec | records.Fork):
                 seen.add(record.pid)
-                if mm is not None:
-                    story.tell("gone: execve gives the process a new address space", mm)
-                after = _lookup(replay, record.pid, address)
-                if after is not None:
-                    story.tell(f"mapped by execve as {describe(after)}", after.mm)
-            elif isinstance(record, records.Fork):
-                seen.add(record.pid)
-            elif mm is not None:
-                story.tell("gone: the process exits", mm)
             if record.n % 512 == 0:
                 update(reader.bytes_read)
     return story.lines, seen
-
-
-def _lookup(replay: Replay, pid: int, address: int) -> Vma | None:
-    """The VMA that holds an address in a process, if there is one."""
-    process = replay.process(pid)
-    return process.mm.vma_lookup(address) if process is not None else None
 
 
 def _as_json(line: Line) -> dict[str, Any]:

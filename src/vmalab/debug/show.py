@@ -101,7 +101,7 @@ def record_text(tape: Tape, record: records.Record) -> str:
 def record_style(record: records.Record) -> str:
     """The style of a record in a list: what failed stands out, what is no call stays back."""
     if isinstance(record, records.Call):
-        return BAD if record.ret is not None and record.ret < 0 else ""
+        return BAD if record.failed else ""
     if isinstance(record, records.Lost):
         return WARN
     return "bold cyan" if isinstance(record, records.Exec | records.Fork | records.Exit) else DIM

@@ -293,6 +293,11 @@ class Space:
             next((maker.title for maker in birth.makers if isinstance(maker, Maker)), "") if birth is not None else ""
         )
 
+    def group_at(self, start: int) -> Group | None:
+        """What keeps the VMA that starts at an address from merging with the one below; None if none starts there."""
+        birth = self._births.get(start)
+        return birth.group if birth is not None else None
+
     def starts(self) -> list[int]:
         """Where the VMAs start, for a check against the address space itself."""
         return list(self._starts)
@@ -420,7 +425,7 @@ class Attribution(Observer):
         frames, number = getattr(record, "frames", None), getattr(record, "id", None)
         if isinstance(frames, list) and isinstance(number, int):
             self._stacks[number] = tuple(map(str, frames))
-        if isinstance(record, records.Call) and ((record.ret or 0) < 0 or record.call == "brk"):
+        if isinstance(record, records.Call) and (record.failed or record.call == "brk"):
             process = replay.process(record.pid)
             if process is not None:
                 self._before = State(process.mm)
@@ -458,6 +463,10 @@ class Attribution(Observer):
         """
         number = getattr(record, "stack", None)
         return self._stacks.get(number, ()) if isinstance(number, int) else ()
+
+    def space_at(self, mm: Mm) -> Space | None:
+        """What is known of an address space that is there."""
+        return self._live.get(id(mm))
 
     def call_of(self, n: int) -> str:
         """The call of a record that made VMAs, for people; or execve, fork, fault."""

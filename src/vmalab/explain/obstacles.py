@@ -320,7 +320,7 @@ def _describe(refusal: int, left: Vma, right: Vma) -> list[Obstacle]:
     if refusal == reason.FLAGS_DIFFER:
         return _describe_flags(left, right)
     words = {
-        reason.POLICY_DIFFERS: (_policy_text(left.policy), _policy_text(right.policy), "memory policy"),
+        reason.POLICY_DIFFERS: (policy_text(left.policy), policy_text(right.policy), "memory policy"),
         reason.FILE_DIFFERS: (_file_text(left), _file_text(right), _file_detail(left, right)),
         reason.UFFD_DIFFERS: (_uffd_text(left), _uffd_text(right), "registered with different userfaultfds"),
         reason.NAME_DIFFERS: (left.name or "none", right.name or "none", "anonymous name"),
@@ -387,7 +387,8 @@ def flag_words(bit: int) -> str:
     return FLAG_WORDS[letters] if letters is not None else f"flag {bit:#x}"
 
 
-def _policy_text(policy: Policy | None) -> str:
+def policy_text(policy: Policy | None) -> str:
+    """A memory policy in a few words, for instance bind:0,1."""
     names = ("default", "preferred", "bind", "interleave", "local", "preferred-many", "weighted-interleave")
     if policy is None:
         return "default"

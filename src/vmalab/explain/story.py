@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from vmalab import flags, reason
+from vmalab.addr import page_up
 from vmalab.explain.obstacles import flag_words, single_bits
 from vmalab.flags import VM_ACCESS, permissions
+from vmalab.trace import records
 from vmalab.vma.observer import Observer
 
 if TYPE_CHECKING:
     from vmalab.calls import Call
-    from vmalab.trace.replay import Replay
+    from vmalab.trace.replay import Mismatch, Replay
     from vmalab.vma.area import Vma
     from vmalab.vma.space import Mm
 
@@ -179,6 +181,176 @@ class Edges(Observer):
 
 
 @final
+class Happening:
+    """One thing that happened to a range of an address space: a line of the story of each address in it."""
+
+    __slots__ = ("about", "after", "before", "call", "end", "kind", "mm", "n", "pid", "start")
+
+    def __init__(self, replay: Replay, mm: Mm, start: int, end: int, kind: str) -> None:
+        self.n: int = replay.n
+        self.pid: int = replay.pid
+        """The process that did it."""
+        self.call: Call | None = replay.call
+        self.mm: Mm = mm
+        self.start: int = start
+        self.end: int = end
+        self.kind: str = kind
+        """ARRIVED, GREW, REMOVED or nothing: what the order of lines, and their number, depends on."""
+        self.before: str = ""
+        self.about: tuple[int, int] | None = None
+        """The bounds of the VMA that the words are about: they stand between before and after."""
+        self.after: str = ""
+
+    def what(self) -> str:
+        """What happened, in words."""
+        about = f"{self.about[0]:x}-{self.about[1]:x}" if self.about is not None else ""
+        return f"{self.before}{about}{self.after}"
+
+
+ARRIVED: Final = "arrived"
+GREW: Final = "grew"
+REMOVED: Final = "removed"
+
+
+class Chronicle(Observer):
+    """Puts all that happens to memory in words.  A subclass says which ranges it wants, and keeps what is told."""
+
+    def __init__(self) -> None:
+        self.replay: Replay | None = None
+        """Whose records are told; to be set before the first."""
+
+    def wants(self, start: int, end: int) -> bool:
+        """Whether what happens to a range is to be told."""
+        return True
+
+    def vmas_told(self, mm: Mm) -> list[Vma]:
+        """The VMAs of an address space that are to be told of when it comes or goes as a whole."""
+        return mm.vmas()
+
+    def keep(self, happening: Happening) -> None:
+        """Take what happened."""
+
+    def tell(
+        self,
+        mm: Mm,
+        where: tuple[int, int],
+        before: str,
+        about: Vma | tuple[int, int] | None = None,
+        after: str = "",
+        kind: str = "",
+    ) -> None:
+        """Tell what happened to a range with the current record, if it is wanted."""
+        replay = self.replay
+        assert replay is not None
+        if where[0] < where[1] and self.wants(*where):
+            happening = Happening(replay, mm, *where, kind)
+            happening.before = before
+            happening.about = about if about is None or isinstance(about, tuple) else (about.start, about.end)
+            happening.after = after
+            self.keep(happening)
+
+    def step(self, record: records.Record) -> Mismatch | None:
+        """Feed the replay a record, and tell what execve and exit do to whole address spaces."""
+        replay = self.replay
+        assert replay is not None
+        if not isinstance(record, records.Exec | records.Exit):
+            return replay.step(record)
+        process = replay.process(record.pid)
+        mm = process.mm if process is not None else None
+        held = [(vma.start, vma.end) for vma in self.vmas_told(mm)] if mm is not None else []
+        replay.step(record)
+        is_exec = isinstance(record, records.Exec)
+        # One that others share, as after vfork, stays.
+        if mm is not None and all(each.mm is not mm for each in replay.machine.processes.values()):
+            why = "gone: execve gives the process a new address space" if is_exec else "gone: the process exits"
+            for where in held:
+                self.tell(mm, where, why, kind=REMOVED)
+        process = replay.process(record.pid)
+        if is_exec and process is not None:
+            for vma in self.vmas_told(process.mm):
+                self._tell_all("mapped by execve as ", vma, kind=ARRIVED)
+        return None
+
+    def _tell_all(self, before: str, vma: Vma, kind: str = "") -> None:
+        """Tell of a whole VMA, with its description."""
+        if self.wants(vma.start, vma.end):
+            self.tell(vma.mm, (vma.start, vma.end), before, vma, describe_rest(vma), kind)
+
+    def added(self, vma: Vma) -> None:
+        call = self.replay.call if self.replay is not None else None
+        moved = call is not None and call.name == "mremap"
+        self._tell_all("moved here as " if moved else "mapped as ", vma, ARRIVED)
+
+    def removed(self, vma: Vma) -> None:
+        start, end = vma.start, vma.end
+        call = self.replay.call if self.replay is not None else None
+        # mremap moves memory away from one place, and may put it over other memory.
+        low = high = start
+        if call is not None and call.name == "mremap":
+            low, high = max(start, call.args[0]), min(end, call.args[0] + page_up(call.args[1]))
+            if low >= high:
+                low = high = start
+        self.tell(vma.mm, (start, low), "unmapped, with ", vma, kind=REMOVED)
+        self.tell(vma.mm, (low, high), "moved away, with ", vma, kind=REMOVED)
+        self.tell(vma.mm, (high, end), "unmapped, with ", vma, kind=REMOVED)
+
+    def split(self, below: Vma, above: Vma) -> None:
+        self.tell(below.mm, (below.start, below.end), "what is above it was split off: it is now in ", below)
+        self.tell(above.mm, (above.start, above.end), "what is below it was split off: it is now in ", above)
+
+    def merged(self, survivor: Vma, start: int, end: int) -> None:
+        if self.wants(start, end):
+            self.tell(survivor.mm, (start, end), "merged: it is now in ", survivor, describe_rest(survivor), ARRIVED)
+        grown = "its VMA grew: it is now in "
+        self.tell(survivor.mm, (survivor.start, start), grown, survivor, kind=GREW)
+        self.tell(survivor.mm, (end, survivor.end), grown, survivor, kind=GREW)
+
+    def resized(self, vma: Vma, old_start: int, old_end: int) -> None:
+        reached, left = "reached by a VMA that is now ", "left by a VMA that is now "
+        self.tell(vma.mm, (vma.start, min(old_start, vma.end)), reached, vma)
+        self.tell(vma.mm, (max(old_end, vma.start), vma.end), reached, vma)
+        self.tell(vma.mm, (old_start, min(vma.start, old_end)), left, vma)
+        self.tell(vma.mm, (max(vma.end, old_start), old_end), left, vma)
+
+    def flags_changed(self, vma: Vma, old: int) -> None:
+        where = (vma.start, vma.end)
+        if not self.wants(*where):
+            return
+        if (vma.flags ^ old) & VM_ACCESS:
+            self.tell(vma.mm, where, f"permissions changed from {permissions(old)} to {permissions(vma.flags)}")
+        for bit in single_bits((vma.flags ^ old) & ~VM_ACCESS):
+            self.tell(vma.mm, where, f"{'now' if vma.flags & bit else 'no longer'}: {flag_words(bit)}")
+
+    def attribute_changed(self, vma: Vma, what: str) -> None:
+        where = (vma.start, vma.end)
+        if what == "anon_vma" and vma.anon_vma is None:
+            self.tell(vma.mm, where, "", vma, " was emptied by a move")
+        elif what == "anon_vma":
+            self.tell(vma.mm, where, "", vma, " was written to for the first time, before this")
+        else:
+            self.tell(vma.mm, where, f"its {what} changed")
+
+    def forked(self, child: Mm, parent: Mm) -> None:
+        for vma in self.vmas_told(child):
+            self._tell_all("inherited by fork, as ", vma)
+
+
+def put_in_order(lines: list[Happening], new: Happening) -> None:
+    """Add what happened to what is known already: what a fixed mapping replaces goes first, though it is told last."""
+    at = len(lines)
+    if new.kind == REMOVED:
+        while at and (last := lines[at - 1]).n == new.n and last.kind in (ARRIVED, GREW, REMOVED):
+            at -= 1
+        while at < len(lines) and (lines[at].kind != ARRIVED or not _overlap(lines[at], new)):
+            at += 1
+    lines.insert(at, new)
+
+
+def _overlap(one: Happening, other: Happening) -> bool:
+    return one.mm is other.mm and one.start < other.end and other.start < one.end
+
+
+@final
 class Line:
     """One line of an address's story."""
 
@@ -194,99 +366,47 @@ class Line:
         self.what = what
 
 
-class Story(Observer):
+class Story(Chronicle):
     """Writes down everything that happens to one address, in every process."""
 
     def __init__(self, addr: int) -> None:
+        super().__init__()
         self.addr = addr
-        self.lines: list[Line] = []
-        self._grown: tuple[Line, int, int] | None = None
-        self.replay: Replay | None = None
-        """Whose records are told; to be set before the first."""
+        self._happenings: list[Happening] = []
+        self._pids: dict[int, frozenset[int]] = {}
 
-    def tell(self, what: str, mm: Mm) -> None:
-        """Add a line for the current record: what happened in an address space."""
-        replay = self.replay
-        assert replay is not None
-        pids = frozenset([replay.pid, *[each.pid for each in replay.machine.processes.values() if each.mm is mm]])
-        self.lines.append(Line(replay.n, replay.pid, pids, replay.call, what))
-
-    def _holds(self, start: int, end: int) -> bool:
+    def wants(self, start: int, end: int) -> bool:
         return start <= self.addr < end
 
-    def _is_moved(self) -> bool:
-        """Whether the call moves memory away from the address, rather than put other memory over it."""
-        call = self.replay.call if self.replay is not None else None
-        return call is not None and call.name == "mremap" and self._holds(call.args[0], call.args[0] + call.args[1])
+    def vmas_told(self, mm: Mm) -> list[Vma]:
+        vma = mm.vma_lookup(self.addr)
+        return [vma] if vma is not None else []
 
-    def added(self, vma: Vma) -> None:
-        if self._holds(vma.start, vma.end):
-            call = self.replay.call if self.replay is not None else None
-            moved = call is not None and call.name == "mremap"
-            self.tell(f"{'moved here' if moved else 'mapped'} as {describe(vma)}", vma.mm)
+    def keep(self, happening: Happening) -> None:
+        replay = self.replay
+        assert replay is not None
+        sharers = [each.pid for each in replay.machine.processes.values() if each.mm is happening.mm]
+        self._pids[id(happening)] = frozenset([happening.pid, *sharers])
+        put_in_order(self._happenings, happening)
 
-    def removed(self, vma: Vma) -> None:
-        if not self._holds(vma.start, vma.end):
-            return
-        verb = "moved away" if self._is_moved() else "unmapped"
-        self.tell(f"{verb}, with {span(vma)}", vma.mm)
-        # What a fixed mapping replaces goes first, though the kernel gives it back last.
-        lines = self.lines
-        if len(lines) > 1 and lines[-2].n == lines[-1].n and lines[-2].what.startswith(("mapped", "moved here")):
-            lines[-1], lines[-2] = lines[-2], lines[-1]
-
-    def split(self, below: Vma, above: Vma) -> None:
-        if self._holds(below.start, above.end):
-            part = below if self.addr < above.start else above
-            self.tell(f"split at {above.start:#x}: it is now in {span(part)}", part.mm)
-
-    def merged(self, survivor: Vma, start: int, end: int) -> None:
-        if self._holds(start, end):
-            self.tell(f"merged: it is now in {describe(survivor)}", survivor.mm)
-        elif self._holds(survivor.start, survivor.end):
-            self._tell_growth(survivor)
-
-    def _tell_growth(self, vma: Vma) -> None:
-        """One line for any number of times that a VMA grew while nothing else happened to the address."""
-        times, first = 1, 0
-        if self._grown is not None and self.lines and self.lines[-1] is self._grown[0]:
-            _, times, first = self._grown
-            times += 1
-            self.lines.pop()
-        self.tell("", vma.mm)
-        line = self.lines[-1]
-        first = first or line.n
-        often = f"grew {times:,} times from record {first} to this" if times > 1 else "grew"
-        line.what = f"its VMA {often}: it is now in {span(vma)}"
-        self._grown = (line, times, first)
-
-    def resized(self, vma: Vma, old_start: int, old_end: int) -> None:
-        if self._holds(vma.start, vma.end) != self._holds(old_start, old_end):
-            now = "reached" if self._holds(vma.start, vma.end) else "left"
-            self.tell(f"{now} by a VMA that is now {span(vma)}", vma.mm)
-
-    def flags_changed(self, vma: Vma, old: int) -> None:
-        if not self._holds(vma.start, vma.end):
-            return
-        if (vma.flags ^ old) & VM_ACCESS:
-            self.tell(f"permissions changed from {permissions(old)} to {permissions(vma.flags)}", vma.mm)
-        for bit in single_bits((vma.flags ^ old) & ~VM_ACCESS):
-            self.tell(f"{'now' if vma.flags & bit else 'no longer'}: {flag_words(bit)}", vma.mm)
-
-    def attribute_changed(self, vma: Vma, what: str) -> None:
-        if not self._holds(vma.start, vma.end):
-            return
-        if what == "anon_vma" and vma.anon_vma is None:
-            self.tell(f"{span(vma)} was emptied by a move", vma.mm)
-        elif what == "anon_vma":
-            self.tell(f"{span(vma)} was written to for the first time, before this", vma.mm)
-        else:
-            self.tell(f"its {what} changed", vma.mm)
-
-    def forked(self, child: Mm, parent: Mm) -> None:
-        vma = child.vma_lookup(self.addr)
-        if vma is not None:
-            self.tell(f"inherited by fork, as {describe(vma)}", child)
+    @property
+    def lines(self) -> list[Line]:
+        """What happened, in order; one line for any number of times that a VMA grew while nothing else happened."""
+        lines: list[Line] = []
+        times, first = 0, 0
+        last: Happening | None = None
+        for each in self._happenings:
+            if each.kind == GREW and last is not None and last.kind == GREW and last.mm is each.mm:
+                lines.pop()
+                times += 1
+            else:
+                times, first = 1, each.n
+            what = each.what()
+            if times > 1:
+                what = what.replace("grew", f"grew {times:,} times from record {first} to this", 1)
+            lines.append(Line(each.n, each.pid, self._pids[id(each)], each.call, what))
+            last = each
+        return lines
 
 
 def span(vma: Vma) -> str:
@@ -301,4 +421,13 @@ def describe(vma: Vma) -> str:
 
 def described(start: int, end: int, vm_flags: int, name: str) -> str:
     """A VMA with these bounds, flags and name in a few words."""
-    return f"{start:x}-{end:x} {permissions(vm_flags)} {name or 'anonymous'}"
+    return f"{start:x}-{end:x}{_rest(vm_flags, name)}"
+
+
+def describe_rest(vma: Vma) -> str:
+    """What describe() says after the bounds."""
+    return _rest(vma.flags, vma.shown_name())
+
+
+def _rest(vm_flags: int, name: str) -> str:
+    return f" {permissions(vm_flags)} {name or 'anonymous'}"

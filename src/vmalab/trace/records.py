@@ -178,6 +178,11 @@ class Call(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     unordered: bool = False
     """A call of another thread overlapped, and nobody knows which took effect first."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether it is known to have been answered with an errno."""
+        return self.ret is not None and self.ret < 0
+
 
 class Fault(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="fault"):
     """One page fault, from a recorder that sees them."""

@@ -1,0 +1,200 @@
+// The data of the page: columns of numbers, and what can be asked of them.  Records are counted from 1.
+
+const FOREVER = 0xffffffff;
+const ARRAYS = { u8: Uint8Array, u32: Uint32Array, i32: Int32Array, f64: Float64Array };
+
+function fromBase64(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes;
+}
+
+// The columns of one element: views of one buffer.
+async function unpack(id, index) {
+  const packed = fromBase64(document.getElementById(id).textContent);
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  const buffer = await new Response(stream).arrayBuffer();
+  const columns = {};
+  for (const [name, [type, at, length, less]] of Object.entries(index)) {
+    const column = new ARRAYS[type](buffer, at, length);
+    // Differences to the row above, or to another column, that wrap as 32-bit numbers do.
+    if (less === name) for (let i = 1; i < length; i++) column[i] += column[i - 1];
+    else if (less) for (let i = 0, base = columns[less]; i < length; i++) column[i] += base[i];
+    columns[name] = column;
+  }
+  return columns;
+}
+
+// The first place in a sorted column whose value is above the given one.
+function upperBound(column, value, from = 0, to = column.length) {
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if (column[middle] <= value) from = middle + 1;
+    else to = middle;
+  }
+  return from;
+}
+
+// One address space over time.  Rows are lives: a VMA as long as nothing about it changes, in the order of addresses.
+class Space {
+  constructor(number, described, columns) {
+    Object.assign(this, described);
+    this.number = number;
+    const [from, to] = described.lives;
+    const cut = (name) => columns[`lives.${name}`].subarray(from, to);
+    this.size = to - from;
+    this.places = columns.places;
+    this.start = cut("start");
+    this.end = cut("end");
+    this.born = cut("born");
+    this.died = cut("died");
+    this.attributes = cut("attributes");
+    this.anon = cut("anon");
+    this.apart = cut("apart");
+    this.moved = cut("moved");
+    const [begin, end] = described.counters;
+    const counter = (name) => columns[`counters.${name}`].subarray(begin, end);
+    this.counters = {
+      n: counter("n"),
+      mapCount: counter("mapCount"),
+      totalVm: counter("totalVm"),
+      lockedVm: counter("lockedVm"),
+      committed: counter("committed"),
+    };
+    this.curves = described.groups.map((group) => ({
+      n: columns["curves.n"].subarray(...group.curve),
+      value: columns["curves.value"].subarray(...group.curve),
+    }));
+    this.gone = this.died.every((died) => died !== FOREVER);
+    this.stateAt = -1;
+    this.stateRows = [];
+  }
+
+  startOf(row) {
+    return this.places[this.start[row]];
+  }
+
+  endOf(row) {
+    return this.places[this.end[row]];
+  }
+
+  // The rows that hold after a record, in the order of their addresses.
+  rowsAt(n) {
+    if (this.stateAt !== n) {
+      const rows = [];
+      for (let row = 0; row < this.size; row++) {
+        if (this.born[row] <= n && n < this.died[row]) rows.push(row);
+      }
+      this.stateAt = n;
+      this.stateRows = rows;
+    }
+    return this.stateRows;
+  }
+
+  // The row that holds an address after a record, or -1.
+  rowOf(n, address) {
+    if (n === this.stateAt) {
+      const rows = this.stateRows;
+      let from = 0;
+      let to = rows.length;
+      while (from < to) {
+        const middle = (from + to) >> 1;
+        if (this.endOf(rows[middle]) <= address) from = middle + 1;
+        else to = middle;
+      }
+      return from < rows.length && this.startOf(rows[from]) <= address ? rows[from] : -1;
+    }
+    for (let row = 0; row < this.size; row++) {
+      if (this.startOf(row) > address) return -1;
+      if (this.born[row] <= n && n < this.died[row] && address < this.endOf(row)) return row;
+    }
+    return -1;
+  }
+
+  // A counter after a record; 0 before the first and once the address space is gone.
+  counterAt(name, n) {
+    if (this.gone && n >= this.last) return 0;
+    const place = upperBound(this.counters.n, n);
+    return place ? this.counters[name][place - 1] : 0;
+  }
+
+  // Since which record the VMA that starts where a row does is kept apart for the same reason.
+  apartSince(row) {
+    let first = row;
+    while (
+      first > 0 &&
+      this.start[first - 1] === this.start[row] &&
+      this.died[first - 1] === this.born[first] &&
+      this.apart[first - 1] === this.apart[row]
+    ) {
+      first--;
+    }
+    return this.born[first];
+  }
+
+  // The next record after n that changed something.
+  nextChange(n) {
+    const place = upperBound(this.changes(), n);
+    return place < this.changes().length ? this.changes()[place] : n;
+  }
+
+  changes() {
+    if (!this.changed) {
+      const all = new Set(this.born);
+      for (const died of this.died) if (died !== FOREVER) all.add(died);
+      this.changed = Uint32Array.from(all).sort();
+    }
+    return this.changed;
+  }
+}
+
+// What is needed to read rather than to draw: texts of records, and what happened to memory.
+class Tale {
+  constructor(data, columns, places) {
+    this.texts = new TextDecoder().decode(columns.texts).split("\n");
+    this.textSpace = columns.textSpace;
+    this.words = data.words;
+    this.places = places;
+    this.grew = data.kindsTold.indexOf("grew");
+    this.column = (name) => columns[`tale.${name}`];
+  }
+
+  text(n) {
+    return this.texts[n] ?? "";
+  }
+
+  what(row) {
+    const [before, after] = this.words[this.column("said")[row]];
+    const end = this.places[this.column("aboutEnd")[row]];
+    return end ? before + span(this.places[this.column("aboutStart")[row]], end) + after : before + after;
+  }
+
+  // What happened to an address of a space, and before that in the spaces that it was copied from by fork.
+  // Any number of times that a VMA only grew is one line.
+  story(spaces, space, address) {
+    const until = new Map();
+    for (let each = space, last = FOREVER; each; ) {
+      until.set(each.number, last);
+      last = Math.min(last, each.first);
+      each = each.parent >= 0 ? spaces[each.parent] : null;
+    }
+    const [n, of, start, end, kind] = ["n", "space", "start", "end", "kind"].map(this.column);
+    const lines = [];
+    for (let row = 0; row < n.length; row++) {
+      const last = until.get(of[row]);
+      if (last === undefined || n[row] > last || (n[row] === last && of[row] !== space.number)) continue;
+      if (this.places[start[row]] > address || this.places[end[row]] <= address) continue;
+      const previous = lines[lines.length - 1];
+      const line = { n: n[row], space: of[row], grew: kind[row] === this.grew, times: 1, what: this.what(row) };
+      if (line.grew && previous?.grew && previous.space === line.space) {
+        line.times = previous.times + 1;
+        line.since = previous.since ?? previous.n;
+        lines.pop();
+      }
+      lines.push(line);
+    }
+    return lines;
+  }
+}
