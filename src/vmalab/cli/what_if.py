@@ -288,7 +288,9 @@ def _show_program(row: tuple[tuple[Measured, Measured | None], ...]) -> None:
         out.print("  is not there in the changed run\n")
         return
     if all(after is not None and _is_same(before, after) for before, after in row):
-        out.print(f"  no difference: {_numbers([each.maps.peak()[1] for each in befores])} VMAs at most\n")
+        last = [each.maps.last() for each in befores]
+        most = [each.maps.peak()[1] for each in befores]
+        out.print(f"  no difference: {_numbers(last)} VMAs at the end, {_numbers(most)} at most\n")
         return
     table = Table(box=None, pad_edge=True, header_style="bold")
     for name in ("", "as it is", "changed"):
