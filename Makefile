@@ -23,7 +23,7 @@ NATIVE := $(wildcard src/vmalab/live/build_native.py src/vmalab/live/native/*)
 
 PYTEST_FLAGS ?= -q
 
-.PHONY: help demo test test-compiled test-interpreted coverage mutation campaign lint format types contracts build clean
+.PHONY: help demo test test-compiled test-interpreted coverage mutation campaign fuzz-parsers lint format types contracts build clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -56,6 +56,9 @@ mutation: .venv/built ## small changes of merge, modify and unmap, each to be fo
 campaign: .venv/built ## lockstep with this kernel on fresh seeds until Ctrl-C; runs and divergences in build/campaign.db
 	@mkdir -p build
 	@$(BIN)/vmalab fuzz live --steps 1000000000 --corpus build/campaign.db --resume
+
+fuzz-parsers: .venv/installed ## all that reads text, on ten million mutated inputs (hours; goes on where it was after Ctrl-C)
+	@$(BIN)/python -m tests.fuzz.parsers
 
 lint: .venv/installed ## style
 	@$(BIN)/ruff check .

@@ -322,9 +322,7 @@ class _Reader:
             else:
                 self.tally.others += 1
             return
-        head = begun[2]
-        joint = ", " if head and end[1].strip() and not head.endswith((" ", "(")) and end[1][:1] not in ", =" else ""
-        yield from self._finish(number, tid, name, head + joint + end[1], end[2], line)
+        yield from self._finish(number, tid, name, begun[2] + end[1], end[2], line)
 
     def _finish(self, number: int, tid: int, name: str, text: str, result: str, line: str) -> Iterator[Event]:
         """A whole call."""

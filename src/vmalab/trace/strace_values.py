@@ -98,6 +98,10 @@ class _Scanner:
                 self._comment()
                 if self.text.startswith("<", self.at):
                     self._path(value)
+                elif self.skip("|"):
+                    # -X verbose explains each part of a word of flags.
+                    other = self._atom().number
+                    value.number = None if other is None or value.number is None else value.number | other
             elif self.skip("=>"):
                 self.space()
                 self.name()
