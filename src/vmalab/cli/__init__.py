@@ -25,7 +25,7 @@ INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 """What a shell shows for a program that SIGPIPE ended."""
 
-_ORDER: Final = ("demo", "record", "import", "replay", "explain", "why", "debug", "test", "fuzz")
+_ORDER: Final = ("demo", "record", "import", "replay", "explain", "why", "report", "debug", "test", "fuzz")
 """The order in which a user meets the commands; all others follow by name."""
 
 

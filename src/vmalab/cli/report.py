@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from vmalab.cli.common import escape_text, file_argument, json_option, print_json, progress
+from vmalab.behaviours import read_semantics
+from vmalab.cli.common import escape_text, file_argument, json_option, print_json, progress, semantics_option
 from vmalab.errors import InputError
 from vmalab.trace.file import read_trace
 
@@ -27,8 +28,9 @@ LARGE = 64 << 20
     type=click.Path(dir_okay=False),
     help="Write a trace for the Perfetto UI instead (with -o, as well); .gz compresses it.",
 )
+@semantics_option
 @json_option
-def report(file: str, output: str | None, viewed: str | None, as_json: bool) -> int:
+def report(file: str, output: str | None, viewed: str | None, semantics: str | None, as_json: bool) -> int:
     """Write an HTML page about a trace that works without a network, in any current browser.
 
     FILE may be - for standard input, OUT may be - for standard output.  In the trace for the Perfetto UI a record is a
@@ -42,9 +44,10 @@ def report(file: str, output: str | None, viewed: str | None, as_json: bool) -> 
     if [target, viewed].count("-") + as_json > 1:
         raise click.UsageError("standard output can hold one thing: choose among -o -, --trace-viewer - and --json")
     reader = read_trace(file)
+    kernel = read_semantics(semantics) if semantics is not None else None
     viewer = TraceViewer() if viewed is not None else None
     with progress("replay", reader.size, quiet=as_json) as update:
-        collected = collect(reader, update, viewer)
+        collected = collect(reader, update, viewer, kernel)
     written: list[dict[str, str | int]] = []
     if target is not None:
         written.append(_write(target, report_html(collected, reader.header, reader.name).encode("utf-8")))

@@ -185,7 +185,7 @@ class Space:
         mm = self.mm
         assert mm is not None
         touched_makers: set[Tally] = set()
-        for lo, hi in _joined(change.ranges):
+        for lo, hi in joined(change.ranges):
             self._resettle(mm, n, lo, hi, change, source, touched_makers)
             change.edges.update(self._starts[bisect_left(self._starts, lo) : bisect_right(self._starts, hi)])
         touched_groups: set[Group] = change.left
@@ -530,7 +530,7 @@ class Attribution(Observer):
         self._change(vma.mm).edges.update((vma.start, vma.end))
 
 
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The same ranges, those that overlap or touch made one."""
     if len(ranges) < 2:
         return ranges

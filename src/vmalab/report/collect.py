@@ -20,6 +20,7 @@ from vmalab.vma.observer import Observer
 
 if TYPE_CHECKING:
     from vmalab.report.trace_viewer import TraceViewer
+    from vmalab.semantics import Semantics
     from vmalab.trace.file import TraceReader
     from vmalab.vma.area import Vma
     from vmalab.vma.space import Mm
@@ -149,14 +150,16 @@ class Failed:
 class Collected:
     """What one replay of a trace has shown.  Feed it the records in order with step(), then call finish()."""
 
-    def __init__(self, header: records.Header, viewer: TraceViewer | None = None) -> None:
+    def __init__(
+        self, header: records.Header, viewer: TraceViewer | None = None, semantics: Semantics | None = None
+    ) -> None:
         self.viewer: TraceViewer | None = viewer
         """Is told of each record as well, for the export."""
         sight = Sight.NO_FAULTS if header.faults == "none" else Sight.FULL
         self.attribution: Attribution = Attribution(sight)
         self.lives: Lives = Lives(self._apart)
         self.tale: Tale = Tale(self.lives)
-        self.replay: Replay = Replay(header, observer=_All([self.attribution, self.lives, self.tale]))
+        self.replay: Replay = Replay(header, semantics, _All([self.attribution, self.lives, self.tale]))
         self.attribution.replay = self.tale.replay = self.replay
         self.texts: list[str] = [""]
         """What each record is, by its number."""
@@ -236,8 +239,7 @@ class Collected:
 def _text(record: records.Record, replay: Replay) -> str:
     """What a record is, in one line, escaped."""
     if isinstance(record, records.Call):
-        assert replay.call is not None or replay.process(record.pid) is None
-        shown = call_text(replay.call) if replay.call is not None else f"{record.call}: of an unknown process"
+        shown = call_text(replay.call) if replay.call is not None else f"{escape_text(record.call)}(...)"
         return f"{shown} = {result_text(record.ret)}"
     if isinstance(record, records.Exec):
         return f"execve: {escape_text(record.exe)}"
@@ -257,9 +259,14 @@ def _text(record: records.Record, replay: Replay) -> str:
     return type(record).__name__.lower()
 
 
-def collect(reader: TraceReader, update: Callable[[int], None], viewer: TraceViewer | None = None) -> Collected:
+def collect(
+    reader: TraceReader,
+    update: Callable[[int], None],
+    viewer: TraceViewer | None = None,
+    semantics: Semantics | None = None,
+) -> Collected:
     """Replay a trace to its end.  update is told how many bytes of the file have been read."""
-    collected = Collected(reader.header, viewer)
+    collected = Collected(reader.header, viewer, semantics)
     for record in reader:
         collected.step(record)
         if record.n % 512 == 0:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from vmalab.addr import PAGE_SHIFT
+from vmalab.explain.attribution import joined
 from vmalab.explain.obstacles import policy_text
 from vmalab.flags import permissions, vm_flags_text
 from vmalab.kinds import kind_of
@@ -222,7 +223,7 @@ class Lives(Observer):
         for key, ranges in self._changed.items():
             known = self._live.get(key)
             if known is not None:
-                for lo, hi in ranges:
+                for lo, hi in joined(ranges):
                     known[1].change(record.n, lo, hi, known[2].name_of, self._apart, self.attributes)
                 known[1].count(record.n)
         self._changed.clear()

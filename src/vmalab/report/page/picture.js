@@ -74,6 +74,7 @@ class Picture {
     const pixels = new Uint32Array(image.data.buffer);
     const colours = app.data.kinds.map((_, kind) => pixelOf(app.kindColour(kind)));
     const kinds = app.data.attributes.map((attributes) => colours[attributes.kind]);
+    const shaded = kinds.map(shade);
     const { n0, n1, y0, y1 } = app.view;
     const [perRecord, perHeight] = [width / (n1 - n0), height / (y1 - y0)];
     const end = space.gone ? space.last : app.data.records + 1;
@@ -87,9 +88,10 @@ class Picture {
       const left = Math.max(0, Math.round((born[row] - n0) * perRecord));
       const right = Math.min(width, Math.max(left + 1, Math.round((Math.min(died[row], end) - n0) * perRecord)));
       const first = Math.max(0, Math.round(top));
-      // A line between neighbours, where there is room for one.
-      const last = Math.min(height, Math.max(first + 1, Math.round(bottom) - (bottom - top > 3 * ratio ? Math.round(ratio) : 0)));
-      const pixel = kinds[attributes[row]];
+      // A line between neighbours, where there is room for one; else every second one is darker.
+      const room = bottom - top > 3 * ratio;
+      const last = Math.min(height, Math.max(first + 1, Math.round(bottom) - (room ? Math.round(ratio) : 0)));
+      const pixel = (room || start[row] & 1 ? kinds : shaded)[attributes[row]];
       for (let y = first; y < last; y++) pixels.fill(pixel, y * width + left, y * width + right);
     }
     context.putImageData(image, Math.round(GUTTER * ratio), 0);
@@ -291,6 +293,8 @@ function pixelOf(colourText) {
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colourText.slice(at, at + 2), 16));
   return (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
 }
+
+const shade = (pixel) => (((pixel >>> 1) & 0x7f7f7f) + ((pixel >>> 2) & 0x3f3f3f) + 0xff000000) >>> 0;
 
 // The last part of a path; a name in brackets as it is.
 function shortName(name) {
