@@ -14,6 +14,7 @@ from vmalab.flags import CLONE_VM, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_W
 from vmalab.notebook import process_html
 from vmalab.pages.access import read_page, write_page
 from vmalab.pages.folio import HUGETLB, Folio, SwapSlot
+from vmalab.pages.ksm import ksm_scan
 from vmalab.pages.memory import Memory
 from vmalab.pages.port import PagePort
 from vmalab.pages.table import BITS, DIRTY, PRESENT, SWAP_EXCLUSIVE, WRITE
@@ -376,6 +377,15 @@ class Machine:
             found += violations_of_memory(self.memory)
         if found:
             raise AssertionError("\n".join(["the machine is broken:", *found, *[dump(mm) for mm in mms]]))
+
+    def ksm_scan(self) -> int:
+        """Let KSM merge pages of equal contents where that was permitted: how many mappings were changed.
+
+        Raises VmalabError for a machine without pages.
+        """
+        if self.memory is None:
+            raise VmalabError("this machine has VMAs alone: make it with Machine(memory=Memory()) for pages")
+        return ksm_scan(self.memory)
 
     def wake(self) -> None:
         """Let the accesses go on that were woken, in the order in which they began to wait."""

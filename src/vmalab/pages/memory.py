@@ -54,6 +54,10 @@ class PageSettings:
         self.huge_zero: bool = True
         """A read of memory that may be huge maps the huge page of zeros."""
         self.swap_pages: int = 0
+        self.ksm_use_zero_pages: bool = False
+        """Pages of zeros that are merged become the page of zeros, not one of their own."""
+        self.ksm_max_page_sharing: int = 256
+        """So many mappings a merged page may have; then another is made."""
         self.hugetlb: dict[int, int] = {PMD_ORDER: 0, PUD_ORDER: 0}
         """How many pages each pool has, by order."""
 

@@ -15,7 +15,8 @@ from vmalab.flags import (
     PR_SET_THP_DISABLE,
     VM_MERGEABLE,
 )
-from vmalab.reason import CONTROL_ARGUMENTS, MDWE_STAYS
+from vmalab.reason import CONTROL_ARGUMENTS, FAULT_NO_MEMORY, MDWE_STAYS, YES
+from vmalab.syscalls.madvise import unmerge
 from vmalab.vma.map import ksm_compatible
 from vmalab.vma.modify import set_flags
 from vmalab.vma.space import Mm
@@ -70,6 +71,10 @@ def _set_memory_merge(mm: Mm, on: bool) -> int:
     """All memory of the process may be merged by KSM, or none (ksm_enable_merge_any, ksm_disable_merge_any)."""
     mm.mmap_write_lock()
     if on != mm.merge_any:
+        for vma in mm.vmas():
+            if not on and unmerge(vma, vma.start, vma.end) != YES:
+                mm.mmap_write_unlock()
+                return -FAULT_NO_MEMORY
         mm.merge_any = on
         for vma in mm.vmas():
             if ksm_compatible(vma.flags):

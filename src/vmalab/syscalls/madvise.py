@@ -54,6 +54,7 @@ from vmalab.flags import (
     VM_WRITE,
 )
 from vmalab.pages.advice import advise_pages
+from vmalab.pages.ksm import unmerge_ksm_pages
 from vmalab.pages.port import memory_of
 from vmalab.reason import (
     ADVICE_LOCKED,
@@ -63,6 +64,7 @@ from vmalab.reason import (
     ADVICE_NOT_WRITABLE,
     ADVICE_SPECIAL_VMA,
     ADVICE_UNKNOWN,
+    FAULT_NO_MEMORY,
     LENGTH_WRAPS,
     MAP_COUNT_SPLIT,
     MAP_COUNT_SPLIT_EAGAIN,
@@ -198,7 +200,7 @@ def _as_eagain(refusal: int) -> int:
     """madvise says EAGAIN where others say ENOMEM."""
     if refusal == MAP_COUNT_SPLIT:
         return MAP_COUNT_SPLIT_EAGAIN
-    if refusal in (NO_MEMORY_VMA, NO_MEMORY_TREE, NO_MEMORY_POLICY, NO_MEMORY_ANON_VMA):
+    if refusal in (NO_MEMORY_VMA, NO_MEMORY_TREE, NO_MEMORY_POLICY, NO_MEMORY_ANON_VMA, FAULT_NO_MEMORY):
         return NO_MEMORY_EAGAIN
     return refusal
 
@@ -218,8 +220,20 @@ def _madvise_vma(vma: Vma, start: int, end: int, advice: int) -> tuple[Vma, int]
     flags, refusal = _new_flags(vma, advice)
     if refusal != YES or flags == vma.flags:
         return vma, refusal
+    if advice == MADV_UNMERGEABLE:
+        refusal = unmerge(vma, start, end)
+        if refusal != YES:
+            return vma, _as_eagain(refusal)
     modified, refusal = vma_modify_flags(vma, start, end, flags)
     return modified, _as_eagain(refusal)
+
+
+def unmerge(vma: Vma, start: int, end: int) -> int:
+    """What KSM has merged in [start, end) is the process's own again: YES, or FAULT_NO_MEMORY (ksm_madvise)."""
+    memory = memory_of(vma.mm)
+    if memory is None or not vma.flags & VM_MERGEABLE or vma.anon_vma is None:
+        return YES
+    return unmerge_ksm_pages(memory, vma, start, end)
 
 
 def _tell_removed(vma: Vma, start: int, end: int) -> None:

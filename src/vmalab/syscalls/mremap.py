@@ -51,6 +51,7 @@ from vmalab.reason import (
     UNKNOWN_FLAGS,
     YES,
 )
+from vmalab.syscalls.madvise import unmerge
 from vmalab.syscalls.populate import mm_populate
 from vmalab.vma.anon import unlink_anon_vmas
 from vmalab.vma.area import UffdMessage, Vma
@@ -336,6 +337,9 @@ def _move_vma(remap: Remap, vma: Vma) -> int:
             refusal = may_split(vma, edge)
             if refusal != YES:
                 return -refusal
+    refusal = unmerge(vma, remap.addr, remap.addr + remap.old_len)
+    if refusal != YES:
+        return -refusal
     refusal = _charge(remap, vma)
     if refusal != YES:
         return -refusal
