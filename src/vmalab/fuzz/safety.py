@@ -10,7 +10,7 @@ from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.machine import Process
 from vmalab.pages.table import UFFD_WP
-from vmalab.syscalls.policy import MPOL_MF_STRICT
+from vmalab.syscalls.policy import MPOL_F_ADDR, MPOL_F_NODE, MPOL_MF_STRICT
 from vmalab.vma.area import Vma
 
 LARGE: Final = 1 << 24
@@ -27,6 +27,7 @@ TOUCHES: Final = frozenset(
         "mprotect",
         "pkey_mprotect",
         "mremap",
+        "get_mempolicy",
     }
 )
 """Steps that can touch pages that are there; what is mapped anew has none, and gets small ones."""
@@ -38,6 +39,8 @@ NO_RANGE: Final = frozenset(
     | {"shmdt", "mlockall"}
 )
 """Steps that change no VMA of their own choice, or none of the agent's."""
+LOOKS_AT_PAGE: Final = MPOL_F_NODE | MPOL_F_ADDR
+"""With these get_mempolicy makes a page present, as a read does."""
 HARMFUL_ADVICES: Final = (f.MADV_HWPOISON, f.MADV_SOFT_OFFLINE)
 """They take memory away from the whole machine."""
 
@@ -115,12 +118,14 @@ def _can_follow(process: Process, op: Op) -> bool:
         return False
     if advice >= 0 and advice not in (f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE, f.MADV_HUGEPAGE):
         return True
-    if op.name in ("read", "write"):
+    if op.name == "get_mempolicy" and args[1] & LOOKS_AT_PAGE != LOOKS_AT_PAGE:
+        return True
+    if op.name in ("read", "write", "get_mempolicy"):
         found = process.mm.find_vma(args[0])
         if process.machine.memory is not None:
             # It knows its pages, and every userfaultfd answers with SIGBUS.
             return True
-        return found is None or not (_hides_pages(found) or (op.name == "read" and _may_be_huge(found)))
+        return found is None or not (_hides_pages(found) or (op.name != "write" and _may_be_huge(found)))
     knows_pages = process.machine.memory is not None
     for start, length in _ranges(op):
         for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE)):
