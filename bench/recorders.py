@@ -1,4 +1,4 @@
-"""What recording costs, and whether the recordings replay exactly: python -m bench.recorders [--rounds N] [--check] [NAME...]
+"""What recording costs, and whether the recordings replay exactly: python -m bench.recorders [--check] [NAME...]
 
 In each round a program runs alone, under the ptrace recorder and under the BPF recorder, one after the other; its own
 time is taken, without the start of the recorder.  The table has the median of the rounds' ratios.  Every BPF trace is
