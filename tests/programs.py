@@ -36,6 +36,6 @@ def record(trace: Path, command: Sequence[str]) -> str:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    done = vmalab("record", "-q", "-o", str(trace), "--", *command)
+    done = vmalab("record", "-q", "--with", "ptrace", "-o", str(trace), "--", *command)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vmalab.live import build_native
+from vmalab.live import bpf_record, build_native
 from vmalab.live.record import why_not
 from vmalab.trace.file import read_trace
 from vmalab.trace.records import Header, Record
@@ -42,9 +42,10 @@ class Recorded:
 Recorder = Callable[..., Recorded]
 
 
-def record_command(trace: Path, command: Sequence[str], *options: str) -> list[str]:
+def record_command(trace: Path, command: Sequence[str], *options: str, recorder: str = "ptrace") -> list[str]:
     """The command line that records a program."""
-    return [sys.executable, "-m", "vmalab", "record", *options, "-o", str(trace), "--", *command]
+    program = [sys.executable, "-m", "vmalab", "record", "--with", recorder]
+    return [*program, *options, "-o", str(trace), *(["--", *command] if command else [])]
 
 
 @pytest.fixture
@@ -70,6 +71,27 @@ def record(can_record: None, tmp_path: Path, environment: dict[str, str]) -> Rec
         done = subprocess.run(
             record_command(trace, command, *options), capture_output=True, check=False, timeout=60, env=environment
         )
+        return Recorded(done, trace)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def can_record_with_bpf() -> None:
+    """Skips where BPF cannot record."""
+    reason = bpf_record.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def record_bpf(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> Recorder:
+    """Records a command with BPF and reads the trace."""
+
+    def run(*command: str, options: Sequence[str] = (), name: str = "trace.jsonl") -> Recorded:
+        trace = tmp_path / name
+        words = record_command(trace, command, *options, recorder="bpf")
+        done = subprocess.run(words, capture_output=True, check=False, timeout=60, env=environment)
         return Recorded(done, trace)
 
     return run

@@ -132,7 +132,7 @@ struct mm_words {
 };
 struct mm_struct {
 	unsigned long mmap_base, task_size, start_brk, brk, start_stack, start_code, end_code, start_data, end_data;
-	unsigned long arg_start, arg_end;
+	unsigned long arg_start, arg_end, def_flags;
 	int map_count;
 	struct file *exe_file;
 };

@@ -19,10 +19,17 @@ char LICENSE[] SEC("license") = "GPL";
 #define CHAIN_MOST 16
 #define COMPONENTS_MOST 48
 #define RANGES_MOST 128
+#define POPULATED_MOST 256
 
 #define CALL_CLOSE 3
 #define CALL_MMAP 9
+#define CALL_BRK 12
 #define CALL_IOCTL 16
+#define CALL_MREMAP 25
+#define CALL_MADVISE 28
+#define CALL_MLOCK 149
+#define CALL_MLOCKALL 151
+#define CALL_MLOCK2 325
 #define CALL_SHMAT 30
 #define CALL_FCNTL 72
 #define CALL_PRCTL 157
@@ -37,6 +44,13 @@ char LICENSE[] SEC("license") = "GPL";
 #define VERSION(major, minor) ((major) << 16 | (minor) << 8)
 #define MAGIC_HUGETLBFS 0x958458f6
 #define MAGIC_SECRETMEM 0x5345434d
+#define FLAG_VM_WRITE 2
+#define FLAG_VM_LOCKED 0x2000
+#define FLAG_WRITE_FAULT 2
+#define FLAG_MAP_LOCKED 0x2000
+#define FLAG_MAP_POPULATE 0x8000
+#define ADVICE_POPULATE_READ 22
+#define ADVICE_POPULATE_WRITE 23
 #define TYPE_MASK 0170000
 #define TYPE_REGULAR 0100000
 #define FLAG_GROUP_EXIT 4
@@ -788,6 +802,56 @@ static long look(struct task_struct *task, struct vm_area_struct *vma, void *con
 	return 0;
 }
 
+// What the call itself populates takes no fault.  Whether each page was there to populate only the pages know, so the
+// VMAs that have an anon_vma afterwards are told, as writes to their first address.
+__noinline int tell_populated(struct task *task, u64 start, u64 end)
+{
+	struct bpf_iter_task_vma iterator;
+	struct vm_area_struct *vma;
+	u32 count = 0;
+	if (!task)
+		return 0;
+	bpf_iter_task_vma_new(&iterator, bpf_get_current_task_btf(), start);
+	while ((vma = bpf_iter_task_vma_next(&iterator))) {
+		if (vma->vm_start >= end || count >= POPULATED_MOST)
+			break;
+		if (!vma->anon_vma || !(vma->vm_flags & FLAG_VM_WRITE))
+			continue;
+		struct fault_event *event = RESERVE(fault, task, EVENT_FAULT, take_order());
+		if (!event)
+			break;
+		event->head.more = FLAG_WRITE_FAULT;
+		event->address = vma->vm_start;
+		event->locked = 1;
+		event->stack = -1;
+		SUBMIT(event);
+		count++;
+	}
+	bpf_iter_task_vma_destroy(&iterator);
+	return 0;
+}
+
+static __always_inline void tell_if_populated(struct task *task, u32 number, u64 result)
+{
+	const u64 *args = task->args;
+	struct task_struct *now = bpf_get_current_task_btf();
+	bool all_locked = BPF_CORE_READ(now, mm, def_flags) & FLAG_VM_LOCKED;
+	if (number == CALL_MLOCK || number == CALL_MLOCK2)
+		tell_populated(task, args[0], args[0] + args[1]);
+	else if (number == CALL_MLOCKALL)
+		tell_populated(task, 0, ~0ULL);
+	else if (number == CALL_MADVISE && (args[2] == ADVICE_POPULATE_READ || args[2] == ADVICE_POPULATE_WRITE))
+		tell_populated(task, args[0], args[0] + args[1]);
+	else if (result >= -4095ULL)
+		return;
+	else if (number == CALL_MMAP && (all_locked || args[3] & (FLAG_MAP_POPULATE | FLAG_MAP_LOCKED)))
+		tell_populated(task, result, result + args[1]);
+	else if (number == CALL_MREMAP && task->locked)
+		tell_populated(task, result, result + args[2]);
+	else if (number == CALL_BRK && all_locked)
+		tell_populated(task, result - 1, result);
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(leave, struct pt_regs *regs, long result)
 {
@@ -830,6 +894,7 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 		event->overtaken = task->released && process && process->writes != task->writes;
 		SUBMIT(event);
 	}
+	tell_if_populated(task, number, result);
 out:
 	task->number = 0;
 	task->entered = 0;
