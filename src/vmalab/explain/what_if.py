@@ -187,7 +187,7 @@ class WhatIf:
             self._moves.pop(pid, None)
         else:
             self.before.replay.step(record)
-            if not hasattr(record, "vmas"):
+            if not isinstance(record, records.Maps):
                 # A list of VMAs to compare with is that of the recorded program.
                 self._changed(record)
         self.before.measure(record.n, pid)
