@@ -3,9 +3,7 @@
 import json
 import random
 from pathlib import Path
-from typing import cast
 
-import msgspec
 import pytest
 
 from tests.programs import vmalab
@@ -226,29 +224,14 @@ def test_fork_keeps_what_made_the_original() -> None:
     assert EXECVE not in attribution.spaces[2].calls
 
 
-class StackRecord(msgspec.Struct, tag="stack"):
-    """A stack as a recorder that takes them writes it."""
-
-    n: int
-    id: int
-    pid: int
-    frames: list[str]
-
-
-class StackedCall(records.Call):
-    """A call that refers to a stack."""
-
-    stack: int | None = None
-
-
 def test_by_stack_where_the_trace_has_stacks() -> None:
     attribution, replay = begin()
     attribution.step(Program().exec())
     deep = ("mmap+0x1c (libc.so.6)", "allocate (program)", "main (program)")
     for number, frames in ((7, list(deep)), (8, ["mprotect (libc.so.6)"])):
-        attribution.step(cast(records.Record, StackRecord(number - 5, number, 1, frames)))
-    mapped = StackedCall(4, 1, 1, "mmap", [BASE, 4 * PAGE_SIZE, 3, FIXED, WORD, 0], BASE, stack=7)
-    changed = StackedCall(5, 1, 1, "mprotect", [BASE + PAGE_SIZE, PAGE_SIZE, 0], 0, stack=8)
+        attribution.step(records.Stack(number - 5, number, 1, frames))
+    mapped = records.Call(4, 1, 1, "mmap", [BASE, 4 * PAGE_SIZE, 3, FIXED, WORD, 0], BASE, stack=7)
+    changed = records.Call(5, 1, 1, "mprotect", [BASE + PAGE_SIZE, PAGE_SIZE, 0], 0, stack=8)
     for record in (mapped, changed):
         attribution.step(record)
     check(attribution, replay)

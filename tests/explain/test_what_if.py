@@ -37,6 +37,12 @@ def what_if(*arguments: str, status: int = 0) -> dict[str, Any]:
     return found
 
 
+def shape(line: str) -> tuple[int, list[str]]:
+    """A line of /proc/PID/maps without the address: the size in bytes and the rest."""
+    start, end = line.split()[0].split("-")
+    return int(end, 16) - int(start, 16), line.split()[1:]
+
+
 def test_guard_markers_instead_of_guard_pages_as_in_the_really_changed_program(tmp_path: Path) -> None:
     program = compile_program(PROGRAMS / "stacks.c", tmp_path)
     traces = {}
@@ -45,13 +51,16 @@ def test_guard_markers_instead_of_guard_pages_as_in_the_really_changed_program(t
         record(traces[guard], (program, guard, "2000"))
     really = json.loads(vmalab("replay", "--json", str(traces["madvise"])).stdout)
     assert really["equal"], "the changed program replays as recorded, with its final VMAs"
-    found = what_if(str(traces["mprotect"]), "--replace", GUARDS)
+    found = what_if(str(traces["mprotect"]), "--replace", GUARDS, "--maps")
     assert found["rules"] == [{"rule": GUARDS, "calls": 2000}]
     assert found["prediction_from"] is None
     (predicted,) = found["extremes"][0]["programs"]
     assert predicted["before"]["vmas"] > 4000
     assert predicted["after"]["vmas"] == really["programs"][0]["vmas"] < 100
     assert predicted["after"]["peak_vmas"] <= really["programs"][0]["peak_vmas"]
+    # Wherever they lie: the same VMAs in the same order, in size, permissions, offset and name.
+    maps = vmalab("replay", "--maps", str(traces["madvise"])).stdout.splitlines()
+    assert [shape(line) for line in predicted["maps"]] == [shape(line) for line in maps]
 
 
 def test_a_limit_on_memory_fails_where_it_really_does(tmp_path: Path) -> None:

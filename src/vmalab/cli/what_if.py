@@ -69,13 +69,13 @@ def _parse_rlimits(ctx: click.Context, param: click.Parameter, values: tuple[str
 class Asked:
     """What the options ask for."""
 
-    def __init__(self, change: Change, titles: list[str], notes: list[str], join: bool, rules: Rules | None) -> None:
+    def __init__(self, change: Change, titles: list[str], join: bool, rules: Rules | None, keep_maps: bool) -> None:
         self.change = change
         self.titles = titles
         """What is changed, in words."""
-        self.notes = notes
         self.join = join
         self.rules = rules
+        self.keep_maps = keep_maps
 
 
 @click.command("what-if")
@@ -91,6 +91,7 @@ class Asked:
 @click.option("--drop", multiple=True, metavar="CALL[:FLAGS]", help="Make no such call, for instance madvise:DONTFORK.")
 @click.option("--coalesce", is_flag=True, help="Join successive calls that do the same to ranges that touch.")
 @click.option("--rules", metavar="FILE.py", help="A changed rule: a subclass of Semantics, or functions of the core.")
+@click.option("--maps", is_flag=True, help="Print the final VMAs of the changed run as /proc/PID/maps shows them.")
 @click.option("--pid", type=click.IntRange(min=1), metavar="P", help="Show this process only.")
 @json_option
 def what_if(
@@ -104,6 +105,7 @@ def what_if(
     drop: tuple[str, ...],
     coalesce: bool,
     rules: str | None,
+    maps: bool,
     pid: int | None,
     as_json: bool,
 ) -> int:
@@ -137,12 +139,14 @@ def what_if(
     if not titles:
         raise click.UsageError("say what is to be different: --max-map-count, --replace, --kernel, ... (see --help)")
     reader = read_trace(file)
-    found = _run(reader, Asked(change, titles, notes, coalesce, loaded), quiet=as_json)
+    found = _run(reader, Asked(change, titles, coalesce, loaded, maps), quiet=as_json)
     if pid is not None and not any(measured.pid == pid for measured, _ in found[0].programs()):
         raise InputError(f"{reader.name}: there is no process {pid} in this trace")
     notes += _notes(reader, found[0], coalesce)
     if as_json:
         print_json(_as_json(reader, found, titles, notes, pid))
+    elif maps:
+        _print_maps(found, pid)
     else:
         _show(reader, found, titles, notes, pid)
     return 1 if any(each.new_failures.all() or each.new_faults for each in found) else 0
@@ -176,7 +180,7 @@ def _take_rules(path: str, *, quiet: bool) -> Rules:
 def _run(reader: TraceReader, asked: Asked, *, quiet: bool) -> list[WhatIf]:
     """Take the trace in both runs; twice, if nobody observed the faults: nothing written to, and all at once."""
     extremes = (False, True) if reader.header.faults == "none" else (False,)
-    found = [WhatIf(reader.header, asked.change, write_at_once=each) for each in extremes]
+    found = [WhatIf(reader.header, asked.change, write_at_once=each, keep_maps=asked.keep_maps) for each in extremes]
     trace = joined(reader) if asked.join else ((record, None) for record in reader)
     try:
         with progress("replay", reader.size, quiet=quiet) as update:
@@ -190,6 +194,8 @@ def _run(reader: TraceReader, asked: Asked, *, quiet: bool) -> list[WhatIf]:
         if blamed is None:
             raise
         raise blamed from error
+    for each in found:
+        each.finish()
     for rule in asked.change.rules:
         rule.used //= len(found)
     return found
@@ -334,6 +340,18 @@ def _show_failures(title: str, failures: list[Failure], pid: int | None) -> None
         out.print(f"  ... and {len(listed) - SHOWN:,} more kinds", style="dim")
 
 
+def _print_maps(found: list[WhatIf], pid: int | None) -> None:
+    """The final VMAs of the changed run; where nobody observed faults, of memory that was never written to."""
+    chosen = [
+        program for program in found[0].after.replay.programs if not program.replaced and pid in (None, program.pid)
+    ]
+    for program in chosen:
+        if len(chosen) > 1:
+            click.echo(f"# process {program.pid} {escape_text(program.exe)}")
+        for line in program.maps.splitlines():
+            click.echo(escape_text(line))
+
+
 # -- for programs -------------------------------------------------------------------------------------
 
 
@@ -361,6 +379,7 @@ def _as_json(
 
 
 def _extreme_json(found: WhatIf, pid: int | None) -> dict[str, Any]:
+    maps = {(program.pid, program.n): program.maps.splitlines() or None for program in found.after.replay.programs}
     return {
         "programs": [
             {
@@ -370,6 +389,7 @@ def _extreme_json(found: WhatIf, pid: int | None) -> dict[str, Any]:
                 "last": before.last,
                 "before": _measured_json(before),
                 "after": _measured_json(after) if after is not None else None,
+                "maps": maps.get((before.pid, before.n)),
             }
             for before, after in found.programs()
             if pid in (None, before.pid)

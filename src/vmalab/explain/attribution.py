@@ -422,9 +422,8 @@ class Attribution(Observer):
         """To be called before the replay takes a record (step does it all)."""
         replay = self._must()
         self._before = None
-        frames, number = getattr(record, "frames", None), getattr(record, "id", None)
-        if isinstance(frames, list) and isinstance(number, int):
-            self._stacks[number] = tuple(map(str, frames))
+        if isinstance(record, records.Stack):
+            self._stacks[record.id] = tuple(record.frames)
         if isinstance(record, records.Call) and (record.failed or record.call == "brk"):
             process = replay.process(record.pid)
             if process is not None:
@@ -457,12 +456,10 @@ class Attribution(Observer):
         return self._live.get(id(process.mm)) if process is not None else None
 
     def stack_of(self, record: records.Record) -> tuple[str, ...]:
-        """The user stack of a call, the innermost function first; empty where the recorder took none.
-
-        A recorder that takes stacks writes each once, with its frames, and calls refer to it by number.
-        """
-        number = getattr(record, "stack", None)
-        return self._stacks.get(number, ()) if isinstance(number, int) else ()
+        """The user stack of a call or a fault, the innermost function first; empty where the recorder took none."""
+        if not isinstance(record, records.Call | records.Fault) or record.stack is None:
+            return ()
+        return self._stacks.get(record.stack, ())
 
     def space_at(self, mm: Mm) -> Space | None:
         """What is known of an address space that is there."""

@@ -136,11 +136,17 @@ class Turn:
 class WhatIf:
     """A trace taken twice, as it is and with a change.  Feed it the records with step()."""
 
-    def __init__(self, header: records.Header, change: Change, *, write_at_once: bool = False) -> None:
-        """write_at_once: where nobody observed faults, every private writable VMA is written to at once."""
+    def __init__(
+        self, header: records.Header, change: Change, *, write_at_once: bool = False, keep_maps: bool = False
+    ) -> None:
+        """write_at_once: where nobody observed faults, every private writable VMA is written to at once.
+
+        keep_maps: the programs of the changed run keep their final VMAs as text.
+        """
         self.change: Change = change
         self.before: Run = Run(Replay(header, write_at_once=write_at_once))
-        self.after: Run = Run(Replay(change.header(header), change.semantics, write_at_once=write_at_once))
+        changed = Replay(change.header(header), change.semantics, write_at_once=write_at_once, keep_maps=keep_maps)
+        self.after: Run = Run(changed)
         self.turn: Turn | None = None
         """The first call that fails in one run and not in the other."""
         self.turns: int = 0
@@ -187,11 +193,16 @@ class WhatIf:
             self._moves.pop(pid, None)
         else:
             self.before.replay.step(record)
-            if not hasattr(record, "vmas"):
+            if not isinstance(record, records.Maps):
                 # A list of VMAs to compare with is that of the recorded program.
                 self._changed(record)
         self.before.measure(record.n, pid)
         self.after.measure(record.n, pid)
+
+    def finish(self) -> None:
+        """The trace is over: note what the programs that still run hold."""
+        self.before.replay.finish()
+        self.after.replay.finish()
 
     def programs(self) -> list[tuple[Measured, Measured | None]]:
         """Each program as it is, and as it is in the changed run (None if that never gets there)."""
@@ -500,4 +511,5 @@ def run(header: records.Header, trace: Iterable[records.Record], change: Change,
     else:
         for record in trace:
             found.step(record)
+    found.finish()
     return found
