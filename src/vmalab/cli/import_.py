@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -53,7 +54,7 @@ def import_(
     from vmalab.trace.import_log import import_log
 
     first = dict([_first(given) for given in maps])
-    with progress("import", None, quiet=as_json) as update:
+    with progress("import", _size(files), quiet=as_json) as update:
         done = import_log(
             list(files),
             output,
@@ -68,6 +69,12 @@ def import_(
     else:
         _show(done, output)
     return 0
+
+
+def _size(files: tuple[str, ...]) -> int | None:
+    """The bytes that there are to read; None where that is not known."""
+    path = Path(files[0])
+    return path.stat().st_size if len(files) == 1 and path.is_file() and path.suffix != ".gz" else None
 
 
 def _first(given: str) -> tuple[int, Exec]:

@@ -48,6 +48,7 @@ ARGUMENTS: Final[dict[str, int]] = {
     "exit": 1,
     "exit_group": 1,
     "fallocate": 4,
+    "fcntl": 3,
     "fork": 0,
     "ftruncate": 2,
     "get_mempolicy": 5,

@@ -10,7 +10,7 @@ import errno
 from bisect import bisect_left, bisect_right
 from typing import Final, final
 
-from vmalab.addr import PAGE_SHIFT, page_down, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, page_down, page_up
 from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
 from vmalab.flags import (
@@ -142,6 +142,8 @@ class PartialCalls:
     def _mmap(self, call: Call, ret: int) -> Outcome:
         _, length, prot, flags, fd, offset = call.args
         fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)
+        if length == 0 or offset & PAGE_MASK:
+            return perform(self._process, call)
         if ret < 0:
             if fixed and ret != -errno.EINVAL:
                 return self._unknown(ret)

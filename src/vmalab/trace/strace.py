@@ -110,10 +110,13 @@ def look_through(lines: Lines, family: Family, main: int = 0) -> None:
     for parents in family.parents.values():
         parents[:] = [parent or family.main for parent in parents]
     family.leader = max(family.leader, 0)
+    if named:
+        family.seen.add(_NAMED)
     if 0 in family.execs:
         family.execs.add(family.main)
 
 
+_NAMED: Final = "lines that name a task"
 _NOTICE_LENGTH: Final = 100
 _LONGEST_BROKEN: Final = 4096
 _MAX_NAMED: Final = 1 << 20
@@ -150,6 +153,8 @@ def read_separate(files: list[tuple[str, int, Callable[[], Lines]]], family: Fam
     for place, (name, pid, lines) in enumerate(files):
         own = Family()
         look_through(lines(), own, pid)
+        if _NAMED in own.seen:
+            raise InputError(f"{name}: its lines name their tasks, which those of strace -ff do not: import it alone")
         tid = pid or (own.main if own.main != 1 else place + 1)
         if tid in sources:
             raise InputError(f"{name} and {sources[tid][0]} are both of task {tid}: give one log at a time")

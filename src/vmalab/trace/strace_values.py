@@ -7,6 +7,7 @@ Numbers and names of flags, strings with C escapes, ``{structures}``, ``[arrays]
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, final
 
 from vmalab.text import octal_text
@@ -15,9 +16,17 @@ from vmalab.trace.logs import Value
 
 MAX_DEPTH: Final = 16
 _FIELD: Final = re.compile(r"([A-Za-z_][\w.]*(?:\[\d+\])?)=(?!=|>)")
+_PLAIN: Final = re.compile(r"([\w|-]{1,200})(?:, *|$)")
+"""A number or names of flags, as most arguments are."""
 _ESCAPE: Final = re.compile(r"\\(?:([0-7]{1,3})|x([0-9a-fA-F]{2})|(.))")
 _SIMPLE: Final = {"n": "\n", "t": "\t", "r": "\r", "v": "\v", "f": "\f", "a": "\a", "b": "\b", "e": "\x1b"}
 _CLOSE: Final = {"{": "}", "[": "]"}
+
+
+@lru_cache(maxsize=4096)
+def _evaluate(text: str) -> int | None:
+    """A log holds few different ones, but for addresses."""
+    return evaluate(text)
 
 
 class Unreadable(Exception):
@@ -30,6 +39,11 @@ def read_arguments(text: str) -> list[Value]:
     found: list[Value] = []
     scanner.space()
     while scanner.at < len(text):
+        plain = _PLAIN.match(text, scanner.at)
+        if plain is not None:
+            found.append(Value(number=_evaluate(plain[1])))
+            scanner.at = plain.end()
+            continue
         if scanner.skip("..."):
             scanner.space()
             scanner.skip(",")
