@@ -90,8 +90,11 @@ def _notes(collected: Collected, header: Header) -> list[str]:
     notes += [f"The trace is incomplete: {escape_text(why)}." for why in sorted(lost)]
     mismatches = sum(program.mismatches for program in collected.replay.programs)
     if mismatches:
+        why = (
+            "; some may depend on faults that nobody observed (vmalab replay tells)" if header.faults == "none" else ""
+        )
         notes.append(
-            f"{mismatches:,} results are not as the model predicts (see Failures); "
+            f"{mismatches:,} results are not as the model predicts (see Failures){why}: "
             "from the first on, what is shown may not be what was there."
         )
     differences = sum(1 for program in collected.replay.programs if program.final)
