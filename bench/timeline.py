@@ -1,6 +1,7 @@
 """What going back in a trace costs, as multiples of a step forward: python -m bench.timeline [RECORDS [PAGES]]
 
-The trace is made by a generator: random calls of up to four processes, in so many pages; more pages, more VMAs.  Times are of the processor.
+The trace is made by a generator: random calls of up to four processes, in so many pages; more pages, more VMAs.
+Times are of the processor.
 """
 
 from __future__ import annotations

@@ -135,6 +135,16 @@ def test_commands_from_standard_input_and_a_trace_from_it(tmp_path: Path) -> Non
     assert run("-", "-x", "goto 3", "-x", "print n", text=path.read_text()).endswith("\n3\n")
 
 
+def test_the_story_of_an_address_ends_at_this_record(tmp_path: Path, debug: Run) -> None:
+    path = small(tmp_path)
+    where = f"why {BASE - 0x4000:x}"
+    early, late = debug(path, "goto 3", where).stdout, debug(path, "goto end", where).stdout
+    assert "mapped as" in early
+    assert "merged: it is now in" not in early
+    assert "permissions changed from r-- to rw-" in late or "merged: it is now in" in late
+    assert "was never mapped in process 5 up to record 2" in debug(path, "goto 2", where).stdout
+
+
 def test_quit_ends_a_script(tmp_path: Path, debug: Run) -> None:
     done = debug(small(tmp_path), "goto 2", "quit", "nonsense")
     assert done.returncode == 0
@@ -167,6 +177,8 @@ WRONG = {
     "print foo": "there is no name foo",
     "watch": "choose a process first",
     "vmas": "no process has acted",
+    "why": "why needs an address: nothing is none",
+    "why zzz": "why needs an address: zzz is none",
     "di": None,
     "\x1b[2J": "\\x1b[2J",
 }
