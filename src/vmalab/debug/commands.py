@@ -199,15 +199,18 @@ class Debugger:
         step = self.timeline.step
         return step.places if step is not None else []
 
-    def nearby_obstacles(self) -> list[Text]:
-        """Why VMAs around the place of this record did not merge; in all of a small process."""
+    def nearby_obstacles(self) -> tuple[list[Text], int]:
+        """Why VMAs around the place of this record did not merge (of a small process all); and the line to begin at."""
         process = self.process()
         places = self.places()
         if process.mm.map_count <= NEARBY or not places:
             picture = take_picture(process, [EVERYWHERE], limit=NEARBY)
         else:
             picture = take_picture(process, surroundings(process, places, NEARBY // 8), limit=NEARBY)
-        return self.obstacle_lines(process, picture, ordinary=False)[0]
+        lines, data = self.obstacle_lines(process, picture, ordinary=False)
+        below = [each for each in data if places and each["addr"] < places[-1][0]]
+        # A boundary is a line for its address, one for each VMA, and one for each obstacle.
+        return lines, sum(3 + len(each["obstacles"]) for each in below)
 
     def obstacle_lines(self, process: Process, picture: Picture, *, ordinary: bool) -> tuple[list[Text], list[Any]]:
         """All places of a picture where VMAs touch that did not merge, with the reasons; and the same for a program.
