@@ -9,8 +9,7 @@ from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import Static, TabbedContent
 
-from tests.cli.test_debug import small
-from tests.debug.tapes import made_trace, opened
+from tests.debug.tapes import made_trace, opened, small
 from vmalab.debug.app import TABS, DebuggerApp, HelpScreen
 from vmalab.debug.commands import Debugger
 from vmalab.debug.widgets import Prompt, Rows
