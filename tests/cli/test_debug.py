@@ -12,40 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.debug.tapes import made_trace, write
+from tests.debug.tapes import BASE, made_trace, small
 from tests.programs import SOURCE
 from vmalab.cli import main
-from vmalab.trace.records import Call, End, Exec, File, Header, Record
 
-BASE = 0x7FFFF7FFF000
-ANON = 0x22
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "debug.md"
-EVIL = "/tmp/\x1b[31m<script>[bold]x[/bold]\u202e"
-
-
-def small(folder: Path) -> Path:
-    """Two neighbours that become one, a call that fails, and a file whose name wants to be more than text."""
-    top, low = BASE - 0x2000, BASE - 0x4000
-
-    def call(name: str, args: list[int], ret: int, **more: Any) -> Call:
-        return Call(n=0, pid=5, tid=5, call=name, args=args, ret=ret, **more)
-
-    path = EVIL.replace("\x1b", "\\033")
-    records: list[Record] = [
-        Exec(n=0, pid=5, exe=path, vmas=[], mmap_base=BASE),
-        call("mmap", [0, 0x2000, 3, ANON, 0xFFFFFFFF, 0], top),
-        call("mmap", [0, 0x2000, 1, ANON, 0xFFFFFFFF, 0], low),
-        call("mprotect", [low, 0x2000, 3], 0, written=[top]),
-        call("mprotect", [0x1000, 0x1000, 3], -12),
-        File(n=0, id=1, path=path, dev="08:01", ino=7, fs="ext4"),
-        call("mmap", [0, 0x1000, 1, 2, 3, 0], low - 0x1000, file=1),
-        End(n=0, reason="done"),
-    ]
-    return write(folder / "small.jsonl", Header(vmalab="trace", version=1, faults="at-calls"), records)
 
 
 @dataclass
@@ -135,6 +109,16 @@ def test_commands_from_standard_input_and_a_trace_from_it(tmp_path: Path) -> Non
     assert run("-", "-x", "goto 3", "-x", "print n", text=path.read_text()).endswith("\n3\n")
 
 
+def test_the_story_of_an_address_ends_at_this_record(tmp_path: Path, debug: Run) -> None:
+    path = small(tmp_path)
+    where = f"why {BASE - 0x4000:x}"
+    early, late = debug(path, "goto 3", where).stdout, debug(path, "goto end", where).stdout
+    assert "mapped as" in early
+    assert "merged: it is now in" not in early
+    assert "permissions changed from r-- to rw-" in late or "merged: it is now in" in late
+    assert "was never mapped in process 5 up to record 2" in debug(path, "goto 2", where).stdout
+
+
 def test_quit_ends_a_script(tmp_path: Path, debug: Run) -> None:
     done = debug(small(tmp_path), "goto 2", "quit", "nonsense")
     assert done.returncode == 0
@@ -167,6 +151,8 @@ WRONG = {
     "print foo": "there is no name foo",
     "watch": "choose a process first",
     "vmas": "no process has acted",
+    "why": "why needs an address: nothing is none",
+    "why zzz": "why needs an address: zzz is none",
     "di": None,
     "\x1b[2J": "\\x1b[2J",
 }

@@ -9,11 +9,11 @@ from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import Static, TabbedContent
 
-from tests.cli.test_debug import small
-from tests.debug.tapes import made_trace, opened
+from tests.debug.tapes import made_trace, opened, small
 from vmalab.debug.app import TABS, DebuggerApp, HelpScreen
 from vmalab.debug.commands import Debugger
 from vmalab.debug.widgets import Prompt, Rows
+from vmalab.trace.records import Call
 
 Use = Callable[[DebuggerApp, Pilot[None]], Awaitable[None]]
 
@@ -279,12 +279,12 @@ def test_break_here_and_goto(trace: Path) -> None:
         await pilot.press("g")
         prompt = app.query_one(Prompt)
         assert prompt.value == "goto "
-        prompt.value += "+30"
+        tape = app.debugger.tape
+        n = next(n for n in range(30, len(tape)) if isinstance(tape[n], Call))
+        prompt.value += f"+{n - 1}"
         await press(app, pilot, "enter", "escape")
-        assert app.debugger.timeline.n == 31
-        while not app.debugger.places():
-            await press(app, pilot, "down")
-        await press(app, pilot, "t", "c")
+        assert app.debugger.timeline.n == n
+        await press(app, pilot, "t")
         assert next(iter(app.debugger.breakpoints.values())).text.startswith("address ")
 
     use(opened(trace), how)

@@ -79,9 +79,7 @@ def cases(facts: Facts) -> dict[str, list[int]]:
 
     def failed(*numbers: int) -> list[int]:
         return facts.where(
-            lambda n, each: bool(
-                (c := _call(each)) and (-(c.ret or 0) in numbers or (c.failed and not numbers))
-            )
+            lambda n, each: bool((c := _call(each)) and (-(c.ret or 0) in numbers or (c.failed and not numbers)))
         )
 
     middle = sorted(count for counts in facts.counts for count in counts.values())[-30]

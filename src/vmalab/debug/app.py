@@ -271,10 +271,10 @@ class DebuggerApp(App[None]):
     def _show_obstacles(self) -> None:
         rows = self.query_one("#obstacle-rows", Rows)
         try:
-            lines = self.debugger.nearby_obstacles()
+            lines, at = self.debugger.nearby_obstacles()
         except VmalabError as error:
-            lines = [Text(str(error), DIM)]
-        rows.set_lines(lines)
+            lines, at = [Text(str(error), DIM)], 0
+        rows.set_lines(lines, at, top=True)
 
     def tell(self, text: Text | str) -> None:
         """One line about what has just happened."""

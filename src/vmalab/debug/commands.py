@@ -26,6 +26,7 @@ from vmalab.debug.show import (
     boundaries_of,
     count_text,
     obstacle_text,
+    record_text,
     row,
     sight_of,
     size_text,
@@ -35,8 +36,10 @@ from vmalab.debug.show import (
 )
 from vmalab.debug.timeline import Poll, Timeline
 from vmalab.errors import InputError
+from vmalab.explain.story import Story
 from vmalab.machine import Process
-from vmalab.text import escape_text
+from vmalab.text import address_of, escape_text
+from vmalab.trace.replay import Replay
 
 LISTED: Final = 10
 """Rows that `list` shows."""
@@ -196,15 +199,18 @@ class Debugger:
         step = self.timeline.step
         return step.places if step is not None else []
 
-    def nearby_obstacles(self) -> list[Text]:
-        """Why VMAs around the place of this record did not merge; in all of a small process."""
+    def nearby_obstacles(self) -> tuple[list[Text], int]:
+        """Why VMAs around the place of this record did not merge (of a small process all); and the line to begin at."""
         process = self.process()
         places = self.places()
         if process.mm.map_count <= NEARBY or not places:
             picture = take_picture(process, [EVERYWHERE], limit=NEARBY)
         else:
             picture = take_picture(process, surroundings(process, places, NEARBY // 8), limit=NEARBY)
-        return self.obstacle_lines(process, picture, ordinary=False)[0]
+        lines, data = self.obstacle_lines(process, picture, ordinary=False)
+        below = [each for each in data if places and each["addr"] < places[-1][0]]
+        # A boundary is a line for its address, one for each VMA, and one for each obstacle.
+        return lines, sum(3 + len(each["obstacles"]) for each in below)
 
     def obstacle_lines(self, process: Process, picture: Picture, *, ordinary: bool) -> tuple[list[Text], list[Any]]:
         """All places of a picture where VMAs touch that did not merge, with the reasons; and the same for a program.
@@ -417,6 +423,32 @@ def _obstacles(debugger: Debugger, rest: str, poll: Poll) -> Answer:
     return Answer(*debugger.obstacle_lines(process, picture, ordinary=bool(rest)))
 
 
+def _why(debugger: Debugger, rest: str, poll: Poll) -> Answer:
+    addr = address_of(rest)
+    if addr is None:
+        raise InputError(f"why needs an address: {escape_text(rest, 40) or 'nothing'} is none; why 7f12a0000000, say")
+    process = debugger.process()
+    tape = debugger.tape
+    story = Story(addr)
+    replay = Replay(tape.header, debugger.timeline.replay.machine.semantics, observer=story)
+    story.replay = replay
+    for record in tape.between(1, debugger.timeline.n):
+        story.step(record)
+        if record.n % 64 == 0:
+            poll(record.n)
+    told = [line for line in story.lines if process.pid in line.pids]
+    lines: list[Text] = []
+    last = 0
+    for line in told:
+        if line.n != last:
+            lines.append(Text(f"{line.n:>7} {record_text(tape, tape[line.n])}", DIM))
+        last = line.n
+        lines.append(Text(f"        {escape_text(line.what)}"))
+    if not lines:
+        lines = [Text(f"{addr:#x} was never mapped in process {process.pid} up to record {debugger.timeline.n:,}", DIM)]
+    return Answer(lines, [{"record": line.n, "pid": line.pid, "what": line.what} for line in told])
+
+
 def _print(debugger: Debugger, rest: str, poll: Poll) -> Answer:
     timeline = debugger.timeline
     expression = Expression(rest)
@@ -519,6 +551,7 @@ COMMANDS: Final = (
     Command(("vmas", "v"), "vmas [ADDR|RANGE]", "show the VMAs of the process", _vmas),
     Command(("maps",), "maps", "show them as /proc/PID/maps does", _maps),
     Command(("obstacles", "o"), "obstacles [ADDR|RANGE]", "say why neighbours did not merge", _obstacles),
+    Command(("why",), "why ADDR", "tell what has happened to an address of the process so far", _why),
     Command(("print", "p"), "print EXPRESSION", "show the value of an expression here", _print),
     Command(("names",), "names", "list what an expression may use", _names),
     Command(("help", "h", "?"), "help [COMMAND|names]", "say what there is", _help),

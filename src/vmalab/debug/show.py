@@ -25,6 +25,7 @@ from vmalab.flags import (
     permissions,
     vm_flags_text,
 )
+from vmalab.reason import explain
 from vmalab.text import escape_text
 from vmalab.trace import records
 from vmalab.trace.show import call_text, result_text
@@ -123,6 +124,11 @@ def row(tape: Tape, n: int, digits: int, *, pids: bool = True) -> Text:
 def verdict(step: Step, outcome: Outcome | None, *, program_unknown: bool = False) -> Text:
     """What the model says of a call, and why."""
     record = step.record
+    if isinstance(record, records.Fault):
+        if step.refused:
+            why = explain(step.refused)
+            return Text(f"the model refuses it: {why.sentence} ({why.where})", WARN)
+        return Text("the access is fine in the model", GOOD)
     if not isinstance(record, records.Call):
         return Text()
     if outcome is None:

@@ -39,6 +39,8 @@ class Step:
         self.n = n
         self.record = record
         self.mismatch: Mismatch | None = None
+        self.refused: int = 0
+        """Why an access of the record, or a stack that grew before it, fails in the model; 0 if it does not."""
         self.changes: list[Change] = []
         self.places: list[Range] = []
         """Where the record acts, and where the model did something else."""
@@ -198,6 +200,7 @@ class Timeline:
                 step.before = take_picture(process, intervals)
                 step.count_before = process.mm.map_count
             step.mismatch = self.advance(record)
+            step.refused = self.replay.refused
             step.changes = list(self.changes)
             process = self.processes.get(pid)
             if process is not None:
