@@ -62,10 +62,12 @@ def chosen(text: str, default: str) -> str:
 
 
 def _huge_pages() -> dict[str, int]:
+    """Pages that nobody has, nor was promised, by size in KiB."""
     pools = Path("/sys/kernel/mm/hugepages")
     found = {}
     for pool in sorted(pools.glob("hugepages-*kB")) if pools.is_dir() else []:
-        found[pool.name.removeprefix("hugepages-").removesuffix("kB")] = _number(str(pool / "free_hugepages"), 0)
+        free = _number(str(pool / "free_hugepages"), 0) - _number(str(pool / "resv_hugepages"), 0)
+        found[pool.name.removeprefix("hugepages-").removesuffix("kB")] = max(free, 0)
     return found
 
 

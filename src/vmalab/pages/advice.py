@@ -13,6 +13,7 @@ from vmalab.flags import (
     MADV_PAGEOUT,
     MADV_REMOVE,
 )
+from vmalab.pages import hugetlb
 from vmalab.pages.folio import ANON, LAZYFREE, Folio
 from vmalab.pages.memory import Memory
 from vmalab.pages.reclaim import collapse, page_out
@@ -25,7 +26,9 @@ from vmalab.vma.area import Vma
 def advise_pages(memory: Memory, vma: Vma, start: int, end: int, advice: int) -> int:
     """Carry out an advice (MADV_) that has been found permissible on [start, end) of a VMA: YES or a reason."""
     if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
+        again = hugetlb.given_back(memory, vma, start, end)
         discard(memory, vma, start, end)
+        hugetlb.promise_again(memory, vma, again)
     elif advice == MADV_FREE:
         _free_lazily(memory, vma, start, end)
     elif advice == MADV_PAGEOUT:

@@ -46,10 +46,14 @@ class SwapSlot:
 class PageCache:
     """The pages of one file in memory, by their index in pages.  A folio is found under each of its indexes."""
 
-    __slots__ = ("content", "pages")
+    __slots__ = ("content", "huge_order", "pages", "reserved")
 
     def __init__(self) -> None:
         self.pages: dict[int, Folio] = {}
+        self.huge_order: int = 0
+        """The order of the pages of a hugetlb file."""
+        self.reserved: set[int] = set()
+        """Of a hugetlb file: the indexes, in pages, of the huge pages that a shared mapping has reserved or used."""
         self.content: bytes = b""
         """What the file holds beneath the cache; zeros follow."""
 

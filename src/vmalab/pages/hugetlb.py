@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from vmalab.flags import VM_MAYSHARE, VM_SHARED, VM_UFFD_MISSING, VM_WRITE
+from typing import Final, final
+
+from vmalab.addr import PAGE_SIZE
+from vmalab.flags import VM_HUGETLB, VM_MAYSHARE, VM_NORESERVE, VM_SHARED, VM_UFFD_MISSING, VM_WRITE
 from vmalab.pages.folio import ANON, PMD_ORDER, PUD_ORDER, Folio, PageCache
 from vmalab.pages.memory import FAULT_UNSHARE, FAULT_WRITE, Memory
 from vmalab.pages.table import DIRTY, PMD_SHIFT, PRESENT, PUD_SHIFT, WRITE, YOUNG, Huge, Tables
-from vmalab.reason import FAULT_NO_HUGE_PAGES, FAULT_NO_MEMORY, FAULT_USERFAULTFD, YES
+from vmalab.reason import FAULT_NO_HUGE_PAGES, FAULT_NO_MEMORY, FAULT_USERFAULTFD, HUGETLB_NO_PAGES, YES
 from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import Vma
+from vmalab.vma.space import Mm
 
 
 def order_of(vma: Vma) -> int:
@@ -16,6 +20,177 @@ def order_of(vma: Vma) -> int:
     file = vma.file
     size = file.huge_size if file is not None and file.huge_size else 1 << PMD_SHIFT
     return PUD_ORDER if size == 1 << PUD_SHIFT else PMD_ORDER
+
+
+@final
+class Reservation:
+    """Pages of a pool that are promised to a private mapping, and its parts, of one process (struct resv_map)."""
+
+    __slots__ = ("mm", "used")
+
+    def __init__(self, mm: Mm) -> None:
+        self.mm: Mm = mm
+        self.used: set[int] = set()
+        """The indexes, in pages, of those that it has got."""
+
+
+@final
+class Unmapped:
+    """Stands for the reservation of a mapping whose page its owner has taken away: what is touched is not there."""
+
+
+UNMAPPED: Final = Unmapped()
+
+
+def _indexes(vma: Vma, order: int) -> range:
+    """The indexes of the huge pages of a VMA, in pages."""
+    first = vma.pgoff_at(vma.start)
+    return range(first, first + vma.pages(), 1 << order)
+
+
+def reserve_pages(memory: Memory, vma: Vma) -> int:
+    """A new mapping: promise it its pages, unless it wants none: YES, HUGETLB_NO_PAGES (hugetlb_reserve_pages)."""
+    if vma.flags & VM_NORESERVE:
+        return YES
+    assert vma.file is not None
+    order = order_of(vma)
+    cache = memory.cache_of(vma.file)
+    cache.huge_order = order
+    wanted = list(_indexes(vma, order))
+    if vma.flags & VM_MAYSHARE:
+        wanted = [index for index in wanted if index not in cache.reserved]
+    if not memory.reserve_hugetlb(order, len(wanted)):
+        return HUGETLB_NO_PAGES
+    if vma.flags & VM_MAYSHARE:
+        cache.reserved.update(wanted)
+    else:
+        vma.private_data = Reservation(memory.tables(vma.mm).mm)
+    return YES
+
+
+def opened(vma: Vma) -> None:
+    """A copy or a part of a mapping: in a child nothing is promised to it (hugetlb_vm_op_open)."""
+    found = vma.private_data
+    if isinstance(found, Unmapped) or (isinstance(found, Reservation) and found.mm is not vma.mm):
+        vma.private_data = None
+
+
+def closed(memory: Memory, vma: Vma) -> None:
+    """A mapping, or a part of one, goes: what it was promised and has not got is free again (hugetlb_vm_op_close)."""
+    order = order_of(vma)
+    found = vma.private_data
+    if isinstance(found, Reservation):
+        memory.reserve_hugetlb(order, -unused(vma, found, order))
+        vma.private_data = None
+    file = vma.file
+    if file is not None and file.refs == 1 and file.path.startswith("/anon_hugepage"):
+        # Nobody can map it again.
+        cache = memory.cache_of(file)
+        memory.reserve_hugetlb(order, -len([index for index in cache.reserved if index not in cache.pages]))
+        cache.reserved.clear()
+        memory.drop_cache(cache)
+
+
+def unused(vma: Vma, reservation: Reservation, order: int) -> int:
+    """How many pages of a VMA are promised and not got yet."""
+    return len([index for index in _indexes(vma, order) if index not in reservation.used])
+
+
+def given_back(memory: Memory, vma: Vma, start: int, end: int) -> list[int]:
+    """Which pages in [start, end) are promised again when they are discarded: their indexes (__unmap_hugepage_range).
+
+    Those that the owner has alone, as long as the pool has no pages beyond its size.
+    """
+    found = vma.private_data
+    if not isinstance(found, Reservation) or memory.hugetlb_surplus.get(order_of(vma), 0):
+        return []
+    tables = memory.tables(vma.mm)
+    indexes: list[int] = []
+    size = PAGE_SIZE << order_of(vma)
+    for addr in range(start + size - 1 & -size, end & -size, size):
+        huge = tables.huge(addr)
+        if huge is not None and huge.folio.flags & ANON and huge.folio.refs == 1:
+            indexes.append(vma.pgoff_at(addr))
+    return indexes
+
+
+def promise_again(memory: Memory, vma: Vma, indexes: list[int]) -> None:
+    """What given_back has found was discarded."""
+    found = vma.private_data
+    if isinstance(found, Reservation):
+        found.used.difference_update(indexes)
+        memory.reserve_hugetlb(order_of(vma), len(indexes))
+
+
+def moved(memory: Memory, vma: Vma, start: int, end: int) -> None:
+    """[start, end) of a mapping has moved, and what was promised of it (clear_vma_resv_huge_pages).
+
+    All of the old mapping forgets what it was promised, also where only a part has moved: that stays reserved for good.
+    """
+    found = vma.private_data
+    if isinstance(found, Reservation):
+        order = order_of(vma)
+        rest = [*range(vma.start, start, PAGE_SIZE << order), *range(end, vma.end, PAGE_SIZE << order)]
+        lost = len([addr for addr in rest if vma.pgoff_at(addr) not in found.used])
+        memory.hugetlb_lost[order] = memory.hugetlb_lost.get(order, 0) + lost
+    vma.private_data = None
+
+
+def violations(memory: Memory) -> list[str]:
+    """Whether as many pages are reserved as are promised and not got; empty if they are."""
+    promised: dict[int, int] = dict(memory.hugetlb_lost)
+    for tables in memory.all_tables():
+        for vma in tables.mm.vmas():
+            found = vma.private_data
+            if vma.flags & VM_HUGETLB and isinstance(found, Reservation):
+                order = order_of(vma)
+                promised[order] = promised.get(order, 0) + unused(vma, found, order)
+    for cache in memory.caches():
+        for index in cache.reserved:
+            if index not in cache.pages:
+                promised[cache.huge_order] = promised.get(cache.huge_order, 0) + 1
+    faults: list[str] = []
+    for order in {*promised, *memory.hugetlb_reserved}:
+        reserved = memory.hugetlb_reserved.get(order, 0)
+        if reserved != promised.get(order, 0):
+            faults.append(f"{reserved} huge pages of order {order} are reserved, {promised.get(order, 0)} are promised")
+    return faults
+
+
+def _alloc(memory: Memory, vma: Vma, addr: int, order: int, flags: int) -> Folio | None:
+    """A page for a first access: the one that was promised, or else one that nobody was."""
+    index = vma.pgoff_at(addr) >> order << order
+    found = vma.private_data
+    if vma.flags & VM_MAYSHARE:
+        assert vma.file is not None
+        cache = memory.cache_of(vma.file)
+        folio = memory.alloc_hugetlb(vma.mm, order, flags, index in cache.reserved)
+        if folio is not None:
+            cache.reserved.add(index)
+        return folio
+    promised = isinstance(found, Reservation) and index not in found.used
+    folio = memory.alloc_hugetlb(vma.mm, order, flags, promised)
+    if folio is not None and isinstance(found, Reservation):
+        found.used.add(index)
+    return folio
+
+
+def _unmap_ref_private(memory: Memory, vma: Vma, addr: int, folio: Folio) -> None:
+    """Take a page away from others, so that its owner, to whom it was promised, can write to it."""
+    for tables in memory.all_tables():
+        for other in tables.mm.vmas():
+            if other is vma or other.file is not vma.file or isinstance(other.private_data, Reservation):
+                continue
+            for at in range(other.start, other.end, PAGE_SIZE << folio.order):
+                huge = tables.huge(at)
+                if huge is None or huge.folio is not folio:
+                    continue
+                if folio.order == PUD_ORDER:
+                    del tables.puds[at >> PUD_SHIFT]
+                else:
+                    del tables.pmds[at >> PMD_SHIFT]
+                memory.drop_huge(tables, huge)
+                other.private_data = UNMAPPED
 
 
 def hugetlb_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
@@ -49,6 +224,8 @@ def _cached(memory: Memory, vma: Vma, addr: int, order: int) -> tuple[Folio | No
 
 def _no_page(memory: Memory, tables: Tables, vma: Vma, addr: int, order: int, flags: int) -> int:
     """The first access (hugetlb_no_page).  Private memory gets a page of its own at once, unless the file has one."""
+    if isinstance(vma.private_data, Unmapped):
+        return FAULT_NO_HUGE_PAGES
     if vma.flags & VM_UFFD_MISSING:
         return FAULT_USERFAULTFD
     shared = vma.flags & VM_MAYSHARE != 0
@@ -57,7 +234,7 @@ def _no_page(memory: Memory, tables: Tables, vma: Vma, addr: int, order: int, fl
     addr &= -(4096 << order)
     folio, cache = _cached(memory, vma, addr, order)
     if folio is None:
-        folio = memory.alloc_hugetlb(vma.mm, order, 0 if shared else ANON)
+        folio = _alloc(memory, vma, addr, order, 0 if shared else ANON)
         if folio is None:
             return FAULT_NO_HUGE_PAGES
         if not shared:
@@ -99,6 +276,10 @@ def _wp(memory: Memory, tables: Tables, vma: Vma, addr: int, huge: Huge, flags: 
     if anon_vma_prepare(vma) != YES:
         return FAULT_NO_MEMORY
     own = memory.alloc_hugetlb(vma.mm, folio.order, ANON)
+    if own is None and folio.flags & ANON and isinstance(vma.private_data, Reservation):
+        _unmap_ref_private(memory, vma, addr, folio)
+        if folio.mapcount() == 1:
+            return _wp(memory, tables, vma, addr, huge, flags)
     if own is None:
         return FAULT_NO_HUGE_PAGES
     own.copy_from(folio)

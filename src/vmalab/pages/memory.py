@@ -60,6 +60,8 @@ class PageSettings:
         """So many mappings a merged page may have; then another is made."""
         self.hugetlb: dict[int, int] = {PMD_ORDER: 0, PUD_ORDER: 0}
         """How many pages each pool has, by order."""
+        self.hugetlb_overcommit: dict[int, int] = {}
+        """How many more each pool may take from other memory while they are needed (nr_overcommit_hugepages)."""
 
 
 @final
@@ -80,7 +82,13 @@ class Memory:
         self.swapped: int = 0
         """Slots of swap in use."""
         self.hugetlb_free: dict[int, int] = dict(self.settings.hugetlb)
-        """Pages of each pool that nobody has, by order."""
+        """Pages of each pool that nobody has, by order; some of them are reserved."""
+        self.hugetlb_reserved: dict[int, int] = {}
+        """Those that are promised to mappings, which have not touched them yet."""
+        self.hugetlb_lost: dict[int, int] = {}
+        """Pages among them that nobody can get any more."""
+        self.hugetlb_surplus: dict[int, int] = {}
+        """Pages beyond the size of the pool; as many as that do not come back to it."""
         self._tables: dict[int, Tables] = {}
         self._inodes: dict[tuple[str, int], PageCache] = {}
         self._files: dict[int, tuple[File, PageCache]] = {}
@@ -110,14 +118,45 @@ class Memory:
         self.resident += 1 << order
         return Folio(order, flags)
 
-    def alloc_hugetlb(self, mm: Mm, order: int, flags: int) -> Folio | None:
-        """A folio from a pool; None where the pool is empty."""
-        if self.hugetlb_free.get(order, 0) == 0:
+    def alloc_hugetlb(self, mm: Mm, order: int, flags: int, reserved: bool = False) -> Folio | None:
+        """A folio from a pool; None where the pool has none but what is reserved for others (alloc_hugetlb_folio).
+
+        reserved: it was promised.
+        """
+        free = self.hugetlb_free.get(order, 0)
+        promised = self.hugetlb_reserved.get(order, 0)
+        surplus = self.hugetlb_surplus.get(order, 0)
+        is_free = reserved or free > promised
+        if not is_free and surplus >= self.settings.hugetlb_overcommit.get(order, 0):
             return None
         folio = self.alloc(mm, order, flags | HUGETLB)
-        if folio is not None:
-            self.hugetlb_free[order] -= 1
+        if folio is None:
+            return None
+        if is_free:
+            self.hugetlb_free[order] = free - 1
+        else:
+            self.hugetlb_surplus[order] = surplus + 1
+        if reserved:
+            self.hugetlb_reserved[order] = promised - 1
         return folio
+
+    def reserve_hugetlb(self, order: int, count: int) -> bool:
+        """Promise pages of a pool, or fewer where count is negative; False where there are not so many.
+
+        (hugetlb_acct_memory)
+        """
+        free = self.hugetlb_free.get(order, 0)
+        promised = self.hugetlb_reserved.get(order, 0) + count
+        surplus = self.hugetlb_surplus.get(order, 0)
+        more = max(promised - free, 0)
+        if count < 0:
+            more = -min(-count, surplus, free)
+        elif surplus + more > self.settings.hugetlb_overcommit.get(order, 0) and more:
+            return False
+        self.hugetlb_reserved[order] = promised
+        self.hugetlb_free[order] = free + more
+        self.hugetlb_surplus[order] = surplus + more
+        return True
 
     def get(self, folio: Folio, count: int = 1) -> None:
         """Take references."""
@@ -136,7 +175,10 @@ class Memory:
             self.live -= 1
             self.resident -= 1 << folio.order
             if folio.flags & HUGETLB:
-                self.hugetlb_free[folio.order] += 1
+                if self.hugetlb_surplus.get(folio.order, 0):
+                    self.hugetlb_surplus[folio.order] -= 1
+                else:
+                    self.hugetlb_free[folio.order] += 1
 
     # -- reverse map ----------------------------------------------------------------------------------
 

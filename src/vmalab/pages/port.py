@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import final
 
+from vmalab.flags import VM_HUGETLB
+from vmalab.pages import hugetlb
 from vmalab.pages.fork import copy_page_range
 from vmalab.pages.memory import Memory
 from vmalab.pages.zap import free_pgtables, move_range, split_at, zap_range
+from vmalab.reason import YES
 from vmalab.vma.area import Vma
 from vmalab.vma.port import Port
 from vmalab.vma.space import Mm
@@ -41,6 +44,8 @@ class PagePort(Port):
 
     def move_pages(self, vma: Vma, new_vma: Vma, old: int, new: int, length: int) -> int:
         moved = self.outside.move_pages(vma, new_vma, old, new, length)
+        if vma.flags & VM_HUGETLB and vma is not new_vma and moved == length:
+            hugetlb.moved(self.memory, vma, old, old + length)
         return min(moved, move_range(self.memory, self.memory.tables(vma.mm), old, new, moved))
 
     def copy_pages(self, copy: Vma, vma: Vma) -> int:
@@ -56,16 +61,20 @@ class PagePort(Port):
         self.outside.anon_vma_changed(vma)
 
     def opened(self, vma: Vma) -> None:
+        hugetlb.opened(vma)
         self.outside.opened(vma)
 
     def closed(self, vma: Vma) -> None:
+        if vma.flags & VM_HUGETLB:
+            hugetlb.closed(self.memory, vma)
         self.outside.closed(vma)
 
     def may_split(self, vma: Vma, addr: int) -> int:
         return self.outside.may_split(vma, addr)
 
     def mapped(self, vma: Vma) -> int:
-        return self.outside.mapped(vma)
+        refusal = self.outside.mapped(vma)
+        return hugetlb.reserve_pages(self.memory, vma) if refusal == YES and vma.flags & VM_HUGETLB else refusal
 
     def moved(self, vma: Vma) -> int:
         return self.outside.moved(vma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmalab.addr import PAGE_SHIFT
+from vmalab.pages import hugetlb
 from vmalab.pages.folio import ANON, HUGETLB, KSM, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import Memory
 from vmalab.pages.table import PMD_SHIFT, PRESENT, WRITE, Huge, Tables
@@ -47,6 +48,7 @@ def violations_of_memory(memory: Memory) -> list[str]:
         found.append(f"{memory.swapped} swap slots are counted, {len(slots)} are referred to")
     for count in counts.values():
         found += _violations_of(count)
+    found += hugetlb.violations(memory)
     return found
 
 

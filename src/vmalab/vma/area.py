@@ -263,6 +263,7 @@ class Vma:
         "ops",
         "pgoff",
         "policy",
+        "private_data",
         "start",
         "uffd",
     )
@@ -277,6 +278,8 @@ class Vma:
         self.ops: VmaOps | None = None
         self.policy: Policy | None = None
         self.uffd: Userfaultfd | None = None
+        self.private_data: object | None = None
+        """What its driver keeps with it (vm_private_data); a copy or a part has the same."""
         self.name: str | None = None
         """The anonymous name (PR_SET_VMA_ANON_NAME)."""
         self.label: str = ""
@@ -342,6 +345,7 @@ class Vma:
         new.ops = self.ops
         new.policy = self.policy
         new.uffd = self.uffd
+        new.private_data = self.private_data
         new.name = self.name
         new.label = self.label
         new.anon_vma = self.anon_vma
@@ -361,6 +365,7 @@ class Vma:
         self.ops = None
         self.policy = None
         self.uffd = None
+        self.private_data = None
         self.freed = where
         if not COMPILED:
             self.__class__ = FreedVma  # type: ignore[assignment]

@@ -175,12 +175,13 @@ def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
         vma.flags = vma.flags | file.driver_flags
         file.refs += 1
         file.writers += vma.is_shared_writer()
-        refusal = mm.port.mapped(vma)
-        if file.huge_size and not mapping.flags & VM_NORESERVE and not mm.settings.hugepages:
-            # Huge pages are reserved as they are mapped, and the pool is empty.
-            refusal = HUGETLB_NO_PAGES
         if file.huge_size and mapping.pgoff << PAGE_SHIFT & (file.huge_size - 1):
             refusal = HUGETLB_OFFSET
+        elif file.huge_size and not mapping.flags & VM_NORESERVE and not mm.settings.hugepages:
+            # Huge pages are reserved as they are mapped, and the pool is empty.
+            refusal = HUGETLB_NO_PAGES
+        else:
+            refusal = mm.port.mapped(vma)
         if refusal != YES:
             mm.free(vma, "mmap_region")
             return vma, refusal
