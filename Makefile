@@ -18,7 +18,8 @@ export VMALAB_BUILD ?= $(if $(HAVE_CC),compiled,auto)
 
 # At least what pyproject.toml lists to compile, and what the C helpers are made of.
 CORE := $(wildcard src/vmalab/*.py src/vmalab/vma/*.py src/vmalab/pages/*.py src/vmalab/syscalls/*.py \
-  src/vmalab/fuzz/*.py src/vmalab/live/agent.py)
+  src/vmalab/fuzz/*.py src/vmalab/live/agent.py \
+  src/vmalab/bench/drive.py)
 NATIVE := $(wildcard src/vmalab/live/build_native.py src/vmalab/live/native/*)
 
 PYTEST_FLAGS ?= -q
@@ -39,15 +40,15 @@ test: .venv/built ## the tests, with the compiled core and with the interpreted 
 
 test-compiled: .venv/built ## the tests with the compiled core
 	@echo "== tests, compiled core"
-	@VMALAB_INTERPRETED=0 VMALAB_EXPECT_FORM=compiled $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@VMALAB_PURE=0 VMALAB_EXPECT_FORM=compiled $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-interpreted: .venv/built ## the tests with the interpreted core
 	@echo "== tests, interpreted core"
-	@VMALAB_INTERPRETED=1 VMALAB_EXPECT_FORM=interpreted $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@VMALAB_PURE=1 VMALAB_EXPECT_FORM=interpreted $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 coverage: .venv/built ## that scenes, properties and the tests of the tree reach every branch of the core
 	@mkdir -p build
-	@VMALAB_INTERPRETED=1 $(BIN)/python -m coverage run --data-file=build/coverage --source=vmalab.vma -m pytest -q tests/vma
+	@VMALAB_PURE=1 $(BIN)/python -m coverage run --data-file=build/coverage --source=vmalab.vma -m pytest -q tests/vma
 	@$(BIN)/python -m coverage report --data-file=build/coverage --show-missing --fail-under=100
 
 mutation: .venv/built ## small changes of merge, modify and unmap, each to be found by a test (half an hour; goes on where it was)
