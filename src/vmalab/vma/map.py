@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
     VM_ACCOUNT,
@@ -44,13 +46,14 @@ from vmalab.vma.port import ALLOC_TREE, ALLOC_VMA
 from vmalab.vma.space import Mm
 from vmalab.vma.unmap import Gathered, complete, gather, zap
 
-VM_DATA_FLAGS = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+VM_DATA_FLAGS: Final = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
 
 
 DAX_FILESYSTEMS: Final = ("ext2", "ext4", "xfs")
 """Their files refuse MAP_SYNC unless they lie on persistent memory.  Confirmed for ext4."""
 
 
+@mypyc_attr(free_list_len=1, acyclic=True)
 @final
 class Mapping:
     """What is to be mapped: [start, start + length) with flags, from pgoff of file."""
@@ -113,9 +116,11 @@ def mmap_region(mapping: Mapping) -> int:
         replaced = gathered.accounted
         gathered.accounted = 0
         mapping.flags = flags | VM_ACCOUNT
-    zap(gathered)
+    if gathered.vmas:
+        zap(gathered)
     refusal = _place_mapping(mapping)
-    complete(gathered)
+    if gathered.vmas:
+        complete(gathered)
     if refusal != YES:
         # What the old mapping had committed is forgotten, though it is gone.
         mm.commit.lost += replaced

@@ -14,6 +14,7 @@ from vmalab.vma.keys import (
     HIGHEST,
     HUGE,
     LOWEST,
+    WORD,
     distance,
     first_above,
     first_bound,
@@ -145,7 +146,7 @@ class MapleTree(Nodes[T]):
             raise ValueError(f"a gap of {size} bytes")
         if high - low < size:
             return -1
-        if size >= HUGE:
+        if size > WORD and size >= HUGE:
             return self._huge_gap(size, low, high, True)
         room: i64 = size
         floor = to_key(low)
@@ -205,7 +206,7 @@ class MapleTree(Nodes[T]):
             raise ValueError(f"a gap of {size} bytes")
         if high - low < size:
             return -1
-        if size >= HUGE:
+        if size > WORD and size >= HUGE:
             return self._huge_gap(size, low, high, False)
         room: i64 = size
         floor = to_key(low)
@@ -351,6 +352,29 @@ class MapleTree(Nodes[T]):
         twin._shared = True
         self._shared = True
         self._owner = Owner()
+        return twin
+
+    def with_values(self, values: list[T]) -> MapleTree[T]:
+        """A tree with the same ranges and other values: one for each entry, in their order."""
+        twin: MapleTree[T] = MapleTree()
+        twin._mins = slice_keys(self._mins, 0, len(self._mins))
+        twin._bounds = slice_keys(self._bounds, 0, len(self._bounds))
+        twin._branches = []
+        at: i64 = 0
+        for branch in self._branches:
+            leaves: list[Leaf[T]] = []
+            for leaf in branch.leaves:
+                size: i64 = len(leaf.starts)
+                starts = slice_keys(leaf.starts, 0, size)
+                leaves.append(twin._new_leaf(starts, slice_keys(leaf.lasts, 0, size), values[at : at + size]))
+                at += size
+            count: i64 = len(branch.mins)
+            mins = slice_keys(branch.mins, 0, count)
+            twin._branches.append(twin._new_branch(mins, slice_keys(branch.bounds, 0, count), leaves))
+        assert at == len(values), f"{len(values)} values for {at} entries"
+        twin._branch = twin._branches[0]
+        twin._leaf = twin._branch.leaves[0]
+        twin.count = self.count
         return twin
 
     def preallocate(self, start: int, end: int) -> int:

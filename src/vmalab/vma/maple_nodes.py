@@ -133,6 +133,14 @@ class Nodes(Generic[T]):
 
     def _seek(self, key: i64) -> bool:
         """Put the position on the first entry whose last is at least key.  False, and at the end, if there is none."""
+        leaf = self._leaf
+        i: i64 = self._i
+        size: i64 = len(leaf.lasts)
+        if size > 0 and key <= leaf.lasts[size - 1] and key >= leaf.starts[0]:
+            # Most searches are near the last one.
+            if i >= size or key > leaf.lasts[i] or (i > 0 and key <= leaf.lasts[i - 1]):
+                self._i = first_at_least(leaf.lasts, key)
+            return True
         b: i64 = 0
         if len(self._branches) > 1:
             b = first_above(self._mins, key) - 1
@@ -143,7 +151,7 @@ class Nodes(Generic[T]):
         if c < 0:
             c = 0
         leaf = branch.leaves[c]
-        i: i64 = first_at_least(leaf.lasts, key)
+        i = first_at_least(leaf.lasts, key)
         self._b = b
         self._branch = branch
         self._c = c

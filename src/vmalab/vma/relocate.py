@@ -199,32 +199,59 @@ def _dup_vmas(child: Mm, parent: Mm) -> int:
     child.data_vm = parent.data_vm
     child.exec_vm = parent.exec_vm
     child.stack_vm = parent.stack_vm
-    for vma in parent.vmas():
+    vmas = parent.vmas()
+    copies: list[Vma] = []
+    refusal = YES
+    for vma in vmas:
         if vma.flags & VM_DONTCOPY:
             child.vm_stat_account(vma.flags, -vma.pages())
+            copies.append(vma)
             continue
-        refusal = _dup_vma(child, vma)
+        copy, refusal = _dup_vma(child, vma)
+        if copy is not None:
+            copies.append(copy)
         if refusal != YES:
-            return refusal
-    child.observer.forked(child, parent)
-    return YES
+            break
+    _fill(child, parent, copies)
+    if refusal == YES:
+        child.observer.forked(child, parent)
+    return refusal
 
 
-def _dup_vma(child: Mm, vma: Vma) -> int:
+def _fill(child: Mm, parent: Mm, copies: list[Vma]) -> None:
+    """Put the copies into the child's tree, all at once: it has the shape of the parent's.
+
+    Where a VMA is not copied, its place holds the parent's own; where memory ran out, the last ones are missing.
+    """
+    if len(copies) == parent.map_count:
+        child.tree = parent.tree.with_values(copies)
+    else:
+        for vma in copies:
+            child.tree.insert(vma.start, vma.end, vma)
+    left_out = 0
+    for vma in copies:
+        if vma.mm is parent:
+            child.tree.erase(vma.start, vma.end)
+            left_out += 1
+    child.count_maps(len(copies) - left_out)
+
+
+def _dup_vma(child: Mm, vma: Vma) -> tuple[Vma | None, int]:
+    """A copy of a VMA for a child, not in its tree yet, and YES; or a reason, with the copy if it is to be freed."""
     port = child.port
     charged = vma.pages() if vma.flags & VM_ACCOUNT else 0
     if charged:
         refusal = vma.mm.charge(charged)
         if refusal != YES:
-            return refusal
+            return None, refusal
     refusal = YES
+    copy: Vma | None = None
     if port.may_fail(ALLOC_VMA):
         refusal = NO_MEMORY_VMA
     elif vma.policy is not None and port.may_fail(ALLOC_POLICY):
         refusal = NO_MEMORY_POLICY
-    if refusal == YES:
-        copy = vma.duplicate()
-        copy.mm = child
+    else:
+        copy = vma.duplicate(child)
         copy.anon_vma = None
         if copy.uffd is not None and not copy.uffd.event_fork:
             copy.uffd = None
@@ -232,14 +259,13 @@ def _dup_vma(child: Mm, vma: Vma) -> int:
         if not copy.flags & VM_WIPEONFORK:
             refusal = anon_vma_fork(copy, vma)
         copy.flags = copy.flags & ~VM_LOCKED_MASK
-    if refusal != YES:
+    if copy is None or refusal != YES:
         child.commit.uncharge(charged)
-        return refusal
+        return None, refusal
     copy.take_references()
-    child.link(copy)
     if copy.ops is not None:
         port.opened(copy)
-    return YES if copy.flags & VM_WIPEONFORK else port.copy_pages(copy, vma)
+    return copy, YES if copy.flags & VM_WIPEONFORK else port.copy_pages(copy, vma)
 
 
 def exit_mmap(mm: Mm) -> None:
