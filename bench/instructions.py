@@ -1,7 +1,7 @@
 """What each workload costs in machine instructions, beside another commit: python -m bench.instructions [COMMIT]
 
 Instructions are counted by callgrind, and do not depend on what else the machine does: a change of a few per cent can
-be told.  The other commit (the one before this, unless named) is built once below build/instructions, which takes minutes;
+be told.  The other commit (the one before this, unless named) is built once below build/instructions, in some minutes;
 its counts are kept there.  Needs valgrind, and the compiled core.  Exits with 1 where a workload costs 3 % more.
 """
 

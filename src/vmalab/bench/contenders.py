@@ -1,7 +1,8 @@
 """Those that run a script: the model in two ways, the live kernel in two ways.
 
-Each prepares all of the script beforehand.  Time is processor time of the thread that works, so what else runs on the
-machine counts little.
+The calls are prepared beforehand: for the model and for the agent in batches of the same size, which are in the cache
+when they are begun; for interpreted loops all at once.  Time is processor time of the thread that works, so what else
+runs on the machine counts little.
 """
 
 from __future__ import annotations
@@ -16,9 +17,25 @@ from itertools import groupby
 from typing import Any, Final, Protocol
 
 from vmalab.bench.drive import Prepared, drive
-from vmalab.bench.script import BRK, EXIT, FORK, HUGE, MMAP, MREMAP, NAMES, READ, WRITE, Op, Round, Script, load
+from vmalab.bench.script import (
+    BRK,
+    EXIT,
+    FORK,
+    HUGE,
+    MMAP,
+    MREMAP,
+    NAMES,
+    PRIVATE,
+    READ,
+    WRITE,
+    Op,
+    Round,
+    Script,
+    load,
+)
 from vmalab.calls import Call
 from vmalab.errors import VmalabError
+from vmalab.flags import MAP_FIXED, MAP_NORESERVE, PROT_NONE
 from vmalab.live.agent import CLOCK, Agent, Step
 from vmalab.machine import Process
 
@@ -69,6 +86,12 @@ def _parts(ops: list[Op]) -> Iterator[tuple[int, list[Op]]]:
         yield kind, list(part)
 
 
+def _prepared(op: Op) -> Prepared:
+    if op.number in (READ, WRITE):
+        return Prepared(None, op.args[0], op.number == WRITE, op.result)
+    return Prepared(Call(NAMES[op.number], op.args), 0, False, op.result)
+
+
 class Model:
     """The model by its compiled loop: `drive`."""
 
@@ -85,18 +108,17 @@ class Model:
         return [(kind, len(part) if kind else self._prepare_part(part)) for kind, part in _parts(ops)]
 
     def _prepare_part(self, ops: list[Op]) -> Any:
-        found: list[Prepared] = []
-        for op in ops:
-            if op.number in (READ, WRITE):
-                found.append(Prepared(None, op.args[0], op.number == WRITE, op.result))
-            else:
-                found.append(Prepared(Call(NAMES[op.number], op.args), 0, False, op.result))
-        return found
+        """Nothing yet: batches are prepared one after the other."""
+        return ops
 
     def _do_part(self, steps: Any) -> tuple[float, int]:
-        began = time.thread_time_ns()
-        wrong = drive(self.process, steps)
-        return (time.thread_time_ns() - began) / 1e9, wrong
+        seconds = wrong = 0
+        for first in range(0, len(steps), BATCH):
+            batch = [_prepared(op) for op in steps[first : first + BATCH]]
+            began = time.thread_time_ns()
+            wrong += drive(self.process, batch)
+            seconds += time.thread_time_ns() - began
+        return seconds / 1e9, wrong
 
     def _do(self, parts: list[tuple[int, Any]]) -> float:
         seconds = 0.0
@@ -118,6 +140,7 @@ class Model:
         self._do(self._setup)
         self._setup = []
         gc.collect()
+        # What is there stays: a collection during a round would mostly look at the script.
         gc.freeze()
 
     def round(self, number: int) -> float:
@@ -295,15 +318,15 @@ class Ctypes:
 
     def setup(self) -> None:
         """Fill all that is free above the place, and do what comes before the first round."""
-        fixed = 0x10 | 0x20 | 0x02 | 0x4000
+        anywhere = PRIVATE | MAP_NORESERVE
         free = self._libc.mmap
         while True:
-            found = free(0, 4096, 0, 0x4022, -1, 0)
+            found = free(0, 4096, PROT_NONE, anywhere, -1, 0)
             if found < self._top:
                 break
             below = max([end for _, end in _upper() if end <= found], default=self._top)
             below = max(below, self._top)
-            if found > below and free(below, found - below, 0, fixed, -1, 0) != below:
+            if found > below and free(below, found - below, PROT_NONE, anywhere | MAP_FIXED, -1, 0) != below:
                 raise VmalabError(f"{self.script.name}: no place for its mappings in this process")
         self._libc.munmap(found, 4096)
         self._do(self._setup)

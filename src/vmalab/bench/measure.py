@@ -68,10 +68,6 @@ class Result(msgspec.Struct):
     rounds: int = 0
     ops: int = 0
     """Steps of one round."""
-    bytes_per_vma: float | None = None
-    """Memory that the compiled model took for each VMA, where there are many."""
-    bytes_per_page: float | None = None
-    """Memory that it took for each page, where pages are touched."""
     notes: list[str] = []
     """Why something was not measured."""
 
@@ -86,13 +82,13 @@ class _Worker:
         self._process = subprocess.Popen(
             [*_CHILD, kind, path], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.grown = 0
-        """By how many bytes its memory has grown at most while it did something."""
 
     def setup(self) -> None:
-        self._answer()
+        """Wait until it is prepared."""
+        self.answer()
 
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
+        """What it says next.  Raises VmalabError where it could not do what it was to."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -100,16 +96,17 @@ class _Worker:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise VmalabError(answer["error"])
-        self.grown = max(self.grown, answer["grown"])
         return answer
 
     def round(self, number: int) -> float:
+        """The seconds of a round."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{number}\n")
         self._process.stdin.flush()
-        return float(self._answer()["seconds"])
+        return float(self.answer()["seconds"])
 
     def close(self) -> None:
+        """End it."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
@@ -167,9 +164,7 @@ def measure(name: str, rounds: int, tell: Callable[[int], None], seed: int = 1) 
         if live is not None:
             workers["live"] = live
             workers["ctypes"] = _Worker("ctypes", path, interpreted=True)
-        seconds = _run(workers, stack, rounds, tell)
-        _fill_in(result, seconds)
-        _memory(result, workers.get("vmalab"), name)
+        _fill_in(result, _run(workers, stack, rounds, tell))
         return result
 
 
@@ -237,13 +232,14 @@ def _fill_in(result: Result, seconds: dict[str, list[float]]) -> None:
     result.ratio_interpreted, result.ratio_interpreted_spread = ratio("interpreted", "live")
 
 
-def _memory(result: Result, worker: Contender | None, name: str) -> None:
-    if not isinstance(worker, _Worker):
-        return
-    if name in PAGED:
-        result.bytes_per_page = worker.grown / result.ops
-    elif result.vmas >= 10_000:
-        result.bytes_per_vma = worker.grown / result.vmas
+def memory() -> tuple[float, float]:
+    """Bytes of memory that the model takes for each of a million VMAs, and of a million pages, at most."""
+    worker = _Worker("memory", "-", interpreted=not is_built())
+    try:
+        found = worker.answer()
+        return found["vma"], found["page"]
+    finally:
+        worker.close()
 
 
 def _measure_replay(rounds: int, tell: Callable[[int], None]) -> Result:

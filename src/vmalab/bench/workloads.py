@@ -50,7 +50,7 @@ def pairs(scribe: Scribe, rounds: int) -> None:
     _rounds(scribe, rounds, body)
 
 
-class _Mix:
+class Mix:
     """Maps, unmaps and protections at random, that keep the number of VMAs."""
 
     def __init__(self, scribe: Scribe, wanted: int) -> None:
@@ -101,7 +101,7 @@ def mix(wanted: int) -> Callable[[Scribe, int], None]:
     """Random maps, unmaps and protections among so many VMAs."""
 
     def make(scribe: Scribe, rounds: int) -> None:
-        mixed = _Mix(scribe, wanted)
+        mixed = Mix(scribe, wanted)
 
         def body() -> None:
             for _ in range(STEPS):

@@ -30,9 +30,10 @@ class _Workload(click.ParamType[str]):
 @click.option("--workload", "names", type=_Workload(), multiple=True, metavar="NAME", help="Only this one.")
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Medians are of so many.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Reproduces the calls.")
+@click.option("--memory", is_flag=True, help="Only measure the memory of a million VMAs and of a million pages.")
 @click.option("--markdown", is_flag=True, help="Print the table as docs/benchmarks.md has it.")
 @json_option
-def bench(names: tuple[str, ...], rounds: int, seed: int, markdown: bool, as_json: bool) -> int:
+def bench(names: tuple[str, ...], rounds: int, seed: int, memory: bool, markdown: bool, as_json: bool) -> int:
     """Run workloads in the model, compiled and interpreted, and in the live kernel, in turn, and compare the rates.
 
     Each round makes the same calls in all of them, and all results are compared.  The live kernel is measured by the
@@ -40,7 +41,15 @@ def bench(names: tuple[str, ...], rounds: int, seed: int, markdown: bool, as_jso
     ctypes is.  With Ctrl-C, what is done is shown.
     """
     from vmalab.bench.measure import NAMES, measure
+    from vmalab.bench.measure import memory as measure_memory
 
+    if memory:
+        vma, page = measure_memory()
+        if as_json:
+            print_json({"bytes_per_vma": vma, "bytes_per_page": page})
+        else:
+            console().print(f"{vma:,.0f} bytes for each VMA, {page:,.0f} bytes for each page")
+        return 0
     results: list[Result] = []
     interrupted = False
     try:
@@ -89,16 +98,6 @@ def _thousands(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _memory(results: list[Result]) -> list[str]:
-    found: list[str] = []
-    for result in results:
-        if result.bytes_per_vma:
-            found.append(f"{result.workload}: {result.bytes_per_vma:,.0f} bytes of memory for each VMA")
-        if result.bytes_per_page:
-            found.append(f"{result.workload}: {result.bytes_per_page:,.0f} bytes of memory for each page")
-    return found
-
-
 def _show(results: list[Result]) -> None:
     out = console()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -109,8 +108,6 @@ def _show(results: list[Result]) -> None:
         table.add_row(*_cells(result))
     out.print(table)
     out.print("\nthousands of steps a second; ratios of each round: median (smallest-largest)")
-    for line in _memory(results):
-        out.print(line)
     for result in results:
         for note in result.notes:
             out.print(f"{result.workload}: {escape_text(note)}")
@@ -120,6 +117,6 @@ def _markdown(results: list[Result]) -> list[str]:
     titles = (*_TITLES, *_RATIOS)
     lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
     lines += [f"| {' | '.join(_cells(result))} |" for result in results]
-    lines += ["", *[f"- {line}" for line in _memory(results)]]
+    lines.append("")
     lines += [f"- {result.workload}: {escape_text(note)}" for result in results for note in result.notes]
     return lines

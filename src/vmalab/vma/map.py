@@ -98,28 +98,36 @@ def mmap_region(mapping: Mapping) -> int:
     if refusal != YES:
         return refusal
     flags = mapping.flags
-    gathered = Gathered(mm, mapping.start, mapping.start + mapping.length)
-    refusal = gather(gathered)
-    if refusal != YES:
-        return refusal
+    end = mapping.start + mapping.length
+    gathered: Gathered | None = None
+    gone = 0
+    accounted = 0
+    if mm.find_vma_intersection(mapping.start, end) is not None:
+        gathered = Gathered(mm, mapping.start, end)
+        refusal = gather(gathered)
+        if refusal != YES:
+            return refusal
+        gone = gathered.pages
+        accounted = gathered.accounted
     pages = mapping.length >> PAGE_SHIFT
-    refusal = mm.may_expand_vm(flags, pages - gathered.pages)
+    refusal = mm.may_expand_vm(flags, pages - gone)
     if refusal != YES:
         return refusal
     charged = 0
     replaced = 0
     if accountable_mapping(flags):
-        charged = pages - gathered.accounted
+        charged = pages - accounted
         refusal = mm.charge(charged) if charged else YES
         if refusal != YES:
             return refusal
-        replaced = gathered.accounted
-        gathered.accounted = 0
+        replaced = accounted
+        if gathered is not None:
+            gathered.accounted = 0
         mapping.flags = flags | VM_ACCOUNT
-    if gathered.vmas:
+    if gathered is not None:
         zap(gathered)
     refusal = _place_mapping(mapping)
-    if gathered.vmas:
+    if gathered is not None:
         complete(gathered)
     if refusal != YES:
         # What the old mapping had committed is forgotten, though it is gone.

@@ -13,7 +13,6 @@ from vmalab.vma.keys import (
     ADDRESS_END,
     HIGHEST,
     HUGE,
-    LOWEST,
     WORD,
     distance,
     first_above,
@@ -23,6 +22,7 @@ from vmalab.vma.keys import (
     largest_gap,
     last_bound,
     last_gap,
+    lowest,
     slice_keys,
     to_address,
     to_key,
@@ -109,7 +109,7 @@ class MapleTree(Nodes[T]):
     def ranges(self) -> list[tuple[int, int, T]]:
         """All entries as (start, end, value), in order."""
         found: list[tuple[int, int, T]] = []
-        more = self._seek(LOWEST)
+        more = self._seek(lowest())
         while more:
             leaf = self._leaf
             for i in range(len(leaf.values)):
@@ -233,7 +233,7 @@ class MapleTree(Nodes[T]):
         leaf = self._leaf
         i: i64 = -1
         if branch.bounds[c] >= room:
-            i = first_gap(leaf.starts, leaf.lasts, room, self._i + 1, LOWEST)
+            i = first_gap(leaf.starts, leaf.lasts, room, self._i + 1, lowest())
         while i < 0:
             c = first_bound(branch.bounds, room, c + 1)
             while c < 0:

@@ -256,7 +256,7 @@ def _dup_vma(child: Mm, vma: Vma) -> tuple[Vma | None, int]:
         if copy.uffd is not None and not copy.uffd.event_fork:
             copy.uffd = None
             copy.flags = copy.flags & ~VM_UFFD
-        if not copy.flags & VM_WIPEONFORK:
+        if vma.anon_vma is not None and not copy.flags & VM_WIPEONFORK:
             refusal = anon_vma_fork(copy, vma)
         copy.flags = copy.flags & ~VM_LOCKED_MASK
     if copy is None or refusal != YES:
