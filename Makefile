@@ -18,12 +18,14 @@ export VMALAB_BUILD ?= $(if $(HAVE_CC),compiled,auto)
 
 # At least what pyproject.toml lists to compile, and what the C helpers are made of.
 CORE := $(wildcard src/vmalab/*.py src/vmalab/vma/*.py src/vmalab/pages/*.py src/vmalab/syscalls/*.py \
-  src/vmalab/fuzz/*.py src/vmalab/live/agent.py)
+  src/vmalab/fuzz/*.py src/vmalab/live/agent.py \
+  src/vmalab/bench/drive.py src/vmalab/trace/*.py)
 NATIVE := $(wildcard src/vmalab/live/build_native.py src/vmalab/live/native/*)
 
 PYTEST_FLAGS ?= -q
 
-.PHONY: help demo test test-compiled test-interpreted coverage mutation campaign fuzz-parsers lint format types contracts build clean
+.PHONY: help demo test test-compiled test-interpreted coverage mutation bench instructions campaign fuzz-parsers lint \
+  format types contracts build clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -39,19 +41,25 @@ test: .venv/built ## the tests, with the compiled core and with the interpreted 
 
 test-compiled: .venv/built ## the tests with the compiled core
 	@echo "== tests, compiled core"
-	@VMALAB_INTERPRETED=0 VMALAB_EXPECT_FORM=compiled $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@VMALAB_PURE=0 VMALAB_EXPECT_FORM=compiled $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-interpreted: .venv/built ## the tests with the interpreted core
 	@echo "== tests, interpreted core"
-	@VMALAB_INTERPRETED=1 VMALAB_EXPECT_FORM=interpreted $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@VMALAB_PURE=1 VMALAB_EXPECT_FORM=interpreted $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 coverage: .venv/built ## that scenes, properties and the tests of the tree reach every branch of the core
 	@mkdir -p build
-	@VMALAB_INTERPRETED=1 $(BIN)/python -m coverage run --data-file=build/coverage --source=vmalab.vma -m pytest -q tests/vma
+	@VMALAB_PURE=1 $(BIN)/python -m coverage run --data-file=build/coverage --source=vmalab.vma -m pytest -q tests/vma
 	@$(BIN)/python -m coverage report --data-file=build/coverage --show-missing --fail-under=100
 
 mutation: .venv/built ## small changes of merge, modify and unmap, each to be found by a test (half an hour; goes on where it was)
 	@$(BIN)/python -m tests.planted.mutation
+
+bench: .venv/built ## the model beside this kernel: a table of rates and ratios
+	@$(BIN)/vmalab bench
+
+instructions: .venv/built ## what each workload costs in instructions, beside the commit before (needs valgrind)
+	@$(BIN)/python -m bench.instructions
 
 campaign: .venv/built ## lockstep with this kernel on fresh seeds until Ctrl-C; runs and divergences in build/campaign.db
 	@mkdir -p build

@@ -1,7 +1,7 @@
 """The build: the core compiled by mypyc, and the recorder in C.
 
 VMALAB_BUILD says what is wanted: "auto" (the default: compile if that works, else install the interpreted form and say
-so), "compiled" (fail if it does not work) or "interpreted" (compile nothing).
+so), "compiled" (fail if it does not work) or "interpreted" (compile nothing: a wheel is then for every machine).
 """
 
 import os
@@ -18,6 +18,8 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).resolve().parent
 PACKAGE = Path("src/vmalab")
 NATIVE = PACKAGE / "live/build_native.py"
+PROGRAMS = "_native"
+"""The folder of what it builds."""
 
 
 def wanted() -> str:
@@ -83,11 +85,18 @@ class BuildCore(build_ext):
 
 
 class BuildPackage(build_py):
-    """Builds the C helpers beside the Python files."""
+    """Builds the C helpers beside the Python files; a wheel for every machine has none."""
 
     def run(self) -> None:
-        build_native()
+        if wanted() != "interpreted":
+            build_native()
         super().run()
+
+    def find_data_files(self, package: str, src_dir: str) -> list[str]:
+        found: list[str] = super().find_data_files(package, src_dir)
+        if wanted() != "interpreted":
+            return found
+        return [path for path in found if Path(path).parent.name != PROGRAMS]
 
 
 class BuildNative(Command):

@@ -45,7 +45,7 @@ def _refuse_stale() -> None:
             if not source.exists() or source.stat().st_mtime > built.stat().st_mtime:
                 name = source.relative_to(package.parent)
                 raise pytest.UsageError(
-                    f"{name} is newer than its compiled form: make build, or VMALAB_INTERPRETED=1 to test the sources"
+                    f"{name} is newer than its compiled form: make build, or VMALAB_PURE=1 to test the sources"
                 )
 
 

@@ -8,7 +8,7 @@ import vmalab
 
 
 def _form(asked: str) -> str:
-    environment = {**os.environ, "VMALAB_INTERPRETED": asked}
+    environment = {**os.environ, "VMALAB_PURE": asked}
     code = "import vmalab, vmalab.addr; print(vmalab.form(), vmalab.addr.__file__.endswith('.py'))"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -24,5 +24,5 @@ def test_without_the_variable_the_compiled_form_is_taken_where_it_is() -> None:
 
 def test_this_run_tells_its_form() -> None:
     assert vmalab.form() in ("compiled", "interpreted")
-    if os.environ.get("VMALAB_INTERPRETED") == "1":
+    if os.environ.get("VMALAB_PURE") == "1":
         assert vmalab.form() == "interpreted"

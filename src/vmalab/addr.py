@@ -21,6 +21,15 @@ ULONG_MAX: Final = 0xFFFFFFFFFFFFFFFF
 ULONG_END: Final = 0x10000000000000000
 
 
+WORD: Final = (1 << 62) - 1
+"""The largest integer that mypyc holds in a machine word: comparisons with larger ones are slow."""
+
+
+def is_unsigned_long(value: int) -> bool:
+    """Whether a number that is not negative fits into an unsigned long."""
+    return value <= WORD or value < ULONG_END
+
+
 def page_up(size: int) -> int:
     """Round up to a whole number of pages.  Unlike the kernel's PAGE_ALIGN it does not wrap at 2**64."""
     return (size + PAGE_MASK) & ~PAGE_MASK

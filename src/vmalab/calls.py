@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from mypy_extensions import mypyc_attr
+
 from vmalab.reason import Explanation, explain
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Call:
         return f"{self.name}({shown})"
 
 
+@mypyc_attr(free_list_len=1, acyclic=True)
 @final
 class Outcome:
     """What a call answers: result is 0 or more, or minus the errno; reason says why it was refused (0: it was not).

@@ -76,14 +76,25 @@ NO_EFFECT: Final = frozenset(
 
 def perform(process: ProcessState, call: Call) -> Outcome:
     """Perform a call as a process; a call that is not modelled changes nothing and says so."""
-    handler = _HANDLERS.get(call.name)
-    if handler is None:
-        if call.name in NO_EFFECT:
-            return Outcome(0, known=False)
-        return _not_modelled()
-    process.mm.limits = process.limits
-    process.mm.read_implies_exec = process.personality & READ_IMPLIES_EXEC != 0
-    return handler(process, call)
+    mm = process.mm
+    mm.limits = process.limits
+    mm.read_implies_exec = process.personality & READ_IMPLIES_EXEC != 0
+    name = call.name
+    # The most frequent ones are called directly: by the table takes three times as long.
+    if name == "mmap":
+        return _mmap(process, call)
+    if name == "munmap":
+        return _munmap(process, call)
+    if name == "mprotect":
+        return _mprotect(process, call)
+    if name == "madvise":
+        return _madvise(process, call)
+    handler = _HANDLERS.get(name)
+    if handler is not None:
+        return handler(process, call)
+    if name in NO_EFFECT:
+        return Outcome(0, known=False)
+    return _not_modelled()
 
 
 def _outcome(result: int) -> Outcome:
@@ -410,17 +421,13 @@ def _fcntl(process: ProcessState, call: Call) -> Outcome:
 
 
 _HANDLERS: Final[dict[str, Callable[[ProcessState, Call], Outcome]]] = {
-    "mmap": _mmap,
-    "munmap": _munmap,
     "brk": _brk,
     "remap_file_pages": _remap_file_pages,
-    "mprotect": _mprotect,
     "pkey_mprotect": _pkey_mprotect,
     "pkey_alloc": _pkey_alloc,
     "pkey_free": _pkey_free,
     "mseal": _mseal,
     "mremap": _mremap,
-    "madvise": _madvise,
     "process_madvise": _process_madvise,
     "mlock": _mlock,
     "mlock2": _mlock,

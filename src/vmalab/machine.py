@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Final
 from weakref import WeakSet
@@ -350,7 +351,14 @@ class Machine:
             old = parent.mm
             mm = self._new_mm(limits)
             mm.inherit(old)
-            refusal = dup_mmap(mm, old)
+            # None of what it makes is garbage: a search for some would take as long as the copy itself.
+            collects = gc.isenabled()
+            gc.disable()
+            try:
+                refusal = dup_mmap(mm, old)
+            finally:
+                if collects:
+                    gc.enable()
             if refusal != YES:
                 self._tear_down(mm)
                 raise KernelError(Outcome(-errno_of(refusal), refusal))

@@ -117,7 +117,7 @@ def test_every_command_has_help() -> None:
 
 
 def test_version_tells_the_form() -> None:
-    environment = {**os.environ, "VMALAB_INTERPRETED": "1"}
+    environment = {**os.environ, "VMALAB_PURE": "1"}
     done = _vmalab("--version", env=environment)
     assert done.stdout.startswith("vmalab ")
     assert done.stdout.endswith(" (interpreted core)\n")

@@ -109,7 +109,7 @@ def test_what_would_go_is_really_merged() -> None:
     first, _, third = process.vmas()
     for vma in (first, third):
         vma.anon_vma = AnonVma(None)
-        vma.chain = [vma.anon_vma]
+        vma.chain = (vma.anon_vma,)
         vma.anon_vma.links = vma.anon_vma.active = 1
     found: list[Boundary] = list(boundaries(process.mm))
     assert [each.kind() for each in found] == ["permissions", "permissions"]

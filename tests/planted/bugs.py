@@ -204,13 +204,7 @@ BUGS = (
         "fork_links_early",
         "fork linked a VMA before it was whole (CVE-2024-27022)",
         "vma.relocate",
-        (
-            (
-                "        if not copy.flags & VM_WIPEONFORK:\n            refusal",
-                "        child.link(copy)\n        if not copy.flags & VM_WIPEONFORK:\n            refusal",
-            ),
-            ("    child.link(copy)\n    if copy.ops", "    if copy.ops"),
-        ),
+        (("        return None, refusal\n    copy.take", "        return copy, refusal\n    copy.take"),),
         "fork: written to: the child has an anon_vma of its own below its parent's",
     ),
     Bug(
@@ -264,8 +258,8 @@ BUGS = (
         "vma.unmap",
         (
             (
-                "        mm.tree.erase(gathered.start, gathered.end)\n",
-                "        mm.tree.erase(gathered.vmas[0].start, gathered.vmas[0].end)\n",
+                "    mm.tree.erase(gathered.start, gathered.end)\n",
+                "    for vma in gathered.vmas[:1]:\n        mm.tree.erase(vma.start, vma.end)\n",
             ),
         ),
         "unmap: several VMAs and the holes between them",

@@ -60,7 +60,7 @@ def main(names: list[str]) -> int:
         if bug.name in NOT_VISIBLE:
             print(f"{bug.name}: not looked for: {NOT_VISIBLE[bug.name]}", flush=True)
             continue
-        environment = {**os.environ, "VMALAB_INTERPRETED": "1", "VMALAB_SANITISE": "1"}
+        environment = {**os.environ, "VMALAB_PURE": "1", "VMALAB_SANITISE": "1"}
         command = [sys.executable, "-m", "tests.planted.lockstep", "--one", bug.name]
         done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
         print(f"{bug.name}: {done.stdout.strip() or done.stderr.strip()}", flush=True)

@@ -57,7 +57,7 @@ CONFIG: Final = """\
 module-path = [{modules}]
 timeout = 60.0
 excluded-modules = []
-test-command = "env PYTHONPATH=src VMALAB_INTERPRETED=1 VMALAB_SANITISE=1 {python} -m tests.planted.kill"
+test-command = "env PYTHONPATH=src VMALAB_PURE=1 VMALAB_SANITISE=1 {python} -m tests.planted.kill"
 
 [cosmic-ray.distributor]
 name = "local"

@@ -10,7 +10,7 @@ import pytest
 from tests.planted.bugs import BUGS, Bug
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "VMALAB_INTERPRETED": "1", "VMALAB_EXPECT_FORM": "interpreted", "VMALAB_SANITISE": "1"}
+ENVIRONMENT = {**os.environ, "VMALAB_PURE": "1", "VMALAB_EXPECT_FORM": "interpreted", "VMALAB_SANITISE": "1"}
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=[bug.name for bug in BUGS])

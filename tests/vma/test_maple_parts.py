@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmalab.vma.keys import HIGHEST, LOWEST, delete_keys, distance, insert_key, to_address, to_key
+from vmalab.vma.keys import HIGHEST, delete_keys, distance, insert_key, lowest, to_address, to_key
 from vmalab.vma.maple import Cursor, MapleTree
 from vmalab.vma.maple_nodes import BRANCH_SIZE, LEAF_SIZE
 
@@ -37,7 +37,7 @@ class TestKeys:
         addrs = [0, 1, (1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, END - 1]
         keys = [to_key(addr) for addr in addrs]
         assert keys == sorted(keys)
-        assert (keys[0], keys[-1]) == (LOWEST, HIGHEST)
+        assert (keys[0], keys[-1]) == (lowest(), HIGHEST)
 
     @pytest.mark.parametrize("addr", [-1, END, -END, 1 << 80])
     def test_outside(self, addr: int) -> None:
@@ -201,7 +201,7 @@ class TestValidate:
     def test_arrays_of_a_branch(self) -> None:
         tree = row(10)
         branch = tree._branches[0]
-        branch.mins = insert_key(branch.mins, 0, LOWEST)
+        branch.mins = insert_key(branch.mins, 0, lowest())
         self.check(tree, "branch 0: its arrays differ in length")
 
     def test_a_bound_less(self) -> None:
@@ -212,7 +212,7 @@ class TestValidate:
 
     def test_arrays_of_the_top(self) -> None:
         tree = row(10)
-        tree._mins = insert_key(tree._mins, 0, LOWEST)
+        tree._mins = insert_key(tree._mins, 0, lowest())
         self.check(tree, "the top level's arrays differ in length")
 
     def test_no_leaves(self) -> None:
@@ -234,3 +234,23 @@ class TestValidate:
         leaf.owner = tree._owner
         assert leaf.owner is not owner
         self.check(tree, "it is owned and its branch is not")
+
+
+def test_other_values_in_the_same_ranges() -> None:
+    tree: MapleTree[int] = MapleTree()
+    for at in range(MANY):
+        assert tree.insert(at * 16, at * 16 + 8, at + 1)
+    twin = tree.with_values([-at - 1 for at in range(MANY)])
+    twin.validate()
+    assert [(start, end, -value) for start, end, value in twin.ranges()] == tree.ranges()
+    twin.erase(0, MANY * 8)
+    twin.validate()
+    tree.validate()
+    assert tree.count == MANY
+    with pytest.raises(AssertionError, match="1 values for"):
+        tree.with_values([1])
+
+
+def test_no_values_for_no_ranges() -> None:
+    tree: MapleTree[int] = MapleTree()
+    assert tree.with_values([]).insert(0, 8, 1)

@@ -45,14 +45,14 @@ def count(name: str) -> Callable[[Process, Vma, Vma], None]:
 def other_root(process: Process, below: Vma, above: Vma) -> None:
     """Puts an anon_vma of another family into a chain, twice."""
     stranger = AnonVma(None)
-    below.chain += [stranger, stranger]
+    below.chain += (stranger, stranger)
 
 
 def other_chain(process: Process, below: Vma, above: Vma) -> None:
     """Gives the upper VMA the lower one's anon_vma, and a chain that goes on below it."""
     assert below.anon_vma is not None
     above.anon_vma = below.anon_vma
-    above.chain = [AnonVma(below.anon_vma), below.anon_vma]
+    above.chain = (AnonVma(below.anon_vma), below.anon_vma)
 
 
 def out_of_order(process: Process, below: Vma, above: Vma) -> None:
@@ -134,7 +134,7 @@ def test_what_all_share() -> None:
 
 def test_an_ancestor_that_nobody_is_linked_to() -> None:
     process, below, _ = two()
-    below.chain = [AnonVma(AnonVma(None))]
+    below.chain = (AnonVma(AnonVma(None)),)
     below.anon_vma = below.chain[0]
     found = "\n".join(violations_of_all(process.machine.commit, [process.mm]))
     assert "counts (0, 0, 1) (links, active, children), a recount gives (0, 0, 1)" not in found

@@ -159,7 +159,7 @@ def merge_refusal(below: Vma, above: Vma) -> int:
 def detached_copy(vma: Vma) -> Vma:
     """A copy that belongs to no tree and holds no references, chain of anon_vmas included."""
     copy = vma.duplicate()
-    copy.chain = list(vma.chain)
+    copy.chain = vma.chain
     return copy
 
 
@@ -256,8 +256,8 @@ def _repair_name(left: Vma, right: Vma) -> None:
 
 def _repair_anon_vma(left: Vma, right: Vma) -> None:
     left.anon_vma = right.anon_vma = None
-    left.chain = []
-    right.chain = []
+    left.chain = ()
+    right.chain = ()
 
 
 def _repair_offset(left: Vma, right: Vma) -> None:

@@ -604,14 +604,14 @@ def adopt(mm: Mm, shown: Vmas) -> None:
             link.links -= 1
         if vma.anon_vma is not None:
             vma.anon_vma.active -= 1
-        vma.chain = []
+        vma.chain = ()
         vma.anon_vma = None
         if anon:
             anon_vma = anon_vmas.setdefault(anon, AnonVma(None))
             anon_vma.active += 1
             anon_vma.links += 1
             vma.anon_vma = anon_vma
-            vma.chain = [anon_vma]
+            vma.chain = (anon_vma,)
         if extra & 1 and vma.policy is None:
             vma.set_policy(Policy(0, 0, ()))
         if extra & 2 and vma.uffd is None:

@@ -25,7 +25,7 @@ CHANNELS: Final = 8
 """How many processes an agent can have: itself and its descendants."""
 MAX_STEPS: Final = 400
 """Steps of one batch: they fit into the pipe, so that neither side waits for the other."""
-READ, WRITE, FORK, WAIT, SET_READER, EXEC = -1, -2, -3, -4, -5, -6
+READ, WRITE, FORK, WAIT, SET_READER, EXEC, CLOCK = -1, -2, -3, -4, -5, -6, -7
 """Steps that are no system calls."""
 SAME: Final = 0xFFFFFFFF
 READERS: Final = ("bpf", "query", "smaps", "maps", "none")
@@ -262,6 +262,24 @@ class Agent:
                 raise AgentDied(str(died), len(replies)) from None
         return replies
 
+    def run_at_once(self, steps: list[Step], who: int = 0) -> bytes:
+        """Run at most 1024 steps in one batch, without a report: the replies as they came.  Raises AgentDied.
+
+        The agent has read all of the batch before it begins, and writes when all is done: nothing comes between.
+        """
+        channel = self._channels[who]
+        message = _BATCH.pack(len(steps), 0) + b"".join([step.pack() for step in steps])
+        try:
+            done = 0
+            while done < len(message):
+                done += os.write(channel.to, message[done:])
+            return channel.read(len(steps) * _REPLY.size, self._seconds)
+        except (BrokenPipeError, EOFError):
+            raise AgentDied(self._death(channel), 0) from None
+        except TimeoutError:
+            os.kill(channel.pid, signal.SIGKILL)
+            raise AgentDied(f"the agent was killed: no answer for {self._seconds:g} s", 0) from None
+
     def send(self, steps: list[Step], who: int = 0, *, report: int = 1) -> None:
         """Send steps to a process, at most MAX_STEPS that are not answered yet.  Raises AgentDied."""
         message = _BATCH.pack(len(steps), report) + b"".join([step.pack() for step in steps])
@@ -308,9 +326,13 @@ class Agent:
         """
         (reply,) = self.run([Step(FORK, (channel,))], who, report=report)
         if reply.result > 0:
-            self._channels[channel].pid = reply.result
-            self._set_reader(channel, self.reader)
+            self.adopt(channel, reply.result)
         return reply.result
+
+    def adopt(self, channel: int, pid: int) -> None:
+        """Take note of a child that a step of FORK has made."""
+        self._channels[channel].pid = pid
+        self._set_reader(channel, self.reader)
 
     def exec(self, who: int) -> None:
         """Replace the program of a process by itself: a new address space, the same channel.  Raises AgentDied."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_down, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, is_unsigned_long, page_down, page_up
 from vmalab.flags import (
     F_SEAL_FUTURE_WRITE,
     F_SEAL_WRITE,
@@ -86,7 +86,7 @@ from vmalab.vma.unmap import do_munmap, munmap_range
 
 SIZED_KINDS: Final = ("regular", "memfd", "shm", "secretmem", "hugetlb")
 """Files that are mapped within the largest size of a file."""
-LEGACY_MAP_MASK: int = 0xFFFFF & ~MAP_SYNC | 0xFC000000
+LEGACY_MAP_MASK: Final = 0xFFFFF & ~MAP_SYNC | 0xFC000000
 """The flags that MAP_SHARED has always passed over in silence."""
 
 
@@ -162,10 +162,9 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
         return -HUGETLB_NOT_HUGE
     mm.mmap_write_lock()
     result = do_mmap(mm, file, addr, length, prot, flags, 0, offset >> PAGE_SHIFT)
-    vma = mm.vma_lookup(result) if result >= 0 else None
     populates = _populates(mm, flags)
     mm.mmap_write_unlock()
-    if vma is not None and populates:
+    if result >= 0 and populates:
         # Errors of populating are nobody's business: the mapping stands.
         mm_populate(mm, result, result + page_up(length))
     return result
@@ -191,9 +190,9 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
     if not flags & MAP_FIXED:
         addr = round_hint_to_min(mm, addr)
     length = page_up(length)
-    if length >= ULONG_END:
+    if not is_unsigned_long(length):
         return -LENGTH_OVERFLOW
-    if pgoff + (length >> PAGE_SHIFT) >= ULONG_END:
+    if not is_unsigned_long(pgoff + (length >> PAGE_SHIFT)):
         return -OFFSET_OVERFLOW
     if mm.map_count > mm.settings.max_map_count:
         return -MAP_COUNT_MAP

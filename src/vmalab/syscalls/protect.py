@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, is_unsigned_long, page_up
 from vmalab.flags import (
     PROT_EXEC,
     PROT_GROWSDOWN,
@@ -60,8 +60,9 @@ def mprotect(mm: Mm, start: int, length: int, prot: int, pkey: int = -1) -> int:
         return -UNALIGNED
     if length == 0:
         return 0
-    end = start + page_up(length)
-    if page_up(length) >= ULONG_END or end >= ULONG_END:
+    length = page_up(length)
+    end = start + length
+    if not is_unsigned_long(length) or not is_unsigned_long(end):
         return -RANGE_WRAPS
     if prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM):
         return -PROT_UNKNOWN

@@ -110,7 +110,7 @@ class Names:
             self.give(self.policies[name], name)
         return self.policies[name]
 
-    def chain(self, names: tuple[str, ...]) -> list[AnonVma]:
+    def chain(self, names: tuple[str, ...]) -> tuple[AnonVma, ...]:
         """The anon_vmas of a chain, the youngest first; each is a child of the one that follows it."""
         parent: AnonVma | None = None
         chain: list[AnonVma] = []
@@ -123,7 +123,7 @@ class Names:
                 self.give(anon_vma, name)
             parent = self.anon_vmas[name]
             chain.insert(0, parent)
-        return chain
+        return tuple(chain)
 
 
 class _Keeper(Observer):

@@ -15,7 +15,7 @@ def is_fork_child(vma: Vma) -> bool:
 
 
 def _link(vma: Vma, anon_vma: AnonVma) -> None:
-    vma.chain.append(anon_vma)
+    vma.chain += (anon_vma,)
     anon_vma.links += 1
 
 
@@ -105,8 +105,8 @@ def anon_vma_clone(dst: Vma, src: Vma) -> int:
     if dst.anon_vma is not None:
         dst.anon_vma.active += 1
     # A chain is kept with the newest first: cloning from the back keeps the order.
-    dst.chain.reverse()
     if dst.chain:
+        dst.chain = dst.chain[::-1]
         port.anon_vma_changed(dst)
     return YES
 
@@ -140,7 +140,7 @@ def anon_vma_fork(child: Vma, parent: Vma) -> int:
     own = AnonVma(parent.anon_vma)
     own.active = 1
     child.anon_vma = own
-    child.chain.insert(0, own)
+    child.chain = (own, *child.chain)
     own.links += 1
     parent.anon_vma.children += 1
     port.anon_vma_changed(child)
@@ -156,7 +156,7 @@ def unlink_anon_vmas(vma: Vma) -> None:
     if vma.anon_vma is not None:
         vma.anon_vma.active -= 1
         vma.anon_vma = None
-    vma.chain.clear()
+    vma.chain = ()
 
 
 def dup_anon_vma(dst: Vma, src: Vma) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import VM_MAYWRITE, VM_SHARED, permissions
@@ -243,6 +243,7 @@ class File:
         """How many VMAs hold it."""
 
 
+@mypyc_attr(free_list_len=1)
 @final
 class Vma:
     """One mapping: [start, end) in bytes, and everything that a merge compares.
@@ -285,7 +286,8 @@ class Vma:
         self.label: str = ""
         """What the kernel shows for a special mapping, for instance [vdso]."""
         self.anon_vma: AnonVma | None = None
-        self.chain: list[AnonVma] = []
+        self.chain: tuple[AnonVma, ...] = ()
+        """The anon_vmas that its pages may belong to, the newest first."""
         self.freed: str = ""
         """Where it was freed; empty while it lives."""
 
@@ -338,9 +340,12 @@ class Vma:
         if self.policy is not None:
             self.policy.refs += 1
 
-    def duplicate(self) -> Vma:
-        """A copy that shares file, policy and the rest, without references and without a chain yet (vm_area_dup)."""
-        new = Vma(self.mm, self.start, self.end, self.flags, self.pgoff)
+    def duplicate(self, mm: Mm | None = None) -> Vma:
+        """A copy that shares file, policy and the rest, without references and without a chain yet (vm_area_dup).
+
+        It belongs to another address space if one is given.
+        """
+        new = Vma(self.mm if mm is None else mm, self.start, self.end, self.flags, self.pgoff)
         new.file = self.file
         new.ops = self.ops
         new.policy = self.policy

@@ -45,8 +45,12 @@ def bad_address(addr: int) -> ValueError:
 
 
 if COMPILED:
-    LOWEST: Final = -(1 << 63)
     HIGHEST: Final = (1 << 63) - 1
+
+    def lowest() -> i64:
+        """The key of address 0."""
+        half: i64 = QUARTER
+        return half + half
 
     def to_key(addr: int) -> i64:
         """The key of an address.  Raises ValueError outside [0, 2**64)."""
@@ -120,15 +124,14 @@ if COMPILED:
     def delete_keys(keys: vec[i64], start: i64, stop: i64) -> vec[i64]:
         """The array without keys[start:stop]."""
         if stop == start + 1:
-            keys, _ = pop(keys, start)
-            return keys
+            return pop(keys, start)[0]
         size: i64 = len(keys)
         while stop < size:
             keys[start] = keys[stop]
             start += 1
             stop += 1
         while size > start:
-            keys, _ = pop(keys)
+            keys = pop(keys)[0]
             size -= 1
         return keys
 
@@ -172,7 +175,9 @@ if COMPILED:
         """The last i < stop with room for size before entry i, or -1; below is where the room before entry 0 starts."""
         i: i64 = stop - 1
         while i > 0:
-            if distance(lasts[i - 1], starts[i]) > size:
+            # A distance that does not fit is negative.
+            gap = starts[i] - lasts[i - 1]
+            if gap > size or gap < 0:
                 return i
             i -= 1
         if i == 0 and distance(below, starts[0]) >= size:
@@ -187,7 +192,9 @@ if COMPILED:
                 return 0
             start = 1
         while start < count:
-            if distance(lasts[start - 1], starts[start]) > size:
+            # A distance that does not fit is negative.
+            gap = starts[start] - lasts[start - 1]
+            if gap > size or gap < 0:
                 return start
             start += 1
         return -1
@@ -207,8 +214,11 @@ if COMPILED:
         return best
 
 else:
-    LOWEST: Final = 0
     HIGHEST: Final = (1 << 64) - 1
+
+    def lowest() -> i64:
+        """The key of address 0."""
+        return 0
 
     def to_key(addr: int) -> i64:
         """The key of an address.  Raises ValueError outside [0, 2**64)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
     VM_ACCOUNT,
@@ -44,13 +46,14 @@ from vmalab.vma.port import ALLOC_TREE, ALLOC_VMA
 from vmalab.vma.space import Mm
 from vmalab.vma.unmap import Gathered, complete, gather, zap
 
-VM_DATA_FLAGS = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+VM_DATA_FLAGS: Final = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
 
 
 DAX_FILESYSTEMS: Final = ("ext2", "ext4", "xfs")
 """Their files refuse MAP_SYNC unless they lie on persistent memory.  Confirmed for ext4."""
 
 
+@mypyc_attr(free_list_len=1, acyclic=True)
 @final
 class Mapping:
     """What is to be mapped: [start, start + length) with flags, from pgoff of file."""
@@ -95,27 +98,37 @@ def mmap_region(mapping: Mapping) -> int:
     if refusal != YES:
         return refusal
     flags = mapping.flags
-    gathered = Gathered(mm, mapping.start, mapping.start + mapping.length)
-    refusal = gather(gathered)
-    if refusal != YES:
-        return refusal
+    end = mapping.start + mapping.length
+    gathered: Gathered | None = None
+    gone = 0
+    accounted = 0
+    if mm.find_vma_intersection(mapping.start, end) is not None:
+        gathered = Gathered(mm, mapping.start, end)
+        refusal = gather(gathered)
+        if refusal != YES:
+            return refusal
+        gone = gathered.pages
+        accounted = gathered.accounted
     pages = mapping.length >> PAGE_SHIFT
-    refusal = mm.may_expand_vm(flags, pages - gathered.pages)
+    refusal = mm.may_expand_vm(flags, pages - gone)
     if refusal != YES:
         return refusal
     charged = 0
     replaced = 0
     if accountable_mapping(flags):
-        charged = pages - gathered.accounted
+        charged = pages - accounted
         refusal = mm.charge(charged) if charged else YES
         if refusal != YES:
             return refusal
-        replaced = gathered.accounted
-        gathered.accounted = 0
+        replaced = accounted
+        if gathered is not None:
+            gathered.accounted = 0
         mapping.flags = flags | VM_ACCOUNT
-    zap(gathered)
+    if gathered is not None:
+        zap(gathered)
     refusal = _place_mapping(mapping)
-    complete(gathered)
+    if gathered is not None:
+        complete(gathered)
     if refusal != YES:
         # What the old mapping had committed is forgotten, though it is gone.
         mm.commit.lost += replaced

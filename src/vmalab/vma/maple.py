@@ -13,7 +13,7 @@ from vmalab.vma.keys import (
     ADDRESS_END,
     HIGHEST,
     HUGE,
-    LOWEST,
+    WORD,
     distance,
     first_above,
     first_bound,
@@ -22,6 +22,7 @@ from vmalab.vma.keys import (
     largest_gap,
     last_bound,
     last_gap,
+    lowest,
     slice_keys,
     to_address,
     to_key,
@@ -108,7 +109,7 @@ class MapleTree(Nodes[T]):
     def ranges(self) -> list[tuple[int, int, T]]:
         """All entries as (start, end, value), in order."""
         found: list[tuple[int, int, T]] = []
-        more = self._seek(LOWEST)
+        more = self._seek(lowest())
         while more:
             leaf = self._leaf
             for i in range(len(leaf.values)):
@@ -145,7 +146,7 @@ class MapleTree(Nodes[T]):
             raise ValueError(f"a gap of {size} bytes")
         if high - low < size:
             return -1
-        if size >= HUGE:
+        if size > WORD and size >= HUGE:
             return self._huge_gap(size, low, high, True)
         room: i64 = size
         floor = to_key(low)
@@ -205,7 +206,7 @@ class MapleTree(Nodes[T]):
             raise ValueError(f"a gap of {size} bytes")
         if high - low < size:
             return -1
-        if size >= HUGE:
+        if size > WORD and size >= HUGE:
             return self._huge_gap(size, low, high, False)
         room: i64 = size
         floor = to_key(low)
@@ -232,7 +233,7 @@ class MapleTree(Nodes[T]):
         leaf = self._leaf
         i: i64 = -1
         if branch.bounds[c] >= room:
-            i = first_gap(leaf.starts, leaf.lasts, room, self._i + 1, LOWEST)
+            i = first_gap(leaf.starts, leaf.lasts, room, self._i + 1, lowest())
         while i < 0:
             c = first_bound(branch.bounds, room, c + 1)
             while c < 0:
@@ -351,6 +352,29 @@ class MapleTree(Nodes[T]):
         twin._shared = True
         self._shared = True
         self._owner = Owner()
+        return twin
+
+    def with_values(self, values: list[T]) -> MapleTree[T]:
+        """A tree with the same ranges and other values: one for each entry, in their order."""
+        twin: MapleTree[T] = MapleTree()
+        twin._mins = slice_keys(self._mins, 0, len(self._mins))
+        twin._bounds = slice_keys(self._bounds, 0, len(self._bounds))
+        twin._branches = []
+        at: i64 = 0
+        for branch in self._branches:
+            leaves: list[Leaf[T]] = []
+            for leaf in branch.leaves:
+                size: i64 = len(leaf.starts)
+                starts = slice_keys(leaf.starts, 0, size)
+                leaves.append(twin._new_leaf(starts, slice_keys(leaf.lasts, 0, size), values[at : at + size]))
+                at += size
+            count: i64 = len(branch.mins)
+            mins = slice_keys(branch.mins, 0, count)
+            twin._branches.append(twin._new_branch(mins, slice_keys(branch.bounds, 0, count), leaves))
+        assert at == len(values), f"{len(values)} values for {at} entries"
+        twin._branch = twin._branches[0]
+        twin._leaf = twin._branch.leaves[0]
+        twin.count = self.count
         return twin
 
     def preallocate(self, start: int, end: int) -> int:

@@ -20,7 +20,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 from vmalab.vma.keys import (
-    LOWEST,
     delete_keys,
     distance,
     first_above,
@@ -29,6 +28,7 @@ from vmalab.vma.keys import (
     join_keys,
     largest,
     largest_gap,
+    lowest,
     no_keys,
     one_key,
     slice_keys,
@@ -115,8 +115,8 @@ class Nodes(Generic[T]):
         self._owner: Owner = Owner()
         self._shared: bool = False
         self._leaf: Leaf[T] = Leaf(self._owner, no_keys(), no_keys(), [])
-        self._branch: Branch[T] = Branch(self._owner, one_key(LOWEST), one_key(0), [self._leaf])
-        self._mins: Keys = one_key(LOWEST)
+        self._branch: Branch[T] = Branch(self._owner, one_key(lowest()), one_key(0), [self._leaf])
+        self._mins: Keys = one_key(lowest())
         self._bounds: Keys = one_key(0)
         self._branches: list[Branch[T]] = [self._branch]
         self._b: i64 = 0
@@ -133,6 +133,16 @@ class Nodes(Generic[T]):
 
     def _seek(self, key: i64) -> bool:
         """Put the position on the first entry whose last is at least key.  False, and at the end, if there is none."""
+        # Most searches are where the last one was, or near.
+        leaf = self._leaf
+        lasts = leaf.lasts
+        i: i64 = self._i
+        size: i64 = len(lasts)
+        if 0 < i < size and lasts[i - 1] < key and key <= lasts[i]:
+            return True
+        if size > 0 and key <= lasts[size - 1] and key >= leaf.starts[0]:
+            self._i = first_at_least(lasts, key)
+            return True
         b: i64 = 0
         if len(self._branches) > 1:
             b = first_above(self._mins, key) - 1
@@ -143,7 +153,7 @@ class Nodes(Generic[T]):
         if c < 0:
             c = 0
         leaf = branch.leaves[c]
-        i: i64 = first_at_least(leaf.lasts, key)
+        i = first_at_least(leaf.lasts, key)
         self._b = b
         self._branch = branch
         self._c = c
@@ -207,7 +217,7 @@ class Nodes(Generic[T]):
             return lasts[len(lasts) - 1] + 1
         if b > 0:
             return self._branches[b - 1].last() + 1
-        return LOWEST
+        return lowest()
 
     def _here(self) -> tuple[int, int, T]:
         """The entry at the position."""
@@ -216,7 +226,7 @@ class Nodes(Generic[T]):
         return to_address(leaf.starts[i]), to_address(leaf.lasts[i]) + 1, leaf.values[i]
 
     def _start_after(self) -> i64:
-        """Where the entry after the one at the position starts; LOWEST if there is none."""
+        """Where the entry after the one at the position starts; the lowest key if there is none."""
         i = self._i + 1
         starts = self._leaf.starts
         if i < len(starts):
@@ -225,7 +235,7 @@ class Nodes(Generic[T]):
             return self._branch.mins[self._c + 1]
         if self._b + 1 < len(self._branches):
             return self._mins[self._b + 1]
-        return LOWEST
+        return lowest()
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -352,6 +362,9 @@ class Nodes(Generic[T]):
         """Empty [start, last]; the position is on an entry that overlaps it, the first, and then on the one above."""
         leaf = self._leaf
         i = self._i
+        if leaf.starts[i] == start and leaf.lasts[i] == last and len(leaf.starts) > 1:
+            self._erase_one()
+            return
         if leaf.starts[i] < start:
             leaf = self._own_leaf()
             old_last = leaf.lasts[i]
@@ -371,6 +384,24 @@ class Nodes(Generic[T]):
             if self._i == 0:
                 self._set_min(first)
             self._raise_bound(first, self._below())
+        self._join()
+
+    def _erase_one(self) -> None:
+        """Erase the entry at the position, which is not the leaf's only one; the position is then on the one above."""
+        below = self._below()
+        leaf = self._own_leaf()
+        i = self._i
+        leaf.starts = delete_keys(leaf.starts, i, i + 1)
+        leaf.lasts = delete_keys(leaf.lasts, i, i + 1)
+        del leaf.values[i]
+        self.count -= 1
+        if i < len(leaf.starts):
+            first = leaf.starts[i]
+            if i == 0:
+                self._set_min(first)
+            self._raise_bound(first, below)
+        elif self._next_leaf():
+            self._raise_bound(self._leaf.starts[0], below)
         self._join()
 
     def _erase_whole(self, last: i64) -> None:
@@ -444,6 +475,8 @@ class Nodes(Generic[T]):
         c = self._c
         small: i64 = LEAF_SIZE >> 2
         leaves = self._branch.leaves
+        if len(leaves) == 1 and len(self._branches) == 1:
+            return
         if len(self._leaf.starts) >= small and (c == 0 or len(leaves[c - 1].starts) >= small):
             return
         self._join_leaf(c)
@@ -511,8 +544,8 @@ class Nodes(Generic[T]):
         self._owner = Owner()
         self._shared = False
         self._leaf = self._new_leaf(no_keys(), no_keys(), [])
-        self._branch = self._new_branch(one_key(LOWEST), one_key(0), [self._leaf])
-        self._mins = one_key(LOWEST)
+        self._branch = self._new_branch(one_key(lowest()), one_key(0), [self._leaf])
+        self._mins = one_key(lowest())
         self._bounds = one_key(0)
         self._branches = [self._branch]
         self._b = 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import VM_SPECIAL
 from vmalab.reason import (
@@ -39,6 +41,7 @@ KIND_RIGHT: Final = 2
 KIND_BOTH: Final = 3
 
 
+@mypyc_attr(free_list_len=1, acyclic=True)
 @final
 class MergeRequest:
     """The range [start, end) with the attributes it shall have, and what lies around it (struct vma_merge_struct).
@@ -199,6 +202,7 @@ def can_merge_remove_vma(vma: Vma) -> bool:
     return vma.ops is None or not vma.ops.has_close
 
 
+@mypyc_attr(free_list_len=1, acyclic=True)
 @final
 class MergePlan:
     """What a merge would do: which neighbours take the range, or why each does not."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from vmalab.addr import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, ULONG_END, page_down, page_up
 from vmalab.flags import MAP_32BIT, MAP_ABOVE4G, MAP_FIXED, MAP_SHARED, VM_GROWSDOWN
 from vmalab.reason import ADDRESS_IS_ERROR, BELOW_MIN_ADDR, BEYOND_TASK_SIZE_MAP, HUGETLB_LENGTH, NO_GAP, UNALIGNED, YES
@@ -9,9 +11,9 @@ from vmalab.semantics import THP_ALIGN_LARGE, THP_ALIGN_MULTIPLE
 from vmalab.vma.area import File
 from vmalab.vma.space import Mm
 
-LOW_4G: int = 0x100000000
-LOW_32BIT_START: int = 0x40000000
-LOW_32BIT_END: int = 0x80000000
+LOW_4G: Final = 0x100000000
+LOW_32BIT_START: Final = 0x40000000
+LOW_32BIT_END: Final = 0x80000000
 
 
 def unmapped_area_topdown(mm: Mm, length: int, low: int, high: int, align: int = 0, offset: int = 0) -> int:
@@ -137,7 +139,7 @@ def hugetlb_get_unmapped_area(mm: Mm, addr: int, length: int, flags: int, huge_s
     return arch_get_unmapped_area(mm, addr, length, flags, mask & ~PAGE_MASK)
 
 
-LAST_ADDRESS: int = ULONG_END - 4096
+LAST_ADDRESS: Final = ULONG_END - 4096
 """What is above it the kernel takes for an error number (IS_ERR_VALUE), also where a program asks for it."""
 
 
@@ -159,10 +161,8 @@ def get_unmapped_area(mm: Mm, file: File | None, addr: int, length: int, pgoff: 
         found = arch_get_unmapped_area(mm, addr, length, flags)
     if found < 0:
         return found
-    if found > LAST_ADDRESS:
-        return -ADDRESS_IS_ERROR
     if found > mm.task_size - length:
-        return -BEYOND_TASK_SIZE_MAP
+        return -ADDRESS_IS_ERROR if found > LAST_ADDRESS else -BEYOND_TASK_SIZE_MAP
     if found & PAGE_MASK:
         return -UNALIGNED
     if found < mm.settings.dac_min_addr and not mm.limits.sys_rawio:

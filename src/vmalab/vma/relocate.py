@@ -202,17 +202,24 @@ def _dup_vmas(child: Mm, parent: Mm) -> int:
     child.exec_vm = parent.exec_vm
     child.stack_vm = parent.stack_vm
     contexts: list[tuple[Userfaultfd, Userfaultfd]] = []
+    copies: list[Vma] = []
+    refusal = YES
     for vma in parent.vmas():
         if vma.flags & VM_DONTCOPY:
             child.vm_stat_account(vma.flags, -vma.pages())
+            copies.append(vma)
             continue
-        refusal = _dup_vma(child, vma, contexts)
+        copy, refusal = _dup_vma(child, vma, contexts)
+        if copy is not None:
+            copies.append(copy)
         if refusal != YES:
-            return refusal
-    for old, new in contexts:
-        old.tell(UffdMessage(UFFD_EVENT_FORK, context=new))
-    child.observer.forked(child, parent)
-    return YES
+            break
+    _fill(child, parent, copies)
+    if refusal == YES:
+        for old, new in contexts:
+            old.tell(UffdMessage(UFFD_EVENT_FORK, context=new))
+        child.observer.forked(child, parent)
+    return refusal
 
 
 def _dup_userfaultfd(copy: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> None:
@@ -240,34 +247,52 @@ def _dup_userfaultfd(copy: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]])
     copy.uffd = new
 
 
-def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> int:
+def _fill(child: Mm, parent: Mm, copies: list[Vma]) -> None:
+    """Put the copies into the child's tree, all at once: it has the shape of the parent's.
+
+    Where a VMA is not copied, its place holds the parent's own; where memory ran out, the last ones are missing.
+    """
+    if len(copies) == parent.map_count:
+        child.tree = parent.tree.with_values(copies)
+    else:
+        for vma in copies:
+            child.tree.insert(vma.start, vma.end, vma)
+    left_out = 0
+    for vma in copies:
+        if vma.mm is parent:
+            child.tree.erase(vma.start, vma.end)
+            left_out += 1
+    child.count_maps(len(copies) - left_out)
+
+
+def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> tuple[Vma | None, int]:
+    """A copy of a VMA for a child, not in its tree yet, and YES; or a reason, with the copy if it is to be freed."""
     port = child.port
     charged = vma.pages() if vma.flags & VM_ACCOUNT else 0
     if charged:
         refusal = vma.mm.charge(charged)
         if refusal != YES:
-            return refusal
+            return None, refusal
     refusal = YES
+    copy: Vma | None = None
     if port.may_fail(ALLOC_VMA):
         refusal = NO_MEMORY_VMA
     elif vma.policy is not None and port.may_fail(ALLOC_POLICY):
         refusal = NO_MEMORY_POLICY
-    if refusal == YES:
-        copy = vma.duplicate()
-        copy.mm = child
+    else:
+        copy = vma.duplicate(child)
         copy.anon_vma = None
         _dup_userfaultfd(copy, contexts)
-        if not copy.flags & VM_WIPEONFORK:
+        if vma.anon_vma is not None and not copy.flags & VM_WIPEONFORK:
             refusal = anon_vma_fork(copy, vma)
         copy.flags = copy.flags & ~VM_LOCKED_MASK
-    if refusal != YES:
+    if copy is None or refusal != YES:
         child.commit.uncharge(charged)
-        return refusal
+        return None, refusal
     copy.take_references()
-    child.link(copy)
     if copy.ops is not None:
         port.opened(copy)
-    return YES if copy.flags & VM_WIPEONFORK else port.copy_pages(copy, vma)
+    return copy, YES if copy.flags & VM_WIPEONFORK else port.copy_pages(copy, vma)
 
 
 def exit_mmap(mm: Mm) -> None:

@@ -79,17 +79,51 @@ class Commit:
 class Limits:
     """Soft resource limits in bytes, and the capabilities that lift them."""
 
-    __slots__ = ("as_bytes", "data", "ipc_lock", "memlock", "stack", "sys_admin", "sys_ptrace", "sys_rawio")
+    __slots__ = (
+        "_as_bytes",
+        "_data",
+        "as_pages",
+        "data_pages",
+        "ipc_lock",
+        "memlock",
+        "stack",
+        "sys_admin",
+        "sys_ptrace",
+        "sys_rawio",
+    )
 
     def __init__(self) -> None:
-        self.as_bytes: int = RLIM_INFINITY
-        self.data: int = RLIM_INFINITY
+        self._as_bytes: int = RLIM_INFINITY
+        self._data: int = RLIM_INFINITY
+        self.as_pages: int = RLIM_INFINITY >> PAGE_SHIFT
+        """RLIMIT_AS in whole pages, and RLIMIT_DATA: unlike infinity in bytes, numbers of one machine word."""
+        self.data_pages: int = RLIM_INFINITY >> PAGE_SHIFT
         self.stack: int = 8 << 20
         self.memlock: int = 8 << 20
         self.ipc_lock: bool = False
         self.sys_rawio: bool = False
         self.sys_admin: bool = False
         self.sys_ptrace: bool = True
+
+    @property
+    def as_bytes(self) -> int:
+        """RLIMIT_AS."""
+        return self._as_bytes
+
+    @as_bytes.setter
+    def as_bytes(self, value: int) -> None:
+        self._as_bytes = value
+        self.as_pages = value >> PAGE_SHIFT
+
+    @property
+    def data(self) -> int:
+        """RLIMIT_DATA."""
+        return self._data
+
+    @data.setter
+    def data(self, value: int) -> None:
+        self._data = value
+        self.data_pages = value >> PAGE_SHIFT
 
     def copy(self) -> Limits:
         """The same limits, to be changed on their own."""
@@ -356,9 +390,9 @@ class Mm:
 
     def may_expand_vm(self, flags: int, npages: int) -> int:
         """YES, LIMIT_AS or LIMIT_DATA for npages more with these flags (may_expand_vm)."""
-        if self.total_vm + npages > self.limits.as_bytes >> PAGE_SHIFT:
+        if self.total_vm + npages > self.limits.as_pages:
             return LIMIT_AS
-        if is_data_mapping(flags) and self.data_vm + npages > self.limits.data >> PAGE_SHIFT:
+        if is_data_mapping(flags) and self.data_vm + npages > self.limits.data_pages:
             return LIMIT_DATA
         return YES
 

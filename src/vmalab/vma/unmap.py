@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import final
 
+from mypy_extensions import mypyc_attr
+
 from vmalab.addr import PAGE_MASK, page_up
 from vmalab.flags import UFFD_EVENT_UNMAP, UFFD_FEATURE_EVENT_UNMAP, VM_ACCOUNT, VM_LOCKED, VM_SEALED
 from vmalab.reason import (
@@ -25,6 +27,7 @@ from vmalab.vma.port import ALLOC_DETACH, ALLOC_TREE
 from vmalab.vma.space import Mm
 
 
+@mypyc_attr(free_list_len=1, acyclic=True)
 @final
 class Gathered:
     """The VMAs that fill [start, end), about to go, and what their going gives back (struct vma_munmap_struct)."""
@@ -95,8 +98,7 @@ def zap(gathered: Gathered) -> None:
         mm.port.unmap_pages(vma, vma.start, vma.end)
         if vma.ops is not None:
             mm.port.closed(vma)
-    if gathered.vmas:
-        mm.tree.erase(gathered.start, gathered.end)
+    mm.tree.erase(gathered.start, gathered.end)
 
 
 def complete(gathered: Gathered) -> None:

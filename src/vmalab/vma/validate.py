@@ -34,7 +34,7 @@ def violations(mm: Mm) -> list[str]:
     except AssertionError as error:
         found.append(str(error))
     last = 0
-    chains: dict[int, list[AnonVma]] = {}
+    chains: dict[int, tuple[AnonVma, ...]] = {}
     for start, end, vma in mm.tree.ranges():
         if vma.freed:
             found.append(f"{start:#x}-{end:#x}: in the tree, but freed by {vma.freed}")

@@ -19,11 +19,12 @@ enum {
 	NR_WAIT4 = 61,
 	NR_SIGALTSTACK = 131,
 	NR_PRCTL = 157,
+	NR_CLOCK_GETTIME = 228,
 	NR_EXIT_GROUP = 231,
 	NR_BPF = 321,
 };
 
-enum { STEP_READ = -1, STEP_WRITE = -2, STEP_FORK = -3, STEP_WAIT = -4, STEP_READER = -5, STEP_EXEC = -6 };
+enum { STEP_READ = -1, STEP_WRITE = -2, STEP_FORK = -3, STEP_WAIT = -4, STEP_READER = -5, STEP_EXEC = -6, STEP_CLOCK = -7 };
 enum { READER_NONE, READER_QUERY, READER_BPF };
 enum { REPORT_NONE, REPORT_EACH, REPORT_LAST };
 
@@ -456,6 +457,14 @@ static i64 share(struct step *step, u64 flags)
 	return shared_result;
 }
 
+static i64 read_clock(u64 which)
+{
+	i64 time[2] = {0, 0};
+	i64 failed = call(NR_CLOCK_GETTIME, which, (u64)time, 0, 0, 0, 0);
+
+	return failed ? failed : time[0] * 1000000000 + time[1];
+}
+
 static i64 perform(struct step *step)
 {
 	u64 *a = step->args;
@@ -480,6 +489,8 @@ static i64 perform(struct step *step)
 		return exec_on();
 	case STEP_READER:
 		return set_reader(a[0], a[1]);
+	case STEP_CLOCK:
+		return read_clock(a[0]);
 	default:
 		if (step->nr >> 32)
 			return share(step, (u64)step->nr >> 32);

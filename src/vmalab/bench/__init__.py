@@ -1,0 +1,1 @@
+"""How fast the model is: compiled, interpreted, and beside the kernel that runs here."""
