@@ -204,7 +204,12 @@ BUGS = (
         "fork_links_early",
         "fork linked a VMA before it was whole (CVE-2024-27022)",
         "vma.relocate",
-        (("        return None, refusal\n    copy.take", "        return copy, refusal\n    copy.take"),),
+        (
+            (
+                "        child.commit.uncharge(charged)\n        return None, refusal\n",
+                "        child.commit.uncharge(charged)\n        return copy, refusal\n",
+            ),
+        ),
         "fork: written to: the child has an anon_vma of its own below its parent's",
     ),
     Bug(
