@@ -20,7 +20,7 @@ export VMALAB_BUILD ?= $(if $(HAVE_CC),compiled,auto)
 CORE := $(wildcard src/vmalab/*.py src/vmalab/vma/*.py src/vmalab/pages/*.py src/vmalab/syscalls/*.py \
   src/vmalab/fuzz/*.py src/vmalab/live/agent.py \
   src/vmalab/bench/drive.py src/vmalab/trace/*.py)
-NATIVE := $(wildcard src/vmalab/live/build_native.py src/vmalab/live/native/*)
+NATIVE := $(wildcard src/vmalab/live/build_native.py src/vmalab/live/native/* src/vmalab/live/native/*/*)
 
 PYTEST_FLAGS ?= -q
 
