@@ -191,7 +191,7 @@ NAMES: Final[dict[str, Name]] = {
     "kind": _from_record(lambda at: kind_of(at.record), "call, exec, fork, exit, fault, file, lost or end"),
     "call": _from_record(lambda at: at.call.call if at.call else "", "the name of the call; empty if it is none"),
     "args": _from_record(lambda at: tuple(at.call.args) if at.call else (), "its arguments as unsigned numbers"),
-    "ret": _from_record(lambda at: result_of(at.record), "what the kernel returned, or minus the errno"),
+    "ret": _from_record(lambda at: result_of(at.record), "what the kernel returned, or minus the errno; 0 if unknown"),
     "errno": _from_record(
         lambda at: errno_name(result_of(at.record)), "the name of the errno, such as ENOMEM, or empty"
     ),

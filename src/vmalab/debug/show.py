@@ -311,23 +311,23 @@ def _observed_lines(step: Step) -> list[Text]:
 
 
 def _end_lines(timeline: Timeline, step: Step) -> list[Text]:
-    """For an exit: how the final VMAs compare."""
-    if not isinstance(step.record, records.Exit):
+    """For an exit, or a list of VMAs on the way: how the VMAs compare."""
+    if not isinstance(step.record, records.Exit | records.Maps):
         return []
     ended = [each for each in timeline.replay.programs if each.pid == step.record.pid]
     if not ended:
         return []
     program = ended[-1]
     lines = []
-    if program.mismatches:
+    if program.mismatches and isinstance(step.record, records.Exit):
         lines.append(Text(f"{count_text(program.mismatches, 'result')} differed", BAD))
     if program.final is None:
-        lines.append(Text("the trace has no list of its final VMAs", DIM))
+        lines.append(Text("the trace has no list of its VMAs", DIM))
     elif not program.final:
-        lines.append(Text(f"its {count_text(program.vmas, 'final VMA')} are as the kernel had them", GOOD))
+        lines.append(Text("its VMAs are as the kernel had them", GOOD))
     for difference in (program.final or [])[:SHOWN_DIFFERENCES]:
         what = f"{difference.addr:#x} {difference.field}: model {difference.model}; kernel {difference.kernel}"
-        lines.append(Text(f"final VMAs differ: {escape_text(what)}", BAD))
+        lines.append(Text(f"VMAs differ: {escape_text(what)}", BAD))
     return lines
 
 
