@@ -198,6 +198,7 @@ NAMES: Final[dict[str, Name]] = {
     "flags": _from_record(lambda at: at.words, "the names of all flags in its arguments, such as MAP_FIXED"),
     "text": _from_record(lambda at: call_text(as_call(at.tape, at.call)) if at.call else "", "the call as it is shown"),
     "file": _from_record(_file, "the path of the file that a descriptor stands for"),
+    "stack": _from_record(lambda at: at.tape.stack_of(at.record), "the user stack that made it, if it was recorded"),
     "pid": _from_record(lambda at: getattr(at.record, "pid", 0), "the process"),
     "tid": _from_record(lambda at: getattr(at.record, "tid", 0), "the thread"),
     "addr": _from_record(lambda at: _first(at, 0), "the first address that it acts on, or 0", state=True),

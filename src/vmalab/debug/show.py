@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 WIDTH: Final = 80
 """Columns where nobody says otherwise."""
 SHOWN_CHANGES: Final = 12
+SHOWN_FRAMES: Final = 3
 SHOWN_OBSTACLES: Final = 4
 SHOWN_DIFFERENCES: Final = 8
 
@@ -258,6 +259,10 @@ def step_lines(timeline: Timeline, width: int = WIDTH, *, title: bool = True) ->
         said = Text.assemble(said, "; " if said else "", counts)
     if said:
         lines.append(said)
+    frames = tape.stack_of(step.record)
+    lines += [Text(f"  from {escape_text(frame, width)}", DIM) for frame in frames[:SHOWN_FRAMES]]
+    if len(frames) > SHOWN_FRAMES:
+        lines.append(Text(f"  ... and {len(frames) - SHOWN_FRAMES} frames more; print stack shows them", DIM))
     lines += _observed_lines(step)
     lines += _end_lines(timeline, step)
     if step.before.seen or (step.after.seen and step.before.intervals):
@@ -426,4 +431,5 @@ def step_json(timeline: Timeline) -> dict[str, Any]:
         shown["reason"] = outcome.explanation().name if outcome is not None and outcome.reason else None
         shown["modelled"] = outcome is not None and outcome.modelled
         shown["mismatch"] = step.mismatch is not None
+        shown["stack"] = timeline.tape.stack_of(record)
     return shown
