@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.debug.tapes import BASE, made_trace, small
+from tests.debug.tapes import BASE, made_trace, small, write
 from tests.programs import SOURCE
 from vmalab.cli import main
+from vmalab.trace.records import Call, Exec, Header, Record, Stack
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "debug.md"
 
@@ -117,6 +118,22 @@ def test_the_story_of_an_address_ends_at_this_record(tmp_path: Path, debug: Run)
     assert "merged: it is now in" not in early
     assert "permissions changed from r-- to rw-" in late or "merged: it is now in" in late
     assert "was never mapped in process 5 up to record 2" in debug(path, "goto 2", where).stdout
+
+
+def test_the_stack_that_made_a_call(tmp_path: Path, debug: Run) -> None:
+    args = [0, 4096, 3, 0x22, 0xFFFFFFFF, 0]
+    frames = ["mmap+0x1c (/lib/libc.so.6)", "arena\x1b[2J+0x8 (/bin/x)", "main+0x4 (/bin/x)", "_start+0x2 (/bin/x)"]
+    made: list[Record] = [
+        Exec(n=0, pid=5, exe="/bin/x", vmas=[], mmap_base=BASE),
+        Stack(n=0, id=3, pid=5, frames=[each.replace("\x1b", "\\033") for each in frames]),
+        Call(n=0, pid=5, tid=5, call="mmap", args=args, ret=BASE - 4096, stack=3),
+    ]
+    path = write(tmp_path / "stack.jsonl", Header(vmalab="trace", version=1, faults="exact"), made)
+    done = debug(path, "break if any('main' in frame for frame in stack)", "continue", "print len(stack)")
+    assert "record 3 of 3" in done.stdout
+    assert "  from mmap+0x1c (/lib/libc.so.6)\n  from arena\\033[2J+0x8" in done.stdout
+    assert "1 frames more; print stack" in done.stdout
+    assert done.stdout.endswith("\n4\n")
 
 
 def test_quit_ends_a_script(tmp_path: Path, debug: Run) -> None:

@@ -16,6 +16,7 @@ from vmalab.errors import InputError
 from vmalab.trace import records
 from vmalab.trace.file import TraceWriter, read_trace
 from vmalab.trace.replay import Replay, replay_of
+from vmalab.vma.area import Policy, UffdFault, UffdMessage, UffdQueue, Userfaultfd
 
 
 def state(replay: Replay) -> dict[int, object]:
@@ -226,3 +227,40 @@ def test_a_damaged_trace_is_refused_unless_only_what_comes_before_is_wanted(tmp_
     tape = Tape(read_trace(path), wanted=30)
     assert len(tape) == 30
     assert "record 31" in tape.problem
+
+
+def test_what_hangs_on_a_process_is_frozen_with_it() -> None:
+    """Userfaultfds with what waits in them, policies, files and limits come back as they were, shared as they were."""
+    generator = Generator(4)
+    generator.run(60)
+    replay = replay_of(generator.header)
+    for record in generator.records:
+        replay.step(record)
+    process = replay.machine.processes[min(replay.machine.processes)]
+    first, *_ = process.vmas()
+    uffd = Userfaultfd("u", 5)
+    uffd.mm = process.mm
+    uffd.queue = UffdQueue()
+    uffd.queue.faults.append(UffdFault(UffdMessage(3, 1, 2, context=uffd)))
+    process.uffds[7] = first.uffd = uffd
+    first.policy = Policy(2, 0, (0, 1), 1)
+    first.policy.refs = 1
+    process.limits.data = 12345
+    freezer = Freezer()
+    copy = freezer.thaw(freezer.freeze(replay)).machine.processes[process.pid]
+    other = copy.vmas()[0]
+    assert other.uffd is not None
+    assert other.uffd is copy.uffds[7]
+    assert other.uffd is not uffd
+    assert other.uffd.mm is copy.mm
+    assert other.uffd.queue is not None
+    (fault,) = other.uffd.queue.faults
+    assert (fault.message.event, fault.message.second, fault.message.context) == (3, 2, other.uffd)
+    assert other.policy is not None
+    assert (other.policy.mode, other.policy.nodes, other.policy.home_node, other.policy.refs) == (2, (0, 1), 1, 1)
+    assert copy.limits.data == 12345
+    assert copy.mm.limits is copy.limits
+    process.uffds.clear()
+    first.uffd = first.policy = None
+    copy.uffds.clear()
+    other.uffd = other.policy = None

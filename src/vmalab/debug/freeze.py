@@ -19,7 +19,7 @@ from vmalab.semantics import Semantics
 from vmalab.trace.compare import Difference
 from vmalab.trace.records import Header
 from vmalab.trace.replay import Mismatch, Replay
-from vmalab.vma.area import AnonVma, File, Policy, Userfaultfd, Vma, VmaOps
+from vmalab.vma.area import AnonVma, File, Policy, UffdFault, UffdMessage, UffdQueue, Userfaultfd, Vma, VmaOps
 from vmalab.vma.observer import Observer
 from vmalab.vma.port import Port
 from vmalab.vma.space import Commit, Limits, Mm
@@ -34,6 +34,9 @@ _MAKE: Final[dict[type, Callable[[Any], tuple[Any, ...]]]] = {
     Limits: lambda made: (),
     Policy: lambda made: (made.mode, made.flags, made.nodes),
     Process: lambda made: (made.machine, made.pid, made.mm, made.limits),
+    UffdFault: lambda made: (made.message,),
+    UffdMessage: lambda made: (made.event,),
+    UffdQueue: lambda made: (),
     Userfaultfd: lambda made: (made.name,),
 }
 """What an object is made with before it is given its state.  A compiled class cannot be made without."""

@@ -191,13 +191,14 @@ NAMES: Final[dict[str, Name]] = {
     "kind": _from_record(lambda at: kind_of(at.record), "call, exec, fork, exit, fault, file, lost or end"),
     "call": _from_record(lambda at: at.call.call if at.call else "", "the name of the call; empty if it is none"),
     "args": _from_record(lambda at: tuple(at.call.args) if at.call else (), "its arguments as unsigned numbers"),
-    "ret": _from_record(lambda at: result_of(at.record), "what the kernel returned, or minus the errno"),
+    "ret": _from_record(lambda at: result_of(at.record), "what the kernel returned, or minus the errno; 0 if unknown"),
     "errno": _from_record(
         lambda at: errno_name(result_of(at.record)), "the name of the errno, such as ENOMEM, or empty"
     ),
     "flags": _from_record(lambda at: at.words, "the names of all flags in its arguments, such as MAP_FIXED"),
     "text": _from_record(lambda at: call_text(as_call(at.tape, at.call)) if at.call else "", "the call as it is shown"),
     "file": _from_record(_file, "the path of the file that a descriptor stands for"),
+    "stack": _from_record(lambda at: at.tape.stack_of(at.record), "the user stack that made it, if it was recorded"),
     "pid": _from_record(lambda at: getattr(at.record, "pid", 0), "the process"),
     "tid": _from_record(lambda at: getattr(at.record, "tid", 0), "the thread"),
     "addr": _from_record(lambda at: _first(at, 0), "the first address that it acts on, or 0", state=True),

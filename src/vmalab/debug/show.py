@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 WIDTH: Final = 80
 """Columns where nobody says otherwise."""
 SHOWN_CHANGES: Final = 12
+SHOWN_FRAMES: Final = 3
 SHOWN_OBSTACLES: Final = 4
 SHOWN_DIFFERENCES: Final = 8
 
@@ -258,6 +259,10 @@ def step_lines(timeline: Timeline, width: int = WIDTH, *, title: bool = True) ->
         said = Text.assemble(said, "; " if said else "", counts)
     if said:
         lines.append(said)
+    frames = tape.stack_of(step.record)
+    lines += [Text(f"  from {escape_text(frame, width)}", DIM) for frame in frames[:SHOWN_FRAMES]]
+    if len(frames) > SHOWN_FRAMES:
+        lines.append(Text(f"  ... and {len(frames) - SHOWN_FRAMES} frames more; print stack shows them", DIM))
     lines += _observed_lines(step)
     lines += _end_lines(timeline, step)
     if step.before.seen or (step.after.seen and step.before.intervals):
@@ -311,23 +316,23 @@ def _observed_lines(step: Step) -> list[Text]:
 
 
 def _end_lines(timeline: Timeline, step: Step) -> list[Text]:
-    """For an exit: how the final VMAs compare."""
-    if not isinstance(step.record, records.Exit):
+    """For an exit, or a list of VMAs on the way: how the VMAs compare."""
+    if not isinstance(step.record, records.Exit | records.Maps):
         return []
     ended = [each for each in timeline.replay.programs if each.pid == step.record.pid]
     if not ended:
         return []
     program = ended[-1]
     lines = []
-    if program.mismatches:
+    if program.mismatches and isinstance(step.record, records.Exit):
         lines.append(Text(f"{count_text(program.mismatches, 'result')} differed", BAD))
     if program.final is None:
-        lines.append(Text("the trace has no list of its final VMAs", DIM))
+        lines.append(Text("the trace has no list of its VMAs", DIM))
     elif not program.final:
-        lines.append(Text(f"its {count_text(program.vmas, 'final VMA')} are as the kernel had them", GOOD))
+        lines.append(Text("its VMAs are as the kernel had them", GOOD))
     for difference in (program.final or [])[:SHOWN_DIFFERENCES]:
         what = f"{difference.addr:#x} {difference.field}: model {difference.model}; kernel {difference.kernel}"
-        lines.append(Text(f"final VMAs differ: {escape_text(what)}", BAD))
+        lines.append(Text(f"VMAs differ: {escape_text(what)}", BAD))
     return lines
 
 
@@ -426,4 +431,5 @@ def step_json(timeline: Timeline) -> dict[str, Any]:
         shown["reason"] = outcome.explanation().name if outcome is not None and outcome.reason else None
         shown["modelled"] = outcome is not None and outcome.modelled
         shown["mismatch"] = step.mismatch is not None
+        shown["stack"] = timeline.tape.stack_of(record)
     return shown

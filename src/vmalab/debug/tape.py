@@ -13,7 +13,7 @@ import zstandard
 
 from vmalab.errors import InputError
 from vmalab.trace.file import TraceReader
-from vmalab.trace.records import Call, File, Fork, Header, Record
+from vmalab.trace.records import Call, File, Fork, Header, Record, Stack
 
 BLOCK: Final = 256
 """Records that are packed together."""
@@ -41,6 +41,7 @@ class Tape:
         """The files by their number in the trace."""
         self.pids: dict[int, int] = {}
         """All processes in the order in which they appear, each with its first record."""
+        self._stacks: dict[int, int] = {}
         self._blocks: list[bytes] = []
         self._pid_of: array[int] = array("I")
         self._pack = zstandard.ZstdCompressor(level=1)
@@ -78,6 +79,8 @@ class Tape:
             self.pids[pid] = record.n
         if isinstance(record, File):
             self.files[record.id] = record
+        elif isinstance(record, Stack):
+            self._stacks[record.id] = record.n
 
     def _store(self, block: list[Record]) -> None:
         self._blocks.append(self._pack.compress(self._encoder.encode(block)))
@@ -131,6 +134,13 @@ class Tape:
     def file_of(self, record: Call) -> File | None:
         """The file that a descriptor of a call stands for."""
         return self.files.get(record.file) if record.file is not None else None
+
+    def stack_of(self, record: Record) -> list[str]:
+        """The user stack that made a record, from the innermost frame outwards; empty where the trace has none."""
+        known: int | None = getattr(record, "stack", None)
+        number = self._stacks.get(known) if known is not None else None
+        found = self[number] if number is not None else None
+        return found.frames if isinstance(found, Stack) else []
 
     def parent_of(self, pid: int) -> int:
         """The process that made another, by the record that it first appears in; 0 if the trace does not show it."""
