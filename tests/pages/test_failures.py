@@ -4,19 +4,28 @@ from collections.abc import Callable
 
 import pytest
 
+from vmalab.calls import Call
 from vmalab.flags import (
     MADV_COLLAPSE,
     MADV_DONTNEED,
     MADV_GUARD_INSTALL,
     MADV_HUGEPAGE,
+    MADV_MERGEABLE,
     MADV_PAGEOUT,
     MADV_POPULATE_WRITE,
+    MADV_UNMERGEABLE,
     MAP_ANONYMOUS,
+    MAP_HUGETLB,
     MAP_PRIVATE,
     MAP_SHARED,
+    MREMAP_FIXED,
     MREMAP_MAYMOVE,
+    UFFDIO_COPY,
+    UFFDIO_MOVE,
+    UFFDIO_REGISTER,
 )
 from vmalab.machine import KernelError, Machine, Process
+from vmalab.pages.folio import PMD_ORDER
 from vmalab.pages.holders import FixedBuffer, MemoryRegion, Pipe, Refused, access_process_vm
 from vmalab.pages.memory import MADVISE, Memory, PageSettings
 from vmalab.testing.ports import FailingPort
@@ -24,15 +33,19 @@ from vmalab.vma.area import File
 
 PAGE = 4096
 PMD = 1 << 21
+POOL = 4
 
 
 def machine() -> tuple[Machine, FailingPort, Memory]:
     settings = PageSettings()
     settings.thp = {4: MADVISE, 9: MADVISE}
     settings.swap_pages = 4096
+    settings.hugetlb[PMD_ORDER] = POOL
     memory = Memory(settings)
     port = FailingPort()
-    return Machine(port=port, memory=memory), port, memory
+    made = Machine(port=port, memory=memory)
+    made.settings.hugepages = POOL
+    return made, port, memory
 
 
 def written(process: Process, pages: int = 8) -> int:
@@ -128,7 +141,63 @@ def advised(process: Process) -> None:
     process.mremap(addr + 64 * PAGE, 8 * PAGE, 16 * PAGE, MREMAP_MAYMOVE)
 
 
-@pytest.mark.parametrize("what", [fault, fork_and_write, fork_of_what_is_pinned, files, held, swapped, advised])
+def merged(process: Process) -> None:
+    addr, large = written(process), huge(process)
+    process.madvise(addr, 8 * PAGE, MADV_MERGEABLE)
+    process.madvise(large, PMD, MADV_MERGEABLE)
+    child = process.fork()
+    assert process.machine.ksm_scan() > 0
+    process.write(large + 3 * PAGE, b"new")
+    child.madvise(large, 4 * PAGE, MADV_UNMERGEABLE)
+    process.mremap(large, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE)
+    child.exit()
+
+
+def answered(process: Process) -> None:
+    addr, large = process.mmap(0, 8 * PAGE), huge(process)
+    number = process.userfaultfd(0)
+
+    def tell(command: int, start: int, pages: int, **more: int | str) -> None:
+        data: dict[str, int | str | list[int]] = {
+            "uffd": number,
+            "start": start,
+            "len": pages * PAGE,
+            "mode": 0,
+            **more,
+        }
+        outcome = process.do(Call("ioctl", (number, command, 0), data=data))
+        if outcome.result < 0:
+            raise KernelError(outcome)
+
+    tell(UFFDIO_REGISTER, addr, 8, mode=1)
+    waiting = process.access(addr + PAGE)
+    tell(UFFDIO_COPY, addr, 3, content=(b"page" * 3072).hex())
+    assert not waiting.waits
+    # A huge page is split where a part of it goes.
+    tell(UFFDIO_MOVE, addr + 4 * PAGE, 2, src=large + PAGE)
+    process.write(addr + 4 * PAGE, b"new")
+
+
+def from_a_pool(process: Process) -> None:
+    addr = process.mmap(0, 2 * PMD, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB)
+    shared = process.mmap(0, 2 * PMD, flags=MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB)
+    process.write(addr, b"old")
+    process.write(shared, b"all")
+    child = process.fork()
+    child.write(shared + PMD, b"all")
+    process.write(addr, b"new")
+    process.munmap(addr + PMD, PMD)
+    process.mremap(addr, PMD, PMD, MREMAP_MAYMOVE | MREMAP_FIXED, 0x10000000)
+    child.exit()
+
+
+SCENES = [
+    *(fault, fork_and_write, fork_of_what_is_pinned, files, held, swapped, advised),
+    *(merged, answered, from_a_pool),
+]
+
+
+@pytest.mark.parametrize("what", SCENES)
 def test_each_allocation_fails_in_turn(what: Callable[[Process], None]) -> None:
     number = 0
     while True:

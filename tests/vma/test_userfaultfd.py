@@ -4,6 +4,7 @@ import pytest
 
 from vmalab import flags as f
 from vmalab.machine import Machine, Process
+from vmalab.pages.memory import Memory
 from vmalab.syscalls import uffd
 from vmalab.vma.area import Userfaultfd
 
@@ -54,3 +55,27 @@ def test_nobody_keeps_what_nobody_reads() -> None:
 def test_a_child_of_whom_nobody_wants_to_hear() -> None:
     process, _ = registered(0)
     assert all(vma.uffd is None and not vma.flags & f.VM_UFFD for vma in process.fork().vmas())
+
+
+def test_two_contexts_stay_two() -> None:
+    process, context = registered(f.UFFD_FEATURE_EVENT_FORK)
+    other = process.uffds[process.userfaultfd(f.UFFD_FEATURE_EVENT_FORK)]
+    at = AT + 8 * PAGE
+    for each, where in ((other, at), (other, at + 2 * PAGE), (context, at + 4 * PAGE)):
+        process.mmap(where, PAGE, flags=FIXED)
+        assert uffd.register(process.mm, each, where, PAGE, uffd.REGISTER_MODE_MISSING) == 0
+    contexts = [vma.uffd for vma in process.fork().vmas()]
+    assert [contexts.index(each) for each in contexts] == [0, 0, 2, 2, 0]
+
+
+def test_an_access_waits_until_it_is_woken() -> None:
+    process = Machine(memory=Memory()).process()
+    context = process.uffds[process.userfaultfd(0)]
+    process.mmap(AT, PAGE, flags=FIXED)
+    assert uffd.register(process.mm, context, AT, PAGE, uffd.REGISTER_MODE_MISSING) == 0
+    assert process.access(AT).waits
+    assert context.queue is not None
+    (fault,) = context.queue.faults
+    assert (fault.message.event, fault.message.first, fault.woken) == (f.UFFD_EVENT_PAGEFAULT, AT, False)
+    assert uffd.wake(process.mm, context, AT, PAGE) == 0
+    assert fault.woken

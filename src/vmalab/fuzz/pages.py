@@ -38,6 +38,8 @@ def page_settings() -> PageSettings:
     """What this machine's settings say of huge pages and swap."""
     settings = PageSettings()
     settings.thp = {}
+    # Others use the pools as well: a mapping that the kernel refuses for that is no difference.
+    settings.hugetlb = dict.fromkeys(settings.hugetlb, 1 << 20)
     top = _mode(THP)
     for order in range(2, 10):
         mode = _mode(THP / f"hugepages-{(PAGE_SIZE << order) >> 10}kB")

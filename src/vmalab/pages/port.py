@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+from vmalab.addr import PAGE_SIZE
 from vmalab.flags import VM_HUGETLB
 from vmalab.pages import hugetlb
 from vmalab.pages.fork import copy_page_range
@@ -44,8 +45,11 @@ class PagePort(Port):
 
     def move_pages(self, vma: Vma, new_vma: Vma, old: int, new: int, length: int) -> int:
         moved = self.outside.move_pages(vma, new_vma, old, new, length)
-        if vma.flags & VM_HUGETLB and vma is not new_vma and moved == length:
-            hugetlb.moved(self.memory, vma, old, old + length)
+        if vma.flags & VM_HUGETLB:
+            # Huge pages move whole.
+            moved &= -(PAGE_SIZE << hugetlb.order_of(vma))
+            if vma is not new_vma and moved == length:
+                hugetlb.moved(self.memory, vma, old, old + length)
         return min(moved, move_range(self.memory, self.memory.tables(vma.mm), old, new, moved))
 
     def copy_pages(self, copy: Vma, vma: Vma) -> int:
