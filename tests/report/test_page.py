@@ -14,6 +14,7 @@ from tests.report.test_lives import collected
 from tests.report.traces import BASE, ENDING, PAGE, SCRIPT, demo, made_up
 from vmalab.explain.story import Story
 from vmalab.report.html import report_html
+from vmalab.trace import records
 from vmalab.trace.replay import Replay
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def test_keys_move_through_records_and_vmas(page: Page) -> None:
 def test_play_runs_to_the_end(page: Page) -> None:
     page.locator("#speed").select_option("5")
     page.locator("#picture").focus()
-    page.keyboard.press("Home")
+    page.evaluate("vmalab.goTo(13)")
     page.keyboard.press("Space")
     assert page.locator("#play").text_content() == "Stop"
     until(page, "!vmalab.playing")
@@ -247,3 +248,18 @@ def test_the_page_tells_what_the_model_has(browser: Browser, paths: dict[str, Pa
             expected = [line.what for line in story.lines if pid in line.pids]
             page.evaluate(f"vmalab.select({addr})")
             assert page.locator("#story li > div > p:not(.by)").all_text_contents() == expected
+
+
+def test_a_trace_without_a_process_says_so(browser: Browser, tmp_path: Path) -> None:
+    header, _ = made_up()
+    end: list[records.Record] = [records.End(1, "done")]
+    path = tmp_path / "empty.html"
+    path.write_text(report_html(collected((header, end)), header, "empty"), "utf-8")
+    with open_page(browser, path) as page:
+        assert "There is no address space in this trace." in page.locator("#notes").inner_text()
+        assert not page.locator("main").is_visible()
+
+
+def test_on_a_narrow_screen_nothing_is_cut_off(browser: Browser, paths: dict[str, Path]) -> None:
+    with open_page(browser, paths["demo"], size=(420, 900)) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
