@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmalab.trace.file import read_trace
+from vmalab.trace.records import Header
 
 LOGS = Path(__file__).parent.parent / "data/logs"
 LOG = str(LOGS / "strace-cut-off.txt")
@@ -18,6 +19,11 @@ def _vmalab(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
+def _header(path: str) -> Header:
+    with read_trace(path) as reader:
+        return reader.header
+
+
 def test_what_it_prints(tmp_path: Path) -> None:
     output = str(tmp_path / "out.jsonl")
     done = _vmalab(LOG, "-o", output)
@@ -26,7 +32,7 @@ def test_what_it_prints(tmp_path: Path) -> None:
     assert f"{LOG} is of strace, as its lines show" in " ".join(lines)
     assert "1 line was not understood" in lines
     assert "line 9: the call has no result" in " ".join(lines)
-    header = read_trace(output).header
+    header = _header(output)
     assert (header.recorder, header.faults) == ("strace", "none")
     assert any("page faults are not in the log" in note for note in header.notes)
 
@@ -36,7 +42,7 @@ def test_json(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert (found["format"], found["chosen"], found["calls"], found["misread"]) == ("strace", "given", 6, 1)
     assert found["problems"][0]["line"] == 9
-    assert read_trace(tmp_path / "out.jsonl").header.machine.max_map_count == 65530
+    assert _header(str(tmp_path / "out.jsonl")).machine.max_map_count == 65530
 
 
 def test_the_trace_may_go_to_standard_output() -> None:

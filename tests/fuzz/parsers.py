@@ -274,18 +274,22 @@ def run_atheris(state: State, goal: int, seconds: float) -> None:
     began = time.monotonic()
     start = state.total()
 
+    saved = began
+
     def test(data: bytes) -> None:
+        nonlocal saved
         if data:
             target = names[data[0] % len(names)]
             try:
                 give(target, data[1:])
             except Exception as error:
                 state.keep(target, data[1:], error)
-                state.save()
             state.inputs[target] += 1
-        if state.total() % _REPORT == 0:
+        if time.monotonic() - saved > SECONDS:
+            # libFuzzer ends the process by itself.
+            saved = time.monotonic()
             state.save()
-            _report(state, goal, state.total() - start, time.monotonic() - began)
+            _report(state, goal, state.total() - start, saved - began)
 
     runs = max(goal - start, 1)
     options = [f"-runs={runs}", f"-max_total_time={int(seconds)}", f"-timeout={SECONDS}", "-max_len=4096",

@@ -67,6 +67,30 @@ def test_expressions_and_values(text: str) -> None:
     perf.looks_like_script(text)
 
 
+FOUND = {
+    "a length beyond all memory": (
+        "perf-trace",
+        " 1.2 ( 0.0 ms): a/5 mmap(len: 0xffffffffffffffff, flags: PRIVATE|ANONYMOUS) = 0x7f7a1ddc2000",
+    ),
+    "a mapping of nothing": (
+        "strace",
+        "1 mmap(NULL, 0, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f7a1ddc2000  ",
+    ),
+    "an argument that is missing": (
+        "strace",
+        '7 memfd_create("a", 0) = 9\n7 fcntl(9, F_ADD_SEALS) = 0\n 7 brk(0) = 0x1000 ',
+    ),
+    "many letters behind a call": ("syzkaller", f"mlock(&(0x7f0000ffd000)=nil, 0x3000) ({'async' * 30}"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(FOUND))
+def test_what_fuzzing_has_found(name: str) -> None:
+    target, text = FOUND[name]
+    for padding in range(4):
+        parsers.one(target, (text + " " * padding).encode())
+
+
 def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz.parsers", "--state", str(tmp_path), "--inputs"]
     root = Path(__file__).parent.parent.parent

@@ -22,6 +22,7 @@ from vmalab.trace.logs import FILES, FORKS, MEMORY, Event, Family, LogCall, LogE
 from vmalab.trace.records import Call, Exec, Exit, Fault, Fork, Limits, Lost, Record
 
 TASK_END: Final = 1 << 47
+"""No program on x86-64 has memory from here on, unless it asks for it."""
 _HELD: Final = 5000
 """How many records wait at most for the first brk and mmap of a program."""
 _THREAD: Final = CLONE_VM | CLONE_FILES | CLONE_THREAD
@@ -132,7 +133,7 @@ class TraceBuilder:
         if event.name == "brk" and not exec_.start_brk:
             exec_.start_brk = exec_.brk = ret
         elif event.name == "mmap" and exec_.mmap_base is None and words[0] == 0:
-            if words[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE):
+            if words[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE) or ret + words[1] > TASK_END:
                 return
             exec_.topdown = ret not in _LEGACY
             exec_.mmap_base = ret + (words[1] + 0xFFF & ~0xFFF) if exec_.topdown else ret
