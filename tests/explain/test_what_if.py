@@ -456,8 +456,9 @@ def test_changed_semantics(tmp_path: Path) -> None:
         ("def vma_merge_new_range(request):\n    return 7\n", "with it the core goes wrong: "),
     ],
 )
-def test_rules_that_do_not_work(tmp_path: Path, text: str, said: str) -> None:
-    rules = tmp_path / "rules.py"
+def test_rules_that_do_not_work(tmp_path: Path, text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rules = Path("rules.py")
     rules.write_text(text)
     done = vmalab("what-if", str(DEMO), "--rules", str(rules))
     assert done.returncode == 2, done.stdout + done.stderr

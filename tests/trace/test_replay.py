@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.programs import compile_program, record, vmalab
+from vmalab.trace import records
 from vmalab.trace.file import TraceWriter, read_trace
 from vmalab.trace.records import Call, Exec, Header, Record
 from vmalab.trace.replay import Replay, replay_of
@@ -201,3 +202,16 @@ def test_at_and_exit_status(tmp_path: Path) -> None:
     assert [line.split()[1] for line in maps.stdout.splitlines()] == ["r--p", "rw-p"]
     with read_trace(path) as reader:
         assert len(list(reader)) == 4
+
+
+def test_a_fork_that_the_model_refuses_is_a_mismatch() -> None:
+    header = records.Header("trace", 1, faults="exact", machine=records.Machine(overcommit_memory=2, ram_pages=8000))
+    replay = Replay(header)
+    args = [0x10000000, 4096000, 3, 0x32, (1 << 64) - 1, 0]
+    replay.step(records.Exec(1, 1, "/bin/program", []))
+    assert replay.step(records.Call(2, 1, 1, "mmap", args, 0x10000000)) is None
+    mismatch = replay.step(records.Fork(3, 2, 2, 1, 1, 0))
+    assert mismatch is not None
+    assert (mismatch.call.name, mismatch.outcome.explanation().name, mismatch.kernel) == ("fork", "OVERCOMMIT", 2)
+    assert replay.step(records.Call(4, 2, 2, "munmap", args[:2], 0)) is None
+    assert [(program.pid, program.mismatches) for program in replay.programs] == [(1, 1)]

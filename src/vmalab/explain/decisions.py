@@ -73,7 +73,7 @@ class Rules:
         """The failure of a replay as the file's, if it happened in it or while functions were replaced."""
         shown = escape_text(self.path)
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            if frame.filename == self.path:
+            if _is_file(frame.filename, self.path):
                 said = escape_text(str(error), 200)
                 return InputError(f"{shown}, line {frame.lineno}, in {frame.name}: {type(error).__name__}: {said}")
         if self.decisions is None or isinstance(error, VmalabError):
@@ -156,12 +156,17 @@ def _run(path: str) -> ModuleType:
     except SyntaxError as error:
         raise InputError(f"{shown}, line {error.lineno}: {escape_text(error.msg)}") from None
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _is_file(frame.filename, path)]
         at = f", line {lines[-1]}" if lines else ""
         raise InputError(f"{shown}{at}: {escape_text(f'{type(error).__name__}: {error}', 200)}") from None
     finally:
         sys.dont_write_bytecode = write
     return module
+
+
+def _is_file(filename: str, path: str) -> bool:
+    """Whether code of a frame stands in the file: the import system makes its path absolute."""
+    return Path(filename).absolute() == Path(path).absolute()
 
 
 def _original(name: str) -> object | None:

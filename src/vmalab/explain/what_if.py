@@ -27,13 +27,12 @@ from vmalab.flags import (
     MREMAP_FIXED,
     PR_SET_VMA,
 )
-from vmalab.machine import KernelError
 from vmalab.reason import YES
 from vmalab.trace import records
 from vmalab.trace.replay import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from vmalab.explain.decisions import Decisions
     from vmalab.explain.rewrite import Rule
@@ -245,21 +244,13 @@ class WhatIf:
         if not record.flags & CLONE_THREAD:
             parent = self._moves_of(record.parent)
             self._moves[record.pid] = parent if record.flags & CLONE_VM else parent.copy()
-        failed = [self._try_fork(self.before.replay.step, record)]
-        failed.append(self._try_fork(self._changed, self._follow(record, self._moves_of(record.parent))))
+        self.mismatches += self.before.replay.step(record) is not None
+        self._changed(self._follow(record, self._moves_of(record.parent)))
         process = self.after.replay.process(record.parent)
-        before, after = failed
-        if (before is None) != (after is None) and process is not None:
-            outcomes = [Outcome(0) if each is None else each.outcome for each in failed]
-            call = Call("fork", ())
-            self._compare(record, process, call, outcomes, [State(process.mm)] * 2)
-
-    def _try_fork(self, step: Callable[[records.Record], object], record: records.Fork) -> KernelError | None:
-        try:
-            step(record)
-        except KernelError as error:
-            return error
-        return None
+        if process is not None:
+            # A fork that succeeds has no outcome of its own.
+            outcomes = [run.replay.outcome or Outcome(0) for run in (self.before, self.after)]
+            self._compare(record, process, Call("fork", ()), outcomes, [State(process.mm)] * 2)
 
     # -- calls ----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Final, final
 from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
 from vmalab.flags import CLONE_THREAD, CLONE_VM, MAP_32BIT, MAP_FIXED, VM_MAYSHARE, VM_SHARED, VM_WRITE
-from vmalab.machine import Process
+from vmalab.machine import KernelError, Process
 from vmalab.reason import YES
 from vmalab.semantics import Semantics
 from vmalab.syscalls.populate import grow_stack
@@ -163,7 +163,7 @@ class Replay:
         elif isinstance(record, records.Exec):
             self._exec(record)
         elif isinstance(record, records.Fork):
-            self._fork(record)
+            return self._fork(record)
         elif isinstance(record, records.Exit):
             self._exit(record)
         elif isinstance(record, records.Lost):
@@ -205,21 +205,31 @@ class Replay:
             if self._writer is not None:
                 self._writer.pending += [(process.mm, vma.start) for vma in process.vmas()]
 
-    def _fork(self, record: records.Fork) -> None:
+    def _fork(self, record: records.Fork) -> Mismatch | None:
         if record.flags & CLONE_THREAD:
-            return
+            return None
         parent = self.machine.processes.get(record.parent)
         if parent is None:
-            return
+            return None
         self.observe(parent, record.grown, record.written)
-        self.machine.fork(parent, record.flags, record.pid)
         program = self.current.get(record.parent)
+        try:
+            self.machine.fork(parent, record.flags, record.pid)
+        except KernelError as error:
+            self.call = Call("fork", ())
+            self.outcome = error.outcome
+            mismatch = Mismatch(record.n, record.parent, self.call, error.outcome, record.pid)
+            if program is not None:
+                program.mismatches += 1
+                program.first = program.first or mismatch
+            return mismatch
         child = self._program(record.n, record.pid, program.exe if program is not None else "")
         known = self._known.get(record.parent)
         if known is not None:
             child.partial = True
             self._known[record.pid] = known if record.flags & CLONE_VM else known.copy()
         self._inodes[record.pid] = self._inodes.get(record.parent, Inodes())
+        return None
 
     def _exit(self, record: records.Exit) -> None:
         process = self.machine.processes.get(record.pid)
