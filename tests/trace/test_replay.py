@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from tests.programs import compile_program, record, vmalab
+from vmalab.addr import PAGE_SIZE as PAGE
 from vmalab.trace.file import TraceWriter, read_trace
-from vmalab.trace.records import Call, Exec, Header, Record
+from vmalab.trace.records import Call, Exec, Fault, Header, Maps, Record, Vma
 from vmalab.trace.replay import Replay, replay_of
 
 RANDOM = Path(__file__).parent / "programs" / "random_calls.c"
@@ -201,3 +202,58 @@ def test_at_and_exit_status(tmp_path: Path) -> None:
     assert [line.split()[1] for line in maps.stdout.splitlines()] == ["r--p", "rw-p"]
     with read_trace(path) as reader:
         assert len(list(reader)) == 4
+
+
+def lists_with_anon_vmas(*numbers: int) -> tuple[Header, list[Record]]:
+    """Three VMAs of which each is written to, and a list of them that says which share an anon_vma."""
+    header, records = small_trace("exact")
+    assert isinstance(records[0], Exec)
+    start = 0x10000000
+    flags = "rd wr mr mw me ac"
+    for i, more in enumerate(("", " dc", "")):
+        at = start + i * PAGE
+        records[0].vmas.append(Vma(at, at + PAGE, flags + more, offset=at))
+    records[0].vmas.sort(key=lambda vma: vma.start)
+    records[0].anon_vmas = True
+    dump = [msgspec.structs.replace(vma) for vma in records[0].vmas]
+    for vma in dump:
+        if start <= vma.start < start + 3 * PAGE:
+            vma.anon_vma = numbers[(vma.start - start) // PAGE]
+    faults: list[Record] = [Fault(0, 5, 5, start + i * PAGE, write=True) for i in range(3)]
+    lock = Fault(0, 5, 5, start, write=True, vma_lock=True)
+    return header, [records[0], lock, *faults, Maps(0, 5, dump, anon_vmas=True)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "differences"),
+    [
+        ((1, 2, 3), []),
+        ((0, 2, 3), ["0x10000000 anon_vma: model has one, kernel none"]),
+        ((1, 2, 1), ["0x10002000 anon_vma: model its own, kernel that of 0x10000000"]),
+    ],
+)
+def test_which_vmas_share_an_anon_vma_is_compared(numbers: tuple[int, ...], differences: list[str]) -> None:
+    header, records = lists_with_anon_vmas(*numbers)
+    replayed = Replay(header)
+    for each in records:
+        replayed.step(each)
+    assert [repr(each) for each in replayed.programs[0].final or []] == differences
+
+
+def test_a_fault_under_the_lock_of_a_vma_changes_none() -> None:
+    header, records = lists_with_anon_vmas(0, 0, 0)
+    replayed = Replay(header)
+    for each in [*records[:2], records[-1]]:
+        replayed.step(each)
+    assert replayed.programs[0].final == []
+
+
+def test_the_answer_of_an_overtaken_mlock_is_unknown() -> None:
+    header, records = lists_with_anon_vmas(0, 0, 0)
+    for overtaken in (False, True):
+        replayed = Replay(header)
+        replayed.step(records[0])
+        call = Call(0, 5, 5, "mlock", [0x10000000, PAGE], -12, overtaken=overtaken)
+        mismatch = replayed.step(call)
+        assert (mismatch is None) == overtaken
+        assert replayed.programs[0].unknown == overtaken
