@@ -177,7 +177,7 @@ def test_what_is_no_trace(tmp_path: Path, data: bytes, message: str) -> None:
         ),
         (
             b'{"type":"warp\\u001b[2J\xe2\x80\xae","n":2}\n',
-            r'"warp\x1b[2J\u202e" is no type of record; there are exec, file, call, fault, fork, exit, lost, end',
+            r'"warp\x1b[2J\u202e" is no type of record; there are exec, file, stack, call, fault, ',
         ),
         (b"7\n", "expected `object`, got `int`"),
         (b'{"n":2}\n', "object missing required field `type`"),

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from tests.programs import compile_program, record, vmalab
+from vmalab.addr import PAGE_SIZE as PAGE
 from vmalab.trace import records
 from vmalab.trace.file import TraceWriter, read_trace
-from vmalab.trace.records import Call, Exec, Header, Record
+from vmalab.trace.records import Call, Exec, Fault, Header, Maps, Record, Vma
 from vmalab.trace.replay import Replay, replay_of
 
 RANDOM = Path(__file__).parent / "programs" / "random_calls.c"
@@ -215,3 +216,58 @@ def test_a_fork_that_the_model_refuses_is_a_mismatch() -> None:
     assert (mismatch.call.name, mismatch.outcome.explanation().name, mismatch.kernel) == ("fork", "OVERCOMMIT", 2)
     assert replay.step(records.Call(4, 2, 2, "munmap", args[:2], 0)) is None
     assert [(program.pid, program.mismatches) for program in replay.programs] == [(1, 1)]
+
+
+def lists_with_anon_vmas(*numbers: int) -> tuple[Header, list[Record]]:
+    """Three VMAs of which each is written to, and a list of them that says which share an anon_vma."""
+    header, listed = small_trace("exact")
+    assert isinstance(listed[0], Exec)
+    start = 0x10000000
+    flags = "rd wr mr mw me ac"
+    for i, more in enumerate(("", " dc", "")):
+        at = start + i * PAGE
+        listed[0].vmas.append(Vma(at, at + PAGE, flags + more, offset=at))
+    listed[0].vmas.sort(key=lambda vma: vma.start)
+    listed[0].anon_vmas = True
+    dump = [msgspec.structs.replace(vma) for vma in listed[0].vmas]
+    for vma in dump:
+        if start <= vma.start < start + 3 * PAGE:
+            vma.anon_vma = numbers[(vma.start - start) // PAGE]
+    faults: list[Record] = [Fault(0, 5, 5, start + i * PAGE, write=True) for i in range(3)]
+    lock = Fault(0, 5, 5, start, write=True, vma_lock=True)
+    return header, [listed[0], lock, *faults, Maps(0, 5, dump, anon_vmas=True)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "differences"),
+    [
+        ((1, 2, 3), []),
+        ((0, 2, 3), ["0x10000000 anon_vma: model has one, kernel none"]),
+        ((1, 2, 1), ["0x10002000 anon_vma: model its own, kernel that of 0x10000000"]),
+    ],
+)
+def test_which_vmas_share_an_anon_vma_is_compared(numbers: tuple[int, ...], differences: list[str]) -> None:
+    header, listed = lists_with_anon_vmas(*numbers)
+    replayed = Replay(header)
+    for each in listed:
+        replayed.step(each)
+    assert [repr(each) for each in replayed.programs[0].final or []] == differences
+
+
+def test_a_fault_under_the_lock_of_a_vma_changes_none() -> None:
+    header, listed = lists_with_anon_vmas(0, 0, 0)
+    replayed = Replay(header)
+    for each in [*listed[:2], listed[-1]]:
+        replayed.step(each)
+    assert replayed.programs[0].final == []
+
+
+def test_the_answer_of_an_overtaken_mlock_is_unknown() -> None:
+    header, listed = lists_with_anon_vmas(0, 0, 0)
+    for overtaken in (False, True):
+        replayed = Replay(header)
+        replayed.step(listed[0])
+        call = Call(0, 5, 5, "mlock", [0x10000000, PAGE], -12, overtaken=overtaken)
+        mismatch = replayed.step(call)
+        assert (mismatch is None) == overtaken
+        assert replayed.programs[0].unknown == overtaken

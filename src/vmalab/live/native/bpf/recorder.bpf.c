@@ -213,11 +213,13 @@ static __always_inline struct process *current_process(void)
 	return bpf_map_lookup_elem(&processes, &key);
 }
 
-static __always_inline s32 take_stack(void *ctx)
+static __always_inline s32 take_stack(void *ctx, struct task *task)
 {
 	if (!settings.with_stacks)
 		return -1;
+	task->looking = 1;
 	s32 id = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK);
+	task->looking = 0;
 	if (id < 0)
 		__sync_fetch_and_add(&state.stacks_lost, 1);
 	return id;
@@ -559,12 +561,12 @@ static __always_inline void end_fault(struct task *task)
 static __always_inline int begin_fault(void *ctx, u64 address, u64 code)
 {
 	struct task *task = current_task();
-	if (!task || address >= USER_END)
+	if (!task || task->looking || address >= USER_END)
 		return 0;
 	end_fault(task);
 	task->fault_address = address;
 	task->fault_code = code;
-	task->fault_stack = take_stack(ctx);
+	task->fault_stack = take_stack(ctx, task);
 	task->fault = FAULT_PENDING;
 	return 0;
 }
@@ -781,10 +783,12 @@ int BPF_PROG(enter, struct pt_regs *regs, long id)
 	task->released = 0;
 	task->read = 0;
 	task->locked = 0;
-	task->stack = take_stack(ctx);
+	task->stack = take_stack(ctx, task);
 	task->entered = take_order();
 	task->number = id + 1;
+	task->looking = 1;
 	task->has_data = tell_data(task, id, task->entered);
+	task->looking = 0;
 	return 0;
 }
 
