@@ -57,3 +57,8 @@ def octal_text(text: str) -> str:
 
 def _octal(char: str) -> str:
     return "".join([f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape")])
+
+
+def count_text(count: int, what: str) -> str:
+    """A number of things: 1 VMA, 2 VMAs."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -17,10 +17,10 @@ from textual.widgets import Footer, Static, TabbedContent, TabPane
 
 from vmalab.debug.breakpoints import FORMS
 from vmalab.debug.commands import COMMANDS, Answer, Debugger, breakpoint_line, process_line
-from vmalab.debug.show import BAD, DIM, HEAD, WARN, count_text, row, step_lines, vma_text
+from vmalab.debug.show import BAD, DIM, HEAD, WARN, row, step_lines, vma_text
 from vmalab.debug.widgets import Prompt, Rows
 from vmalab.errors import VmalabError
-from vmalab.text import escape_text
+from vmalab.text import count_text, escape_text
 
 MIN_WIDTH: Final = 78
 """Columns that the drawing of a step takes at least."""

@@ -24,21 +24,20 @@ from vmalab.debug.show import (
     HEAD,
     WARN,
     boundaries_of,
-    count_text,
     obstacle_text,
-    record_text,
     row,
     sight_of,
     size_text,
     step_json,
     step_lines,
+    text_of,
     vma_text,
 )
 from vmalab.debug.timeline import Poll, Timeline
 from vmalab.errors import InputError
 from vmalab.explain.story import Story
 from vmalab.machine import Process
-from vmalab.text import address_of, escape_text
+from vmalab.text import address_of, count_text, escape_text
 from vmalab.trace.replay import Replay
 
 LISTED: Final = 10
@@ -441,7 +440,7 @@ def _why(debugger: Debugger, rest: str, poll: Poll) -> Answer:
     last = 0
     for line in told:
         if line.n != last:
-            lines.append(Text(f"{line.n:>7} {record_text(tape, tape[line.n])}", DIM))
+            lines.append(Text(f"{line.n:>7} {text_of(tape, tape[line.n])}", DIM))
         last = line.n
         lines.append(Text(f"        {escape_text(line.what)}"))
     if not lines:

@@ -15,7 +15,6 @@ from vmalab.debug.moment import as_call
 from vmalab.debug.picture import Picture, Seen, Strips
 from vmalab.explain.obstacles import Boundary, Obstacle, Sight, find_obstacles
 from vmalab.flags import (
-    CLONE_THREAD,
     MNEMONICS,
     VM_ACCESS,
     VM_ACCOUNT,
@@ -26,9 +25,9 @@ from vmalab.flags import (
     vm_flags_text,
 )
 from vmalab.reason import explain
-from vmalab.text import escape_text
+from vmalab.text import count_text, escape_text
 from vmalab.trace import records
-from vmalab.trace.show import call_text, result_text
+from vmalab.trace.show import record_text, result_text
 from vmalab.vma.account import accountable_mapping
 
 if TYPE_CHECKING:
@@ -66,38 +65,12 @@ def size_text(size: int) -> str:
     return f"{size >> 60}E"
 
 
-def count_text(count: int, what: str) -> str:
-    """A number of things: 1 VMA, 2 VMAs."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
 # -- records ------------------------------------------------------------------------------------------
 
 
-def record_text(tape: Tape, record: records.Record) -> str:
-    """A record in one line, without its number and process; escaped."""
-    if isinstance(record, records.Call):
-        return f"{call_text(as_call(tape, record))} = {result_text(record.ret)}"
-    if isinstance(record, records.Fault):
-        return f"{'write' if record.write else 'read'} fault at {record.addr:#x}"
-    if isinstance(record, records.Exec):
-        words = " ".join(record.argv) or record.exe
-        return f"exec {escape_text(record.exe)} [{escape_text(words, 60)}], {count_text(len(record.vmas), 'VMA')}"
-    if isinstance(record, records.Fork):
-        what = f"thread {record.tid}" if record.flags & CLONE_THREAD else f"process {record.pid}"
-        return f"fork: {what} of {record.parent}"
-    if isinstance(record, records.Exit):
-        how = f"signal {record.signal}" if record.signal is not None else f"code {record.code}"
-        return f"exit with {how}" if record.signal is not None or record.code is not None else "exit"
-    if isinstance(record, records.File):
-        return f"file {record.id}: {escape_text(record.path)}"
-    if isinstance(record, records.Lost):
-        return f"lost: {escape_text(record.why)}"
-    if isinstance(record, records.Stack):
-        return f"stack {record.id}: {count_text(len(record.frames), 'frame')}"
-    if isinstance(record, records.Maps):
-        return f"list of {count_text(len(record.vmas), 'VMA')}"
-    return f"end: {escape_text(record.reason)}"
+def text_of(tape: Tape, record: records.Record) -> str:
+    """A record in one line; escaped."""
+    return record_text(record, as_call(tape, record) if isinstance(record, records.Call) else None)
 
 
 def record_style(record: records.Record) -> str:
@@ -116,7 +89,7 @@ def row(tape: Tape, n: int, digits: int, *, pids: bool = True) -> Text:
     head = f"{n:>{digits}} "
     if pids:
         head += f"{pid or '':>7} "
-    return Text.assemble((head, DIM), (record_text(tape, record), record_style(record)))
+    return Text.assemble((head, DIM), (text_of(tape, record), record_style(record)))
 
 
 # -- one step -----------------------------------------------------------------------------------------
@@ -252,7 +225,7 @@ def step_lines(timeline: Timeline, width: int = WIDTH, *, title: bool = True) ->
     if step is None:
         return [Text(f"before the first of {count_text(len(tape), 'record')}", HEAD)]
     lines = [_title(timeline, step)] if title else []
-    lines.append(Text(record_text(tape, step.record), record_style(step.record) or HEAD))
+    lines.append(Text(text_of(tape, step.record), record_style(step.record) or HEAD))
     said = verdict(step, timeline.replay.outcome, program_unknown=tape.header.faults == "none")
     counts = counts_text(step)
     if counts:
@@ -409,7 +382,7 @@ def step_json(timeline: Timeline) -> dict[str, Any]:
         "record": step.n,
         "kind": type(record).__name__.lower(),
         "pid": getattr(record, "pid", 0),
-        "text": record_text(timeline.tape, record),
+        "text": text_of(timeline.tape, record),
         "map_count": [step.count_before, step.count_after],
         "changes": [change.text for change in step.changes],
         "before": [seen_json(each) for each in step.before.seen],

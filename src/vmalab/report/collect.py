@@ -10,12 +10,10 @@ from vmalab.explain.attribution import Attribution, Group
 from vmalab.explain.attribution import Space as Attributed
 from vmalab.explain.obstacles import Sight
 from vmalab.explain.story import Chronicle, Happening, put_in_order
-from vmalab.flags import CLONE_THREAD
 from vmalab.report.lives import Lives
-from vmalab.text import escape_text
 from vmalab.trace import records
 from vmalab.trace.replay import Mismatch, Replay
-from vmalab.trace.show import call_text, result_text
+from vmalab.trace.show import record_text, result_text
 from vmalab.vma.observer import Observer
 
 if TYPE_CHECKING:
@@ -194,7 +192,7 @@ class Collected:
         if space < 0 or isinstance(record, records.Exec):
             after = replay.process(getattr(record, "pid", 0))
             space = self.lives.number(after.mm) if after is not None else space
-        self.texts.append(_text(record, replay))
+        self.texts.append(record_text(record, replay.call))
         self.text_space.append(space)
         if self.viewer is not None:
             self.viewer.after(replay, record, mismatch)
@@ -234,29 +232,6 @@ class Collected:
     def groups(self, number: int) -> list[Group]:
         """What keeps the VMAs of a space apart, by number."""
         return list(self.attributed(number).groups.values())
-
-
-def _text(record: records.Record, replay: Replay) -> str:
-    """What a record is, in one line, escaped."""
-    if isinstance(record, records.Call):
-        shown = call_text(replay.call) if replay.call is not None else f"{escape_text(record.call)}(...)"
-        return f"{shown} = {result_text(record.ret)}"
-    if isinstance(record, records.Exec):
-        return f"execve: {escape_text(record.exe)}"
-    if isinstance(record, records.Fork):
-        what = "thread" if record.flags & CLONE_THREAD else "process"
-        return f"process {record.parent} makes {what} {record.tid if what == 'thread' else record.pid}"
-    if isinstance(record, records.Fault):
-        return f"{'write' if record.write else 'read'} fault at {record.addr:#x}"
-    if isinstance(record, records.Exit):
-        return f"process {record.pid} exits"
-    if isinstance(record, records.Lost):
-        return f"lost: {escape_text(record.why)}"
-    if isinstance(record, records.File):
-        return f"opened: {escape_text(record.path)}"
-    if isinstance(record, records.End):
-        return f"the end of the trace: {escape_text(record.reason)}"
-    return type(record).__name__.lower()
 
 
 def collect(

@@ -8,7 +8,9 @@ from typing import Final
 
 from vmalab import flags
 from vmalab.calls import Call
-from vmalab.text import escape_text
+from vmalab.flags import CLONE_THREAD
+from vmalab.text import count_text, escape_text
+from vmalab.trace import records
 
 ADDRESS: Final = "address"
 NUMBER: Final = "number"
@@ -132,3 +134,30 @@ def argument_flags(name: str, args: Sequence[int]) -> list[str]:
         if kind.endswith("_"):
             found += [word for word in flags_text(kind, arg).split("|") if word.startswith(kind)]
     return found
+
+
+def record_text(record: records.Record, call: Call | None = None) -> str:
+    """A record in one line, without its number and process; escaped.  call is that of a record of one."""
+    if isinstance(record, records.Call):
+        shown = call_text(call) if call is not None else f"{escape_text(record.call)}(...)"
+        return f"{shown} = {result_text(record.ret)}"
+    if isinstance(record, records.Fault):
+        return f"{'write' if record.write else 'read'} fault at {record.addr:#x}"
+    if isinstance(record, records.Exec):
+        words = " ".join(record.argv) or record.exe
+        return f"exec {escape_text(record.exe)} [{escape_text(words, 60)}], {count_text(len(record.vmas), 'VMA')}"
+    if isinstance(record, records.Fork):
+        what = f"thread {record.tid}" if record.flags & CLONE_THREAD else f"process {record.pid}"
+        return f"fork: {what} of {record.parent}"
+    if isinstance(record, records.Exit):
+        how = f"signal {record.signal}" if record.signal is not None else f"code {record.code}"
+        return f"exit with {how}" if record.signal is not None or record.code is not None else "exit"
+    if isinstance(record, records.File):
+        return f"file {record.id}: {escape_text(record.path)}"
+    if isinstance(record, records.Lost):
+        return f"lost: {escape_text(record.why)}"
+    if isinstance(record, records.Stack):
+        return f"stack {record.id}: {count_text(len(record.frames), 'frame')}"
+    if isinstance(record, records.Maps):
+        return f"list of {count_text(len(record.vmas), 'VMA')}"
+    return f"end: {escape_text(record.reason)}"
