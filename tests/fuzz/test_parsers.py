@@ -95,7 +95,7 @@ def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz.parsers", "--state", str(tmp_path), "--inputs"]
     root = Path(__file__).parent.parent.parent
     for goal, shown in (("5000", "5,000 of 5,000"), ("5000", "")):
-        done = subprocess.run([*command, goal], cwd=root, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run([*command, goal], cwd=root, capture_output=True, text=True, check=False, timeout=300)
         assert (done.returncode, done.stderr) == (0, "")
         assert re.match(re.escape(shown), done.stdout), done.stdout
     assert parsers.State(tmp_path).total() == 5000
