@@ -6,6 +6,7 @@ operations, calls, programs that have ended) is kept by reference, in a table th
 
 from __future__ import annotations
 
+import operator
 import pickle
 from collections.abc import Callable, Iterable
 from io import BytesIO
@@ -16,9 +17,9 @@ import zstandard
 from vmalab.calls import Call, Outcome
 from vmalab.machine import Process
 from vmalab.semantics import Semantics
-from vmalab.trace.compare import Difference
+from vmalab.trace.compare import Difference, Inodes
 from vmalab.trace.records import Header
-from vmalab.trace.replay import Mismatch, Replay
+from vmalab.trace.replay import Mismatch, Program, Replay, UncertainReplay
 from vmalab.vma.area import AnonVma, File, Policy, UffdFault, UffdMessage, UffdQueue, Userfaultfd, Vma, VmaOps
 from vmalab.vma.observer import Observer
 from vmalab.vma.port import Port
@@ -31,9 +32,13 @@ _MAKE: Final[dict[type, Callable[[Any], tuple[Any, ...]]]] = {
     AnonVma: lambda made: (None if made.parent is made else made.parent,),
     Commit: lambda made: (made.ram,),
     File: lambda made: (made.path,),
+    Inodes: lambda made: (),
     Limits: lambda made: (),
     Policy: lambda made: (made.mode, made.flags, made.nodes),
     Process: lambda made: (made.machine, made.pid, made.mm, made.limits),
+    Program: lambda made: (made.n, made.pid, made.exe),
+    Replay: lambda made: (made.header,),
+    UncertainReplay: lambda made: (made.header,),
     UffdFault: lambda made: (made.message,),
     UffdMessage: lambda made: (made.event,),
     UffdQueue: lambda made: (),
@@ -60,27 +65,14 @@ def _set_state(thing: object, state: dict[str, Any]) -> None:
 
 _Row = tuple[Any, ...]
 """A VMA: its bounds, flags and offset, and its other attributes in the order of _REST."""
-_REST: Final = ("file", "ops", "policy", "uffd", "name", "label", "anon_vma", "chain")
+_REST: Final = ("file", "ops", "policy", "uffd", "name", "label", "private_data", "anon_vma", "chain")
+
+
+_rest: Final = operator.attrgetter(*_REST)
 
 
 def _rows(mm: Mm) -> list[_Row]:
-    return [
-        (
-            vma.start,
-            vma.end,
-            vma.flags,
-            vma.pgoff,
-            vma.file,
-            vma.ops,
-            vma.policy,
-            vma.uffd,
-            vma.name,
-            vma.label,
-            vma.anon_vma,
-            vma.chain,
-        )
-        for vma in mm.vmas()
-    ]
+    return [(vma.start, vma.end, vma.flags, vma.pgoff, *_rest(vma)) for vma in mm.vmas()]
 
 
 def _set_mm(mm: Mm, state: tuple[dict[str, Any], list[_Row]]) -> None:
@@ -88,7 +80,8 @@ def _set_mm(mm: Mm, state: tuple[dict[str, Any], list[_Row]]) -> None:
     insert = mm.tree.insert
     for start, end, flags, pgoff, *rest in state[1]:
         vma = Vma(mm, start, end, flags, pgoff)
-        vma.file, vma.ops, vma.policy, vma.uffd, vma.name, vma.label, vma.anon_vma, vma.chain = rest
+        for name, value in zip(_REST, rest, strict=True):
+            setattr(vma, name, value)
         insert(start, end, vma)
 
 
