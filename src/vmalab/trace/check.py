@@ -7,7 +7,7 @@ only the records before it can tell.
 import re
 from typing import Final
 
-from vmalab.flags import vm_flags_from_text
+from vmalab.flags import CLONE_THREAD, vm_flags_from_text
 from vmalab.text import escape_text
 from vmalab.trace.records import (
     Call,
@@ -137,6 +137,7 @@ def check(record: Record) -> str | None:
         return (
             _task(record.pid, record.tid)
             or _pid("parent", record.parent)
+            or _not_its_parent(record)
             or _pid("parent_tid", record.parent_tid)
             or _word("flags", record.flags)
             or _observed(record.written, record.grown)
@@ -378,6 +379,13 @@ def _observed(written: list[int], grown: list[tuple[int, int]]) -> str | None:
     for start, end in grown:
         if not 0 <= start < end <= WORD or start % PAGE != 0 or end % PAGE != 0:
             return f"grown holds [{_number(start, 16)}, {_number(end, 16)}), which is no range of whole pages"
+    return None
+
+
+def _not_its_parent(record: Fork) -> str | None:
+    """A thread belongs to the process that makes it; a process does not."""
+    if record.pid == record.parent and not record.flags & CLONE_THREAD:
+        return f"pid is {record.pid}, the number of its parent; only a thread is of the same process"
     return None
 
 

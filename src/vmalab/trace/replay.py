@@ -14,7 +14,7 @@ from typing import Final, final
 
 from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
-from vmalab.flags import CLONE_THREAD, CLONE_VM, MAP_32BIT, MAP_FIXED, VM_MAYSHARE, VM_SHARED, VM_WRITE
+from vmalab.flags import CLONE_THREAD, CLONE_VM, MAP_32BIT, MAP_FIXED, MAP_HUGETLB, VM_MAYSHARE, VM_SHARED, VM_WRITE
 from vmalab.machine import KernelError, Process
 from vmalab.reason import YES
 from vmalab.semantics import Semantics
@@ -285,6 +285,12 @@ class Replay:
         if self._writer is not None:
             self._writer.write()
 
+    def _lacks_huge_pages(self, record: records.Call, file: File | None) -> bool:
+        """Whether a mapping failed for want of huge pages: who has reserved those of the pool is not modelled."""
+        if record.call != "mmap" or record.ret != -errno.ENOMEM or not self.machine.settings.hugepages:
+            return False
+        return bool(record.args[3] & MAP_HUGETLB or (file is not None and file.huge_size))
+
     def _call(self, record: records.Call) -> Mismatch | None:
         process = self.machine.processes.get(record.pid)
         if process is None:
@@ -295,6 +301,9 @@ class Replay:
         self.call = call
         self.observe(process, record.grown, record.written)
         program.calls += 1
+        if self._lacks_huge_pages(record, file):
+            program.unknown += 1
+            return None
         outcome, certain = self._perform(process, record, call)
         self.outcome = outcome
         if not outcome.modelled:
