@@ -254,3 +254,12 @@ def test_other_values_in_the_same_ranges() -> None:
 def test_no_values_for_no_ranges() -> None:
     tree: MapleTree[int] = MapleTree()
     assert tree.with_values([]).insert(0, 8, 1)
+
+
+def test_around_is_both_searches_at_once() -> None:
+    tree: MapleTree[int] = MapleTree()
+    assert tree.around(5) == (None, None)
+    for start in (8, 16, 32, END - 8):
+        tree.insert(start, start + 8, start)
+    for addr in (0, 4, 8, 9, 15, 16, 20, 24, 28, 32, 39, 40, 50, END - 8, END - 1, END):
+        assert tree.around(addr) == (tree.find_before(addr), tree.find(addr))

@@ -111,7 +111,7 @@ def _protect_vmas(mm: Mm, first: Vma, start: int, end: int, prot: int, pkey: int
         if refusal != YES:
             return -refusal
         at = max(upto, vma.end) if vma.start <= at else upto
-        vma = mm.find_vma(at)
+        vma = mm.find_vma(at) if at < end else None
     return 0
 
 

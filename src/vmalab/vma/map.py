@@ -146,8 +146,7 @@ def _place_mapping(mapping: Mapping) -> int:
     mapping.flags = ksm_vma_flags(mm, mapping.flags)
     request = MergeRequest(mm, mapping.start, end, mapping.flags, mapping.pgoff)
     request.file = mapping.file
-    request.prev = mm.find_vma_prev(mapping.start)
-    request.next = mm.find_vma(mapping.start)
+    request.prev, request.next = mm.tree.around(mapping.start)
     vma = vma_merge_new_range(request)
     if vma is None:
         vma, refusal = _new_vma(mapping, end)

@@ -64,6 +64,18 @@ class MapleTree(Nodes[T]):
         """The value of the last entry that starts below an address, or None."""
         return self._leaf.values[self._i] if self._seek_before(addr) else None
 
+    def around(self, addr: int) -> tuple[T | None, T | None]:
+        """What find_before() and find() of an address say, by one search."""
+        if addr == 0 or addr == ADDRESS_END:
+            return self.find_before(addr), self.find(addr)
+        key = to_key(addr)
+        following: T | None = None
+        if self._seek(key):
+            following = self._leaf.values[self._i]
+            if self._leaf.starts[self._i] < key:
+                return following, following
+        return self._leaf.values[self._i] if self._previous() else None, following
+
     def find_range(self, addr: int) -> tuple[int, int, T] | None:
         """Like find(), with the bounds: (start, end, value)."""
         if addr != ADDRESS_END and self._seek(to_key(addr)):

@@ -104,8 +104,10 @@ def request_for_modify(vma: Vma, start: int, end: int) -> MergeRequest:
     request = request_for_vma(vma, start, end)
     request.middle = vma
     tree = vma.mm.tree
-    request.prev = tree.find_before(vma.start)
-    request.next = tree.find(vma.end)
+    if start == vma.start:
+        request.prev = tree.find_before(start)
+    if end == vma.end:
+        request.next = tree.find(end)
     return request
 
 

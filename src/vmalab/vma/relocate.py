@@ -53,8 +53,7 @@ def copy_vma(
         pgoff = new >> PAGE_SHIFT
     request = request_for_vma(vma, new, new + length)
     request.pgoff = pgoff
-    request.prev = mm.find_vma_prev(new)
-    request.next = mm.find_vma(new)
+    request.prev, request.next = mm.tree.around(new)
     if drops_uffd and not mm.semantics.mremap_uffd_merges_first:
         request.uffd = None
         request.flags &= ~VM_UFFD

@@ -82,7 +82,7 @@ def _collect(gathered: Gathered, first: Vma) -> int:
         gathered.pages += vma.pages()
         if vma.flags & VM_ACCOUNT:
             gathered.accounted += vma.pages()
-        vma = mm.tree.find(vma.end)
+        vma = mm.tree.find(vma.end) if vma.end < end else None
     return YES
 
 
