@@ -45,7 +45,7 @@ def neighbours(draw: st.DrawFn) -> tuple[Vma, Vma]:
         vma.name = draw(st.sampled_from([None, "x"]))
         vma.file = draw(st.sampled_from([None, *FILES]))
         vma.ops = draw(st.sampled_from([FILE_OPS, SHM_OPS])) if vma.file is not None else None
-        vma.chain = draw(st.sampled_from([[], [ANON_VMAS[0]], [ANON_VMAS[1]], list(ANON_VMAS)]))
+        vma.chain = draw(st.sampled_from([(), (ANON_VMAS[0],), (ANON_VMAS[1],), tuple(ANON_VMAS)]))
         vma.anon_vma = vma.chain[0] if vma.chain else None
         made.append(vma)
     return made[0], made[1]

@@ -57,6 +57,10 @@ def test_the_edges_of_what_is_possible(record: Record) -> None:
     ("record", "problem"),
     [
         (_call(call="MPROTECT"), '"MPROTECT" is no name of a system call'),
+        (
+            Fork(n=1, pid=7, tid=7, parent=7, parent_tid=7, flags=17),
+            "pid is 7, the number of its parent; only a thread",
+        ),
         (_call(call="a\x1b[0m"), r'"a\x1b[0m" is no name of a system call'),
         (_call(args=[1]), "mprotect has 1 argument; it takes 3"),
         (_call(args=[1, 2, 3, 4]), "mprotect has 4 arguments; it takes 3"),

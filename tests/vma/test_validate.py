@@ -67,7 +67,7 @@ def out_of_order(process: Process, below: Vma, above: Vma) -> None:
         (spoil("end", AT + PAGE_SIZE), "in the tree is"),
         (out_of_order, "no whole pages"),
         (spoil("freed", "a test"), "in the tree, but freed by a test"),
-        (spoil("chain", []), "an anon_vma without a chain"),
+        (spoil("chain", ()), "an anon_vma without a chain"),
         (spoil("anon_vma", AnonVma(None)), "its anon_vma is not in its chain"),
         (other_root, "its chain has several roots"),
         (other_root, "its chain holds an anon_vma twice"),

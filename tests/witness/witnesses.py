@@ -327,6 +327,12 @@ WITNESSES = (
     Witness("get_mempolicy: no next node", errno.EINVAL, (call("get_mempolicy", 0, 1),)),
     Witness("get_mempolicy: the next node", 0, (call("set_mempolicy", 3, 1), call("get_mempolicy", 0, 1))),
     Witness("get_mempolicy: the node of a page", 0, (mapped(), call("get_mempolicy", AT, 3))),
+    Witness(
+        "get_mempolicy: the node of a page that is only written to",
+        0,
+        (mapped(prot=2), call("write", AT), call("get_mempolicy", AT, 3)),
+        pages=True,
+    ),
     Witness("get_mempolicy: no page may be there", errno.EFAULT, (mapped(prot=0), call("get_mempolicy", AT, 3))),
     # -- seals
     Witness("mseal: flags", errno.EINVAL, (mapped(), call("mseal", AT, PAGE, 1))),

@@ -125,6 +125,8 @@ def _can_follow(process: Process, op: Op) -> bool:
         if process.machine.memory is not None:
             # It knows its pages, and every userfaultfd answers with SIGBUS.
             return True
+        if op.name == "get_mempolicy" and found is not None and not found.flags & f.VM_READ:
+            return False
         return found is None or not (_hides_pages(found) or (op.name != "write" and _may_be_huge(found)))
     knows_pages = process.machine.memory is not None
     for start, length in _ranges(op):

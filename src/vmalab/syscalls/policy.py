@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from vmalab.addr import PAGE_MASK, ULONG_END, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SIZE, ULONG_END, page_up
+from vmalab.flags import VM_ACCESS, VM_READ
 from vmalab.pages.gup import check_vma_flags
 from vmalab.pages.port import memory_of
 from vmalab.pages.zap import has_pages
@@ -116,7 +117,16 @@ def get_mempolicy(mm: Mm, task_mode: int, mask_bits: int, addr: int, flags: int)
 
 
 def _lookup_node(vma: Vma, addr: int) -> int:
-    """Whether the page of an address can be held for a moment, to see which node it is on (lookup_node)."""
+    """Whether the page of an address can be held for a moment, to see which node it is on (lookup_node).
+
+    A page that is there is taken without a look at the VMA, as long as the processor may read it (gup_fast).
+    """
+    if vma.flags & VM_ACCESS and not vma.flags & VM_READ:
+        memory = memory_of(vma.mm)
+        if memory is None:
+            return NOT_MODELLED
+        if has_pages(memory.tables(vma.mm), addr & -PAGE_SIZE, (addr & -PAGE_SIZE) + PAGE_SIZE):
+            return YES
     if check_vma_flags(vma, 0) != YES or handle_fault(vma.mm, addr, False) != YES:
         return NO_PAGE_EFAULT
     return YES
