@@ -282,7 +282,7 @@ def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]
         copy = vma.duplicate(child)
         copy.anon_vma = None
         _dup_userfaultfd(copy, contexts)
-        if vma.anon_vma is not None and not copy.flags & VM_WIPEONFORK:
+        if not copy.flags & VM_WIPEONFORK:
             refusal = anon_vma_fork(copy, vma)
         copy.flags = copy.flags & ~VM_LOCKED_MASK
     if copy is None or refusal != YES:
