@@ -22,8 +22,8 @@ from vmalab.flags import (
 )
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.reason import YES
-from vmalab.vma.anon import anon_vma_restore
-from vmalab.vma.area import AnonVma, Vma
+from vmalab.vma.anon import anon_vma_found, anon_vma_restore
+from vmalab.vma.area import Vma
 from vmalab.vma.merge import is_mergeable_vma, request_for_modify
 from vmalab.vma.modify import vma_modify_flags, vma_modify_flags_name
 from vmalab.vma.observer import Observer
@@ -300,10 +300,9 @@ def test_an_anon_vma_that_a_running_process_has() -> None:
     process = Machine().process()
     start = process.mmap(0x10000000, 0x2000, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
     (vma,) = process.vmas()
-    anon_vma = AnonVma(None)
-    anon_vma_restore(vma, anon_vma, 3)
+    anon_vma = anon_vma_found(3)
+    anon_vma_restore(vma, anon_vma)
     assert (vma.anon_vma, len(vma.chain), anon_vma.active) == (anon_vma, 3, 1)
-    process.touch(process.mmap(start + 0x3000, 0x1000, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED))
     process.mmap(start + 0x2000, 0x1000, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
     assert [each.start for each in process.vmas()] == [start, start + 0x2000]
     process.mm.validate()

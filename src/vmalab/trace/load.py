@@ -20,7 +20,7 @@ from vmalab.machine import Machine, Process
 from vmalab.pages.memory import Memory
 from vmalab.semantics import Semantics
 from vmalab.trace import records
-from vmalab.vma.anon import anon_vma_prepare, anon_vma_restore
+from vmalab.vma.anon import anon_vma_found, anon_vma_prepare, anon_vma_restore
 from vmalab.vma.area import (
     DEVICE_OPS,
     FILE_OPS,
@@ -188,7 +188,10 @@ def _link_vmas(mm: Mm, dump: list[records.Vma], anon_vmas: bool) -> None:
         if flags & VM_LOCKED:
             mm.locked_vm += vma.pages()
         if anon_vmas and shown.anon_vma:
-            anon_vma_restore(vma, known.setdefault(shown.anon_vma, AnonVma(None)), shown.chain)
+            anon_vma = known.get(shown.anon_vma)
+            if anon_vma is None:
+                anon_vma = known[shown.anon_vma] = anon_vma_found(shown.chain)
+            anon_vma_restore(vma, anon_vma)
         elif not anon_vmas and (shown.anon or shown.swap) and not flags & VM_SHARED:
             anon_vma_prepare(vma)
 

@@ -43,16 +43,27 @@ def anon_vma_prepare(vma: Vma) -> int:
     return YES
 
 
-def anon_vma_restore(vma: Vma, anon_vma: AnonVma, chain: int) -> None:
-    """Give a VMA that was found in a running process the anon_vma it has there, with a chain of that length.
+def anon_vma_found(chain: int) -> AnonVma:
+    """An anon_vma that a running process was found with, at the end of a chain of that length.
 
-    Of what the rest of the chain ties it to, which is in other processes, nothing is known.
+    Of its ancestors, which belong to other processes, nothing is known but that they are there.
     """
-    vma.anon_vma = anon_vma
-    _link(vma, anon_vma)
-    anon_vma.active += 1
+    found = AnonVma(None)
     for _ in range(1, chain):
-        _link(vma, AnonVma(None))
+        parent = found
+        parent.children += 1
+        found = AnonVma(parent)
+    return found
+
+
+def anon_vma_restore(vma: Vma, anon_vma: AnonVma) -> None:
+    """Give a VMA the anon_vma that it was found with, and chain it to all its ancestors."""
+    vma.anon_vma = anon_vma
+    anon_vma.active += 1
+    _link(vma, anon_vma)
+    while anon_vma.parent is not anon_vma:
+        anon_vma = anon_vma.parent
+        _link(vma, anon_vma)
 
 
 def find_mergeable_anon_vma(vma: Vma) -> AnonVma | None:
