@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import operator
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final, final
@@ -17,7 +18,7 @@ from vmalab.text import address_of, escape_text
 from vmalab.trace.check import ARGUMENTS
 
 
-class Condition:
+class Condition(ABC):
     """Something that is so or not at a moment."""
 
     needs_state: bool = False
@@ -26,9 +27,9 @@ class Condition:
     def prime(self, moment: Moment) -> None:
         """Look at the moment before the first that is asked about."""
 
+    @abstractmethod
     def holds(self, moment: Moment) -> bool:
         """Whether it is so."""
-        raise NotImplementedError
 
 
 @final
