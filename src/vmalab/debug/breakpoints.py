@@ -24,7 +24,7 @@ class Condition(ABC):
     needs_state: bool = False
     """Whether it needs the model, not the trace alone."""
 
-    def prime(self, moment: Moment) -> None:
+    def prime(self, moment: Moment) -> None:  # noqa: B027 - most conditions have nothing to remember
         """Look at the moment before the first that is asked about."""
 
     @abstractmethod
