@@ -4,7 +4,6 @@ What is recorded runs without being stopped, and with all its privileges; record
 """
 
 import os
-import selectors
 import signal
 import stat
 import subprocess
@@ -26,7 +25,6 @@ from vmalab.trace.records import VERSION, End, Header
 
 QUIET: Final = 0.2
 """Seconds without an event after which what there is goes to the file."""
-_CHUNK: Final = 1 << 18
 _BTF: Final = Path("/sys/kernel/btf/vmlinux")
 
 
@@ -190,29 +188,14 @@ class _Recording:
     def _follow(self, events: int, helper: "subprocess.Popen[bytes]", arrived: Arrived) -> None:
         """Read events until there are no more; pass signals on."""
         enough = False
-        with selectors.DefaultSelector() as selector:
-            selector.register(events, selectors.EVENT_READ)
-            if arrived.wakeup >= 0:
-                selector.register(arrived.wakeup, selectors.EVENT_READ)
-            while True:
-                ready = {key.fd for key, _ in selector.select(arrived.timeout(QUIET))}
-                if arrived.wakeup in ready:
-                    os.read(arrived.wakeup, 512)
-                arrived.forward(helper)
-                if events not in ready:
-                    if not ready:
-                        self._write_out()
-                    continue
-                data = os.read(events, _CHUNK)
-                if not data:
-                    return
-                self._take(data)
-                if self._started is not None and self._translator.told.started:
-                    self._started()
-                    self._started = None
-                if not enough and self._is_full():
-                    enough = True
-                    helper.send_signal(signal.SIGUSR1)
+        for data in arrived.read(events, helper, lambda: QUIET, self._write_out):
+            self._take(data)
+            if self._started is not None and self._translator.told.started:
+                self._started()
+                self._started = None
+            if not enough and self._is_full():
+                enough = True
+                helper.send_signal(signal.SIGUSR1)
 
     def _is_full(self) -> bool:
         limit = self._options.size

@@ -12,7 +12,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -266,30 +266,19 @@ class _Recording:
 
     def _follow(self, events: int, helper: "subprocess.Popen[bytes]", arrived: "Arrived") -> None:
         """Read events until there are no more; pass signals on."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(events, selectors.EVENT_READ)
-            if arrived.wakeup >= 0:
-                selector.register(arrived.wakeup, selectors.EVENT_READ)
-            rest: list[bytes] = []
-            while True:
-                ready = {key.fd for key, _ in selector.select(arrived.timeout(QUIET if self._dirty else None))}
-                if arrived.wakeup in ready:
-                    os.read(arrived.wakeup, 512)
-                arrived.forward(helper)
-                if events not in ready:
-                    if not ready:
-                        self._write_out()
-                    continue
-                data = os.read(events, _CHUNK)
-                if not data:
-                    return
-                *lines, last = data.split(b"\n")
-                if lines:
-                    lines[0] = b"".join([*rest, lines[0]])
-                    rest = []
-                    for line in lines:
-                        self._take(line)
-                rest.append(last)
+        rest: list[bytes] = []
+        for data in arrived.read(events, helper, self._patience, self._write_out):
+            *lines, last = data.split(b"\n")
+            if lines:
+                lines[0] = b"".join([*rest, lines[0]])
+                rest = []
+                for line in lines:
+                    self._take(line)
+            rest.append(last)
+
+    def _patience(self) -> float | None:
+        """How long nothing may come before what is read is written out, in seconds."""
+        return QUIET if self._dirty else None
 
     def _take(self, line: bytes) -> None:
         event = _decoder.decode(line)
@@ -417,6 +406,34 @@ class Arrived:
         """Pass on what is due; the helper decides whether the program has had it already."""
         while self._due and self._due[0][0] <= time.monotonic():
             helper.send_signal(self._due.pop(0)[1])
+
+    def read(
+        self,
+        events: int,
+        helper: "subprocess.Popen[bytes]",
+        patience: Callable[[], float | None],
+        idle: Callable[[], None],
+    ) -> Iterator[bytes]:
+        """What a helper writes, until it writes no more; signals are passed on meanwhile.
+
+        idle is called when nothing has come for as long as patience says, in seconds; None is for ever.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(events, selectors.EVENT_READ)
+            if self.wakeup >= 0:
+                selector.register(self.wakeup, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in selector.select(self.timeout(patience()))}
+                if self.wakeup in ready:
+                    os.read(self.wakeup, 512)
+                self.forward(helper)
+                if events in ready:
+                    data = os.read(events, _CHUNK)
+                    if not data:
+                        return
+                    yield data
+                elif not ready:
+                    idle()
 
 
 @contextmanager
