@@ -30,6 +30,11 @@ def is_unsigned_long(value: int) -> bool:
     return value <= WORD or value < ULONG_END
 
 
+def within_word(end: int) -> int:
+    """The end of a range, or the largest number that compiled code compares fast, where no memory lies any more."""
+    return min(end, WORD)
+
+
 def page_up(size: int) -> int:
     """Round up to a whole number of pages.  Unlike the kernel's PAGE_ALIGN it does not wrap at 2**64."""
     return (size + PAGE_MASK) & ~PAGE_MASK

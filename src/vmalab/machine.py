@@ -297,6 +297,20 @@ class Process(ProcessState):
         return "".join([self.maps_line(vma) + "\n" for vma in self.mm.vmas()])
 
 
+_MANY: Final = 10_000
+"""VMAs, of which a search for garbage takes as long as a call that makes so many."""
+
+
+def _pass_over(made: int) -> None:
+    """Spare the next search for garbage what a call has just made, if that is much: none of it is garbage.
+
+    It goes among the old objects, which are searched when there are many more of them.
+    """
+    if made >= _MANY and not gc.get_freeze_count():
+        gc.freeze()
+        gc.unfreeze()
+
+
 class Machine:
     """One machine: its kernel's behaviours, its memory and settings, and its processes."""
 
@@ -351,13 +365,13 @@ class Machine:
             old = parent.mm
             mm = self._new_mm(limits)
             mm.inherit(old)
-            # None of what it makes is garbage: a search for some would take as long as the copy itself.
             collects = gc.isenabled()
             gc.disable()
             try:
                 refusal = dup_mmap(mm, old)
             finally:
                 if collects:
+                    _pass_over(mm.map_count)
                     gc.enable()
             if refusal != YES:
                 self._tear_down(mm)

@@ -67,7 +67,7 @@ def strip(process: ProcessState, vmas: Sequence[Vma]) -> str:
         gap = ";margin-left:4px" if pieces and vma.start != end else ""
         title = safe(f"{vma.start:x}-{vma.end:x} {permissions(vma.flags)} {name or 'anonymous'}")
         pieces.append(
-            f'<span title="{title}" style="flex:{vma.pages().bit_length()} 1 1px;'
+            f'<span title="{title}" style="flex:{int(vma.pages()).bit_length()} 1 1px;'
             f'background:{KINDS[kind_of(vma, name)].light};border-right:1px solid #fff{gap}"></span>'
         )
         end = vma.end

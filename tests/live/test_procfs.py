@@ -52,6 +52,8 @@ def test_maps() -> None:
         (b"Anonymous: 4 kB\n", "smaps: line 1: a field stands before the first VMA"),
         (b"1000-2000 r--p 0 00:00 0\nAnonymous: x kB\n", "smaps: line 2: not a size"),
         (b"1000-2000 r--p 0 00:00 0\nProtectionKey: x\n", "smaps: line 2: not a protection key"),
+        (b"1000-2000 r--p 0 00:00 0\nProtectionKey: 123\n", "smaps: line 2: not a protection key"),
+        (b"1000-2000 r--p 0 00:00 0\nProtectionKey:" + b" " * 60 + b"0\n", "smaps: the last VMA has no VmFlags"),
         (b"2000-1000 r--p 0 00:00 0\nVmFlags: rd\n", "smaps: line 1: not a range"),
         (b"1000-2000 r--p 0 00:00 0\n", "smaps: the last VMA has no VmFlags"),
     ],

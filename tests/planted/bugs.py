@@ -47,11 +47,10 @@ BUGS = (
         "vma.merge",
         (
             (
-                "        new_end = following.end\n        _stick(prev, following.flags)\n"
-                "        _remove_merged(mm, middle)\n",
-                "        began, offset = prev.start, prev.pgoff\n        _remove_merged(mm, middle)\n"
-                "        _remove_merged(mm, prev)\n"
-                "        mm.set_range(following, began, following.end, offset)\n        return following\n",
+                "        end = following.end\n        _stick(prev, following.flags)\n"
+                "        mm.absorb(prev, prev.start, end, prev.pgoff, middle)\n        mm.drop(following)\n",
+                "        mm.absorb(following, prev.start, following.end, prev.pgoff, middle)\n"
+                "        mm.drop(prev)\n        return following\n",
             ),
         ),
         "merge_existing: left, middle and right become one: the left survives",
@@ -87,13 +86,8 @@ BUGS = (
     Bug(
         "merge_right_keeps_offset",
         "a VMA that grows down but keeps its offset",
-        "vma.merge",
-        (
-            (
-                "        mm.set_range(following, start, following.end, pgoff)",
-                "        mm.set_range(following, start, following.end, following.pgoff)",
-            ),
-        ),
+        "vma.space",
+        (("        above.pgoff += (at - old_start) >> PAGE_SHIFT\n", ""),),
         "merge_existing: the tail of the middle joins the right",
     ),
     Bug(

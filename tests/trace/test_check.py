@@ -124,7 +124,9 @@ def test_what_is_impossible(record: Record, problem: str) -> None:
     ("machine", "problem"),
     [
         (Machine(page_size=3000), "machine.page_size is 3000; it must be a power of two"),
-        (Machine(max_map_count=-1), "machine.max_map_count is -1; it must be from 0 to 2**64 - 1"),
+        (Machine(max_map_count=-1), "machine.max_map_count is -1; it must be from 0 to 2**31 - 1"),
+        (Machine(ram_pages=1 << 60), "machine.ram_pages is 1152921504606846976; it must be from 0 to 2**52 - 1"),
+        (Machine(dac_mmap_min_addr=-5), "machine.dac_mmap_min_addr is -5; it must be from 0 to 2**62 - 1"),
         (Machine(overcommit_memory=3), "machine.overcommit_memory is 3; it must be 0, 1 or 2"),
         (Machine(numa_nodes=0), "machine.numa_nodes is 0; it must be from 1 to 1024"),
     ],

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from vmalab.vma.maple import Cursor, MapleTree
+from vmalab.vma.maple import MapleTree
+from vmalab.vma.maple_cursor import Cursor
 
 END = 1 << 64
 Range = tuple[int, int, int]

@@ -1,9 +1,12 @@
 """The parts of the range tree: its keys, the cursor, the checks and the dump."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmalab.vma.keys import HIGHEST, delete_keys, distance, insert_key, lowest, to_address, to_key
-from vmalab.vma.maple import Cursor, MapleTree
+from vmalab.vma.maple import MapleTree
+from vmalab.vma.maple_cursor import Cursor
 from vmalab.vma.maple_nodes import BRANCH_SIZE, LEAF_SIZE
 
 END = 1 << 64
@@ -240,7 +243,7 @@ def test_other_values_in_the_same_ranges() -> None:
     tree: MapleTree[int] = MapleTree()
     for at in range(MANY):
         assert tree.insert(at * 16, at * 16 + 8, at + 1)
-    twin = tree.with_values([-at - 1 for at in range(MANY)])
+    twin = tree.with_runs([[-value for value in run] for run in tree.runs()])
     twin.validate()
     assert [(start, end, -value) for start, end, value in twin.ranges()] == tree.ranges()
     twin.erase(0, MANY * 8)
@@ -248,12 +251,14 @@ def test_other_values_in_the_same_ranges() -> None:
     tree.validate()
     assert tree.count == MANY
     with pytest.raises(AssertionError, match="1 values for"):
-        tree.with_values([1])
+        tree.with_runs([[1] for _ in tree.runs()])
+    with pytest.raises(AssertionError, match="runs for"):
+        tree.with_runs([*tree.runs(), []])
 
 
 def test_no_values_for_no_ranges() -> None:
     tree: MapleTree[int] = MapleTree()
-    assert tree.with_values([]).insert(0, 8, 1)
+    assert tree.with_runs([[]]).insert(0, 8, 1)
 
 
 def test_around_is_both_searches_at_once() -> None:
@@ -263,3 +268,100 @@ def test_around_is_both_searches_at_once() -> None:
         tree.insert(start, start + 8, start)
     for addr in (0, 4, 8, 9, 15, 16, 20, 24, 28, 32, 39, 40, 50, END - 8, END - 1, END):
         assert tree.around(addr) == (tree.find_before(addr), tree.find(addr))
+
+
+def _row(sizes: list[tuple[int, int]]) -> tuple[MapleTree[int], list[tuple[int, int, int]]]:
+    """A tree and its entries, from the room before each and its length."""
+    tree: MapleTree[int] = MapleTree()
+    entries: list[tuple[int, int, int]] = []
+    at = 0
+    for number, (room, length) in enumerate(sizes):
+        start = at + room
+        at = start + length
+        entries.append((start, at, number))
+        assert tree.insert(start, at, number)
+    return tree, entries
+
+
+ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), min_size=1, max_size=200)
+NEAR = st.integers(0, 1000)
+
+
+def _same(tree: MapleTree[int], entries: list[tuple[int, int, int]]) -> None:
+    tree.validate()
+    assert tree.ranges() == entries
+    gaps = [0, *[end for _, end, _ in entries]]
+    largest = max([(start - end, end) for end, (start, _, _) in zip(gaps, entries, strict=False)])[0]
+    if largest:
+        assert tree.highest_gap(largest, 0, entries[-1][0]) >= 0
+    assert tree.highest_gap(largest + 1, 0, entries[-1][0]) == -1
+
+
+@given(ROWS, NEAR, st.booleans(), st.booleans())
+def test_split(sizes: list[tuple[int, int]], at: int, below: bool, shared: bool) -> None:
+    tree, entries = _row(sizes)
+    twin = tree.duplicate() if shared else None
+    held = [place for place, (start, end, _) in enumerate(entries) if start < at < end]
+    if not held:
+        with pytest.raises(ValueError, match="no range to split"):
+            tree.split(at, -1, below)
+    else:
+        start, end, value = entries[held[0]]
+        halves = [(start, at, -1 if below else value), (at, end, value if below else -1)]
+        tree.split(at, -1, below)
+        if twin is not None:
+            _same(twin, entries)
+        entries[held[0] : held[0] + 1] = halves
+    _same(tree, entries)
+
+
+@given(ROWS, NEAR, st.integers(-5, 5), st.booleans())
+def test_move_boundary(sizes: list[tuple[int, int]], which: int, by: int, shared: bool) -> None:
+    tree, entries = _row(sizes)
+    twin = tree.duplicate() if shared else None
+    place = which % len(entries)
+    old = entries[place][1]
+    new = max(old + by, 0)
+    touches = place + 1 < len(entries) and entries[place + 1][0] == old
+    if not touches or not entries[place][0] < new < entries[place + 1][1]:
+        with pytest.raises(ValueError, match="no boundary"):
+            tree.move_boundary(old, new)
+    else:
+        tree.move_boundary(old, new)
+        if twin is not None:
+            _same(twin, entries)
+        entries[place] = (entries[place][0], new, place)
+        entries[place + 1] = (new, entries[place + 1][1], place + 1)
+    _same(tree, entries)
+
+
+@given(ROWS, NEAR, st.integers(0, 70), st.integers(0, 70), st.integers(0, 3), st.integers(0, 3), st.booleans())
+def test_absorb(
+    sizes: list[tuple[int, int]], which: int, below: int, above: int, lower: int, higher: int, shared: bool
+) -> None:
+    tree, entries = _row(sizes)
+    twin = tree.duplicate() if shared else None
+    place = which % len(entries)
+    start = max(entries[max(place - below, 0)][0] - lower, 0)
+    end = entries[min(place + above, len(entries) - 1)][1] + higher
+    inside = [entry for entry in entries if entry[0] < end and start < entry[1]]
+    if inside[0][0] < start or inside[-1][1] > end:
+        with pytest.raises(ValueError, match="can take"):
+            tree.absorb(entries[place][0], start, end)
+    else:
+        tree.absorb(entries[place][0], start, end)
+        if twin is not None:
+            _same(twin, entries)
+        first = entries.index(inside[0])
+        entries[first : first + len(inside)] = [(start, end, place)]
+    _same(tree, entries)
+
+
+def test_absorb_refuses_what_does_not_start_there() -> None:
+    tree, entries = _row([(1, 4), (0, 4)])
+    for of in (0, 2, 9, 20):
+        with pytest.raises(ValueError, match="can take"):
+            tree.absorb(of, 1, 9)
+    with pytest.raises(ValueError, match="can take"):
+        tree.absorb(1, 5, 9)
+    _same(tree, entries)

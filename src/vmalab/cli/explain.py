@@ -306,7 +306,7 @@ def _label(explained: Explained, vma: Vma) -> str:
 
 def _strip(boundary: Boundary) -> str:
     """Both VMAs as letters, wider ones as more of them."""
-    widths = [min(12, max(1, vma.pages().bit_length())) for vma in (boundary.below, boundary.above)]
+    widths = [min(12, max(1, int(vma.pages()).bit_length())) for vma in (boundary.below, boundary.above)]
     return "A" * widths[0] + "|" + "B" * widths[1]
 
 

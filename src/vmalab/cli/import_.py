@@ -34,7 +34,9 @@ KINDS: Final = ("auto", "strace", "perf-trace", "perf-script", "syzkaller")
 @click.option(
     "--separate", is_flag=True, help="Tasks that the log does not show being made are processes, not threads."
 )
-@click.option("--max-map-count", type=click.IntRange(min=1), metavar="N", help="vm.max_map_count of the machine.")
+@click.option(
+    "--max-map-count", type=click.IntRange(1, 2**31 - 1), metavar="N", help="vm.max_map_count of the machine."
+)
 @json_option
 def import_(
     files: tuple[str, ...],

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from vmalab.vma.maple import Cursor, MapleTree
+from vmalab.vma.maple import MapleTree
+from vmalab.vma.maple_cursor import Cursor
 
 ULONG_END: Final = 1 << 64
 

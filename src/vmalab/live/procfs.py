@@ -126,9 +126,10 @@ def _set_field(vma: Vma, key: bytes, value: bytes, name: str, number: int) -> No
     if key == b"VmFlags":
         vma.flags = " ".join(value.decode("ascii", "replace").split())
     elif key == b"ProtectionKey":
-        if not value.strip().isdigit():
+        digits = value.strip()
+        if not digits.isdigit() or len(digits) > 2:
             raise bad_line(name, number, "not a protection key")
-        vma.pkey = int(value[:20])
+        vma.pkey = int(digits)
     elif key in (b"Anonymous", b"Swap"):
         size = _SIZE.fullmatch(value)
         if size is None:

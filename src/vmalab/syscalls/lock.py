@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_down, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_down, page_up, within_word
 from vmalab.flags import (
     MCL_CURRENT,
     MCL_FUTURE,
@@ -62,7 +62,8 @@ def _do_mlock(mm: Mm, start: int, length: int, vm_flags: int) -> int:
 
 def _locked_pages(mm: Mm, start: int, end: int) -> int:
     count = 0
-    for vma in mm.tree.walk(start, min(end, ULONG_END)):
+    end = within_word(end)
+    for vma in mm.tree.walk(start, end):
         if vma.flags & VM_LOCKED:
             count += min(end, vma.end) - max(start, vma.start)
     return count >> PAGE_SHIFT
@@ -86,7 +87,7 @@ def _apply_vma_lock_flags(mm: Mm, start: int, length: int, flags: int) -> int:
         vma = mm.vma_lookup(at)
         if vma is None:
             return NOT_MAPPED
-        upto: int = min(vma.end, end)
+        upto: int = min(vma.end, within_word(end))
         vma, refusal = _mlock_fixup(vma, at, upto, vma.flags & ~VM_LOCKED_MASK | flags)
         if refusal != YES:
             return refusal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vmalab.addr import PAGE_MASK, ULONG_END, page_up
+from vmalab.addr import PAGE_MASK, is_unsigned_long, page_up, within_word
 from vmalab.flags import (
     MADV_COLD,
     MADV_COLLAPSE,
@@ -148,7 +148,7 @@ def _range_end(start: int, length: int) -> tuple[int, int]:
     if start & PAGE_MASK:
         return 0, UNALIGNED
     rounded = page_up(length)
-    if rounded >= ULONG_END or start + rounded >= ULONG_END:
+    if not is_unsigned_long(rounded) or not is_unsigned_long(start + rounded):
         return 0, LENGTH_WRAPS
     return start + rounded, YES
 
@@ -176,7 +176,7 @@ def _walk(mm: Mm, start: int, end: int, advice: int, name: str | None) -> int:
             result = NOT_MAPPED
             at = vma.start
             continue
-        upto: int = min(vma.end, end)
+        upto: int = min(vma.end, within_word(end))
         if advice >= 0:
             vma, refusal = _madvise_vma(vma, at, upto, advice)
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from mypy_extensions import i64
+
 from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, is_unsigned_long, page_down, page_up
 from vmalab.flags import (
     F_SEAL_FUTURE_WRITE,
@@ -90,9 +92,10 @@ LEGACY_MAP_MASK: Final = 0xFFFFF & ~MAP_SYNC | 0xFC000000
 """The flags that MAP_SHARED has always passed over in silence."""
 
 
-def calc_vm_prot_bits(prot: int, pkey: int = 0) -> int:
+def calc_vm_prot_bits(prot: int, pkey: i64 = 0) -> i64:
     """PROT_ as VM_ flags, with a protection key."""
-    return prot & (PROT_READ | PROT_WRITE | PROT_EXEC) | pkey << 32
+    access: i64 = prot & (PROT_READ | PROT_WRITE | PROT_EXEC)
+    return access | pkey << 32
 
 
 def execute_only_pkey(mm: Mm) -> int:
@@ -116,9 +119,11 @@ def take_pkey(mm: Mm) -> int:
     return -1
 
 
-def _calc_vm_flag_bits(mm: Mm, flags: int) -> int:
+def _calc_vm_flag_bits(mm: Mm, flags: int) -> i64:
     """Those MAP_ flags that are VM_ flags too."""
-    bits = 0
+    if not flags & (MAP_GROWSDOWN | MAP_LOCKED | MAP_SYNC | MAP_STACK):
+        return 0
+    bits: i64 = 0
     if flags & MAP_GROWSDOWN:
         bits |= VM_GROWSDOWN
     if flags & MAP_LOCKED:
@@ -179,7 +184,7 @@ def _populates(mm: Mm, flags: int) -> bool:
     return bool(locked or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE)
 
 
-def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags: int, vm_flags: int, pgoff: int) -> int:
+def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags: int, vm_flags: i64, pgoff: int) -> int:
     """Check, choose the place and map (do_mmap): the address, or minus a reason.  pgoff is in pages."""
     if length == 0:
         return -LENGTH_ZERO
@@ -196,9 +201,10 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
         return -OFFSET_OVERFLOW
     if mm.map_count > mm.settings.max_map_count:
         return -MAP_COUNT_MAP
-    pkey = max(execute_only_pkey(mm), 0) if prot == PROT_EXEC else 0
+    pkey: i64 = max(execute_only_pkey(mm), 0) if prot == PROT_EXEC else 0
+    def_flags: i64 = mm.def_flags
     vm_flags |= calc_vm_prot_bits(prot, pkey) | _calc_vm_flag_bits(mm, flags)
-    vm_flags |= mm.def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+    vm_flags |= def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
     addr = get_unmapped_area(mm, file, addr, length, pgoff, flags)
     if addr < 0:
         return addr
@@ -222,7 +228,7 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
     return addr if refusal == YES else -refusal
 
 
-def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_flags: int) -> tuple[int, int]:
+def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_flags: i64) -> tuple[i64, i64]:
     """The VM_ flags for a mapping of a file, and YES or a reason."""
     if file.kind in SIZED_KINDS and pgoff + (length >> PAGE_SHIFT) > (1 << 63) >> PAGE_SHIFT:
         return 0, OFFSET_OVERFLOW
@@ -260,7 +266,7 @@ def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_f
     return vm_flags, YES
 
 
-def _anonymous_flags(flags: int, vm_flags: int) -> tuple[int, int]:
+def _anonymous_flags(flags: int, vm_flags: i64) -> tuple[i64, i64]:
     """The VM_ flags for anonymous memory, and YES or a reason."""
     kind = flags & MAP_TYPE
     if kind == MAP_SHARED:
@@ -304,7 +310,7 @@ def _do_brk(mm: Mm, addr: int) -> int:
     if addr < mm.start_brk:
         return BRK_BELOW_START
     data = (mm.end_data - mm.start_data) + (addr - mm.start_brk)
-    if data > mm.limits.data:
+    if not is_unsigned_long(data) or (data >> PAGE_SHIFT >= mm.limits.data_pages and data > mm.limits.data):
         return LIMIT_DATA_BRK
     new = page_up(addr)
     old = page_up(mm.brk)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, is_unsigned_long, page_up
 from vmalab.flags import (
     MAP_FIXED,
     MAP_SHARED,
@@ -218,7 +218,7 @@ def _check_vma(remap: Remap, vma: Vma | None) -> int:
         return YES
     if vma.flags & VM_LOCKED:
         remap.populates = True
-    if vma.pgoff_at(remap.addr) + (remap.new_len >> PAGE_SHIFT) >= 1 << 64:
+    if not is_unsigned_long(vma.pgoff_at(remap.addr) + (remap.new_len >> PAGE_SHIFT)):
         return MREMAP_OFFSET_OVERFLOW
     if vma.flags & (VM_DONTEXPAND | VM_PFNMAP):
         return MREMAP_SPECIAL

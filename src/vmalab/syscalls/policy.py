@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vmalab.addr import PAGE_MASK, PAGE_SIZE, ULONG_END, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SIZE, ULONG_END, page_up, within_word
 from vmalab.flags import VM_ACCESS, VM_READ
 from vmalab.pages.gup import check_vma_flags
 from vmalab.pages.port import memory_of
@@ -168,7 +168,7 @@ def _mbind_range(mm: Mm, start: int, end: int, policy: Policy | None) -> int:
         if vma is None:
             break
         first = max(at, vma.start)
-        upto: int = min(vma.end, end)
+        upto: int = min(vma.end, within_word(end))
         if not mpol_equal(vma.policy, policy):
             vma, refusal = vma_modify_policy(vma, first, upto, policy)
             if refusal != YES:
@@ -193,7 +193,7 @@ def _queue_pages_range(mm: Mm, start: int, end: int, nodes: tuple[int, ...]) -> 
         vma = mm.vma_lookup(at)
         if vma is None:
             return NOT_MAPPED_EFAULT
-        upto: int = min(vma.end, end)
+        upto: int = min(vma.end, within_word(end))
         if has_pages(tables, at, upto):
             return POLICY_MISPLACED
         at = upto
@@ -237,7 +237,7 @@ def _set_home_node(mm: Mm, start: int, end: int, home_node: int) -> int:
         if vma is None:
             break
         old = vma.policy
-        upto: int = min(vma.end, end)
+        upto: int = min(vma.end, within_word(end))
         if old is not None:
             if old.mode not in (MPOL_BIND, MPOL_PREFERRED_MANY):
                 return POLICY_NOT_SUPPORTED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, is_unsigned_long, page_up
+from mypy_extensions import i64
+
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, is_unsigned_long, page_up, within_word
 from vmalab.flags import (
     PROT_EXEC,
     PROT_GROWSDOWN,
@@ -78,6 +80,7 @@ def _protect_range(mm: Mm, start: int, end: int, prot: int, grows: int, pkey: in
     vma = mm.find_vma_intersection(start, end)
     if vma is None:
         return -NOT_MAPPED
+    end = within_word(end)
     if grows & PROT_GROWSDOWN:
         if vma.start >= end:
             return -NOT_MAPPED
@@ -91,16 +94,16 @@ def _protect_range(mm: Mm, start: int, end: int, prot: int, grows: int, pkey: in
     return _protect_vmas(mm, vma, start, end, prot, pkey)
 
 
-def _protect_vmas(mm: Mm, first: Vma, start: int, end: int, prot: int, pkey: int) -> int:
+def _protect_vmas(mm: Mm, first: Vma, start: i64, end: i64, prot: int, pkey: int) -> i64:
     at = start
     vma: Vma | None = first
     while at < end:
         if vma is None or vma.start > at:
             return -NOT_MAPPED
-        upto = min(vma.end, end)
+        upto = vma.end if vma.end < end else end
         implied = mm.read_implies_exec and prot & PROT_READ and vma.flags & VM_MAYEXEC
         wanted = prot | PROT_EXEC if implied else prot
-        key = _pkey_for(vma, wanted) if pkey == -1 else pkey
+        key: i64 = _pkey_for(vma, wanted) if pkey == -1 else pkey
         flags = calc_vm_prot_bits(wanted, key) | vma.flags & ~(VM_ACCESS | VM_PKEY_MASK)
         # Each access bit has its MAY bit four places up.
         if flags & ~(flags >> 4) & VM_ACCESS:
@@ -110,12 +113,12 @@ def _protect_vmas(mm: Mm, first: Vma, start: int, end: int, prot: int, pkey: int
             vma, refusal = mprotect_fixup(vma, at, upto, flags)
         if refusal != YES:
             return -refusal
-        at = max(upto, vma.end) if vma.start <= at else upto
+        at = vma.end if vma.start <= at and vma.end > upto else upto
         vma = mm.find_vma(at) if at < end else None
     return 0
 
 
-def _pkey_for(vma: Vma, prot: int) -> int:
+def _pkey_for(vma: Vma, prot: int) -> i64:
     """The protection key that a VMA gets with new permissions, if none was asked for (arch_override_mprotect_pkey).
 
     Memory that can be executed only has a key of its own, and loses it with that.
@@ -131,20 +134,20 @@ def _pkey_for(vma: Vma, prot: int) -> int:
     return key
 
 
-def mprotect_fixup(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int]:
+def mprotect_fixup(vma: Vma, start: i64, end: i64, flags: i64) -> tuple[Vma, i64]:
     """Give [start, end) of a VMA new permissions: the VMA that then holds it and YES, or a reason.
 
     Private memory that becomes writable is committed.  It is given back only if anonymous memory becomes read-only
     before it was ever written to: so a VMA keeps VM_ACCOUNT, and with it a difference from its neighbours.
     """
     mm = vma.mm
-    old: int = vma.flags
+    old = vma.flags
     if old & VM_SEALED:
         return vma, SEALED
     if flags == old:
         return vma, YES
     pages = (end - start) >> PAGE_SHIFT
-    charged = 0
+    charged: i64 = 0
     if flags & VM_WRITE:
         refusal = mm.may_expand_vm(flags, pages)
         if refusal != YES and mm.may_expand_vm(old, pages) == YES:

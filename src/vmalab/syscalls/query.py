@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vmalab.addr import PAGE_MASK, ULONG_END, page_up
+from vmalab.addr import PAGE_MASK, ULONG_END, page_up, within_word
 from vmalab.flags import (
     F_SEAL_EXEC,
     F_SEAL_FUTURE_WRITE,
@@ -65,7 +65,7 @@ def _msync_range(mm: Mm, start: int, end: int, flags: int) -> int:
     at = start
     while at < end:
         vma = mm.find_vma(at)
-        if vma is None or vma.start >= end:
+        if vma is None or vma.start >= within_word(end):
             return NOT_MAPPED
         if vma.start > at:
             if flags == MS_ASYNC:

@@ -303,27 +303,28 @@ def _check_end(record: End) -> str | None:
     return None
 
 
+_MACHINE_BITS: Final = {
+    "task_size": 62,
+    "mmap_min_addr": 62,
+    "dac_mmap_min_addr": 62,
+    "stack_guard_gap": 50,
+    "max_map_count": 31,
+    "overcommit_ratio": 31,
+    "overcommit_kbytes": 62,
+    "ram_pages": 52,
+    "swap_pages": 52,
+}
+"""How large the numbers of a machine can be: addresses in bytes, sizes in pages and kB, and two integers of C."""
+
+
 def _check_machine(machine: Machine) -> str | None:
     size = machine.page_size
     if not 1024 <= size <= 1 << 30 or size & (size - 1) != 0:
         return f"machine.page_size is {_number(size)}; it must be a power of two"
-    for name in (
-        "task_size",
-        "mmap_min_addr",
-        "stack_guard_gap",
-        "max_map_count",
-        "overcommit_ratio",
-        "overcommit_kbytes",
-        "ram_pages",
-        "swap_pages",
-    ):
-        problem = _word(f"machine.{name}", getattr(machine, name))
-        if problem is not None:
-            return problem
-    if machine.dac_mmap_min_addr is not None:
-        problem = _word("machine.dac_mmap_min_addr", machine.dac_mmap_min_addr)
-        if problem is not None:
-            return problem
+    for name, bits in _MACHINE_BITS.items():
+        value: int | None = getattr(machine, name)
+        if value is not None and not 0 <= value < 1 << bits:
+            return f"machine.{name} is {_number(value)}; it must be from 0 to 2**{bits} - 1"
     if not 0 <= machine.overcommit_memory <= 2:
         return f"machine.overcommit_memory is {_number(machine.overcommit_memory)}; it must be 0, 1 or 2"
     if not 1 <= machine.numa_nodes <= 1024:

@@ -296,7 +296,7 @@ class Vma:
             return f"<Vma freed by {self.freed}>"
         return f"<Vma {self.start:x}-{self.end:x} {permissions(self.flags)} {self.shown_name()}>"
 
-    def pages(self) -> int:
+    def pages(self) -> i64:
         """How many pages it spans."""
         return (self.end - self.start) >> PAGE_SHIFT
 
@@ -308,7 +308,7 @@ class Vma:
         """Whether an anonymous page of that anon_vma is looked for in this VMA."""
         return any([each is anon_vma for each in self.chain])
 
-    def pgoff_at(self, addr: int) -> int:
+    def pgoff_at(self, addr: i64) -> i64:
         """The page offset that belongs to an address in it."""
         return self.pgoff + ((addr - self.start) >> PAGE_SHIFT)
 
@@ -320,7 +320,7 @@ class Vma:
             return f"[anon:{self.name}]"
         return self.label
 
-    def is_shared_writer(self) -> int:
+    def is_shared_writer(self) -> i64:
         """1 if it shares its file and may ever be writable (vma_is_shared_maywrite), else 0."""
         return 1 if self.flags & (VM_SHARED | VM_MAYWRITE) == VM_SHARED | VM_MAYWRITE else 0
 
@@ -346,14 +346,23 @@ class Vma:
         It belongs to another address space if one is given.
         """
         new = Vma(self.mm if mm is None else mm, self.start, self.end, self.flags, self.pgoff)
-        new.file = self.file
-        new.ops = self.ops
-        new.policy = self.policy
-        new.uffd = self.uffd
-        new.private_data = self.private_data
-        new.name = self.name
-        new.label = self.label
-        new.anon_vma = self.anon_vma
+        # Most have none of these, and a test is cheaper than giving up one None for another.
+        if self.file is not None:
+            new.file = self.file
+        if self.ops is not None:
+            new.ops = self.ops
+        if self.policy is not None:
+            new.policy = self.policy
+        if self.uffd is not None:
+            new.uffd = self.uffd
+        if self.private_data is not None:
+            new.private_data = self.private_data
+        if self.name is not None:
+            new.name = self.name
+        if self.label:
+            new.label = self.label
+        if self.anon_vma is not None:
+            new.anon_vma = self.anon_vma
         return new
 
     def poison(self, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import i64, mypyc_attr
 
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
@@ -60,35 +60,35 @@ class Mapping:
 
     __slots__ = ("file", "flags", "length", "mm", "pgoff", "start")
 
-    def __init__(self, mm: Mm, start: int, length: int, flags: int, pgoff: int, file: File | None) -> None:
+    def __init__(self, mm: Mm, start: i64, length: i64, flags: i64, pgoff: i64, file: File | None) -> None:
         self.mm: Mm = mm
-        self.start: int = start
-        self.length: int = length
-        self.flags: int = flags
-        self.pgoff: int = pgoff
+        self.start: i64 = start
+        self.length: i64 = length
+        self.flags: i64 = flags
+        self.pgoff: i64 = pgoff
         self.file: File | None = file
 
 
-def map_deny_write_exec(mm: Mm, old: int, new: int) -> int:
+def map_deny_write_exec(mm: Mm, old: i64, new: i64) -> i64:
     """Memory-deny-write-execute: nothing becomes executable that is or was writable.  YES or MDWE."""
     if not mm.mdwe or not new & VM_EXEC:
         return YES
     return MDWE if new & VM_WRITE or not old & VM_EXEC else YES
 
 
-def ksm_vma_flags(mm: Mm, flags: int) -> int:
+def ksm_vma_flags(mm: Mm, flags: i64) -> i64:
     """The flags of a new VMA of a process all of whose memory KSM may merge."""
     if mm.merge_any and ksm_compatible(flags):
         return flags | VM_MERGEABLE
     return flags
 
 
-def ksm_compatible(flags: int) -> bool:
+def ksm_compatible(flags: i64) -> bool:
     """Whether KSM can merge pages of a VMA: private, and neither special nor huge nor droppable."""
     return flags & (VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE) == 0
 
 
-def mmap_region(mapping: Mapping) -> int:
+def mmap_region(mapping: Mapping) -> i64:
     """Map a range, over whatever is there: YES or a reason.
 
     Until the old mapping is zapped a refusal leaves it in place (but for splits); after that it leaves a hole.
@@ -100,9 +100,10 @@ def mmap_region(mapping: Mapping) -> int:
     flags = mapping.flags
     end = mapping.start + mapping.length
     gathered: Gathered | None = None
-    gone = 0
-    accounted = 0
-    if mm.find_vma_intersection(mapping.start, end) is not None:
+    gone: i64 = 0
+    accounted: i64 = 0
+    prev, following = mm.tree.around(mapping.start)
+    if following is not None and following.start < end:
         gathered = Gathered(mm, mapping.start, end)
         refusal = gather(gathered)
         if refusal != YES:
@@ -113,8 +114,8 @@ def mmap_region(mapping: Mapping) -> int:
     refusal = mm.may_expand_vm(flags, pages - gone)
     if refusal != YES:
         return refusal
-    charged = 0
-    replaced = 0
+    charged: i64 = 0
+    replaced: i64 = 0
     if accountable_mapping(flags):
         charged = pages - accounted
         refusal = mm.charge(charged) if charged else YES
@@ -126,7 +127,8 @@ def mmap_region(mapping: Mapping) -> int:
         mapping.flags = flags | VM_ACCOUNT
     if gathered is not None:
         zap(gathered)
-    refusal = _place_mapping(mapping)
+        prev, following = mm.tree.around(mapping.start)
+    refusal = _place_mapping(mapping, prev, following)
     if gathered is not None:
         complete(gathered)
     if refusal != YES:
@@ -136,7 +138,7 @@ def mmap_region(mapping: Mapping) -> int:
     return refusal
 
 
-def _place_mapping(mapping: Mapping) -> int:
+def _place_mapping(mapping: Mapping, prev: Vma | None, following: Vma | None) -> i64:
     """Put a mapping into its empty range: into a neighbour if one takes it, else as a new VMA."""
     mm = mapping.mm
     end = mapping.start + mapping.length
@@ -146,7 +148,8 @@ def _place_mapping(mapping: Mapping) -> int:
     mapping.flags = ksm_vma_flags(mm, mapping.flags)
     request = MergeRequest(mm, mapping.start, end, mapping.flags, mapping.pgoff)
     request.file = mapping.file
-    request.prev, request.next = mm.tree.around(mapping.start)
+    request.prev = prev
+    request.next = following
     vma = vma_merge_new_range(request)
     if vma is None:
         vma, refusal = _new_vma(mapping, end)
@@ -159,7 +162,7 @@ def _place_mapping(mapping: Mapping) -> int:
     return YES
 
 
-def _count_locked(vma: Vma, length: int) -> None:
+def _count_locked(vma: Vma, length: i64) -> None:
     """A locked mapping counts, unless it is of a kind that is never locked: then it loses the flag."""
     if vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE):
         vma.flags = vma.flags & ~VM_LOCKED_MASK
@@ -167,7 +170,7 @@ def _count_locked(vma: Vma, length: int) -> None:
         vma.mm.locked_vm += length >> PAGE_SHIFT
 
 
-def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
+def _new_vma(mapping: Mapping, end: i64) -> tuple[Vma, i64]:
     """A VMA of its own for a mapping (__mmap_new_vma): the VMA and YES, or a reason."""
     mm = mapping.mm
     vma = Vma(mm, mapping.start, end, mapping.flags, mapping.pgoff)
@@ -202,7 +205,7 @@ def _new_vma(mapping: Mapping, end: int) -> tuple[Vma, int]:
     return vma, YES
 
 
-def _prepare(mapping: Mapping) -> int:
+def _prepare(mapping: Mapping) -> i64:
     """What a file wants of its mapping before that is merged or made (mmap_prepare): YES or a reason.
 
     Secret memory is shared, and always locked (secretmem_mmap_prepare).  Filesystems that know DAX refuse MAP_SYNC for
@@ -220,7 +223,7 @@ def _prepare(mapping: Mapping) -> int:
     return mapping.mm.mlock_future_ok(mapping.flags, mapping.length)
 
 
-def do_brk_flags(mm: Mm, below: Vma | None, addr: int, length: int, flags: int) -> int:
+def do_brk_flags(mm: Mm, below: Vma | None, addr: i64, length: i64, flags: i64) -> i64:
     """Map length bytes of heap at addr, which must be empty: YES or a reason (do_brk_flags).
 
     Only the VMA below, which the caller names, may be extended; the heap does not merge with what lies above it.
@@ -263,7 +266,7 @@ def do_brk_flags(mm: Mm, below: Vma | None, addr: int, length: int, flags: int) 
     return YES
 
 
-def insert_vm_struct(vma: Vma) -> int:
+def insert_vm_struct(vma: Vma) -> i64:
     """Put a VMA that the kernel made into an address space: YES, OVERLAPS_INSERT or OVERCOMMIT."""
     mm = vma.mm
     if mm.find_vma_intersection(vma.start, vma.end) is not None:

@@ -7,17 +7,20 @@ How it is made is in ``maple_nodes``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 from vmalab.vma.keys import (
     ADDRESS_END,
     HIGHEST,
     HUGE,
     WORD,
+    delete_keys,
     distance,
     first_above,
+    first_at_least,
     first_bound,
     first_gap,
+    insert_key,
     largest,
     largest_gap,
     last_bound,
@@ -176,6 +179,10 @@ class MapleTree(Nodes[T]):
             return -1
         start = self._leaf.starts[self._i]
         return to_address(start - room) if start > floor and distance(floor, start) >= room else -1
+
+    def above_gap(self) -> T | None:
+        """The value of the entry above the gap that highest_gap() has just found, or None."""
+        return self._leaf.values[self._i] if self._i < len(self._leaf.values) else None
 
     def _gap_before(self, room: i64) -> bool:
         """Put the position on the last entry before it that has this much room in front; False if there is none."""
@@ -352,6 +359,114 @@ class MapleTree(Nodes[T]):
                 self._next_leaf()
             self._raise_bound(following, last + 1)
 
+    def split(self, at: int, value: T, below: bool) -> None:
+        """Split the entry around an address in two, one of which is new and has this value: the one below, or above.
+
+        No gap changes.  Raises ValueError, and changes nothing, if no entry reaches from below the address beyond it.
+        """
+        key = to_key(at)
+        if not self._seek(key) or self._leaf.starts[self._i] >= key:
+            raise ValueError(f"no range to split at {at:#x}")
+        self.generation += 1
+        leaf = self._own_leaf()
+        i = self._i
+        leaf.starts = insert_key(leaf.starts, i + 1, key)
+        leaf.lasts = insert_key(leaf.lasts, i, key - 1)
+        leaf.values.insert(i if below else i + 1, value)
+        self.count += 1
+        if len(leaf.starts) > LEAF_SIZE:
+            self._split_leaf()
+
+    def move_boundary(self, old: int, new: int) -> None:
+        """Move the address at which two entries touch; each keeps a part of what it had, or grows.
+
+            AAAA|BBBBBB   ->   AAAAAA|BBBB
+
+        No gap changes.  Raises ValueError, and changes nothing, if none touch there, or one would be left with nothing.
+        """
+        was = to_key(old)
+        key = to_key(new)
+        if self._seek(was) and self._i > 0:
+            leaf = self._leaf
+            i = self._i
+            if leaf.starts[i] == was and leaf.lasts[i - 1] == was - 1 and leaf.starts[i - 1] < key <= leaf.lasts[i]:
+                self.generation += 1
+                leaf = self._own_leaf()
+                leaf.starts[i] = key
+                leaf.lasts[i - 1] = key - 1
+                return
+        self._move_boundary_of_leaves(old, new, key)
+
+    def _move_boundary_of_leaves(self, old: int, new: int, key: i64) -> None:
+        """move_boundary() where the entries lie in two leaves, or not at all."""
+        before = self.find_before_range(old)
+        after = self.find_range(old)
+        if before is None or after is None or before[1] != old or after[0] != old or not before[0] < new < after[1]:
+            raise ValueError(f"no boundary to move from {old:#x} to {new:#x}")
+        self.generation += 1
+        self._own_leaf().starts[self._i] = key
+        if self._i == 0:
+            self._set_min(key)
+        self._previous()
+        self._own_leaf().lasts[self._i] = key - 1
+
+    def absorb(self, of: int, start: int, end: int) -> None:
+        """The entry that starts at one address takes [start, end), and the other entries in there go.
+
+        Raises ValueError, and changes nothing, unless [start, end) holds the entry, and every other wholly or not at
+        all.
+        """
+        last = to_key(end - 1)
+        first = self._check(start, last)
+        origin = to_key(of)
+        if self._seek(first):
+            leaf = self._leaf
+            i = self._i
+            j: i64 = first_above(leaf.lasts, last)
+            if i < j < len(leaf.starts) and leaf.starts[i] >= first and leaf.starts[j] > last:
+                k: i64 = first_at_least(leaf.starts, origin)
+                if i <= k < j and leaf.starts[k] == origin:
+                    self._absorb_here(first, last, k, j)
+                    return
+        self._absorb_far(of, start, end)
+
+    def _absorb_here(self, first: i64, last: i64, k: i64, j: i64) -> None:
+        """Entry k of the leaf at the position takes the place of all from the position to j."""
+        self.generation += 1
+        leaf = self._own_leaf()
+        i = self._i
+        if k > i:
+            leaf.values[i] = leaf.values[k]
+        leaf.starts[i] = first
+        leaf.lasts[i] = last
+        if i == 0:
+            self._set_min(first)
+        if j > i + 1:
+            leaf.starts = delete_keys(leaf.starts, i + 1, j)
+            leaf.lasts = delete_keys(leaf.lasts, i + 1, j)
+            for _ in range(j - i - 1):
+                leaf.values.pop(i + 1)
+            self.count -= j - i - 1
+            self._join()
+
+    def _absorb_far(self, of: int, start: int, end: int) -> None:
+        """absorb() where more than one leaf is touched."""
+        entry = self.find_range(of)
+        inside = self.find_range(start)
+        above = self.find_before_range(end)
+        if (
+            entry is None
+            or entry[0] != of
+            or inside is None
+            or inside[0] < start
+            or above is None
+            or above[1] > end
+            or of < start
+            or entry[1] > end
+        ):
+            raise ValueError(f"[{start:#x}, {end:#x}) is not what the range at {of:#x} can take")
+        self.store(start, end, entry[2])
+
     def duplicate(self) -> MapleTree[T]:
         """A tree with the same entries.  Each copies what it changes from then on; the values themselves are shared."""
         twin: MapleTree[T] = MapleTree()
@@ -366,8 +481,12 @@ class MapleTree(Nodes[T]):
         self._owner = Owner()
         return twin
 
-    def with_values(self, values: list[T]) -> MapleTree[T]:
-        """A tree with the same ranges and other values: one for each entry, in their order."""
+    def runs(self) -> list[list[T]]:
+        """All values in order, as the tree holds them: not the caller's to change, and good until the tree changes."""
+        return [leaf.values for branch in self._branches for leaf in branch.leaves]
+
+    def with_runs(self, runs: list[list[T]]) -> MapleTree[T]:
+        """A tree with the same ranges and other values: for each of runs() one of the same length, which it keeps."""
         twin: MapleTree[T] = MapleTree()
         twin._mins = slice_keys(self._mins, 0, len(self._mins))
         twin._bounds = slice_keys(self._bounds, 0, len(self._bounds))
@@ -377,13 +496,15 @@ class MapleTree(Nodes[T]):
             leaves: list[Leaf[T]] = []
             for leaf in branch.leaves:
                 size: i64 = len(leaf.starts)
+                values = runs[at]
+                assert len(values) == size, f"{len(values)} values for {size} entries"
                 starts = slice_keys(leaf.starts, 0, size)
-                leaves.append(twin._new_leaf(starts, slice_keys(leaf.lasts, 0, size), values[at : at + size]))
-                at += size
+                leaves.append(twin._new_leaf(starts, slice_keys(leaf.lasts, 0, size), values))
+                at += 1
             count: i64 = len(branch.mins)
             mins = slice_keys(branch.mins, 0, count)
             twin._branches.append(twin._new_branch(mins, slice_keys(branch.bounds, 0, count), leaves))
-        assert at == len(values), f"{len(values)} values for {at} entries"
+        assert at == len(runs), f"{len(runs)} runs for {at}"
         twin._branch = twin._branches[0]
         twin._leaf = twin._branch.leaves[0]
         twin.count = self.count
@@ -426,105 +547,3 @@ class MapleTree(Nodes[T]):
         if first > last:
             raise ValueError(f"[{start:#x}, {to_address(last) + 1:#x}) is empty")
         return first
-
-
-@final
-class Cursor(Generic[T]):
-    """Walks over the entries and the gaps of a tree.
-
-    A cursor stands on an entry or a gap, [start, end), with value, which is None on a gap.  It holds addresses, so the
-    tree may change under it: start, end and value stay what they were when the cursor last looked, here() looks again,
-    and each step goes to the nearest entry or gap that the tree now has beyond those bounds, be it in part.
-    """
-
-    __slots__ = ("_generation", "_i", "_leaf", "address", "end", "start", "tree", "value")
-
-    def __init__(self, tree: MapleTree[T], addr: int = 0) -> None:
-        self.tree: MapleTree[T] = tree
-        self.address: int = addr
-        """The address that here() looks at: where seek() went, or the start of what a step went to."""
-        self.start: int = addr
-        self.end: int = addr
-        self.value: T | None = None
-        self._leaf: Leaf[T] = tree._leaf
-        self._i: i64 = 0
-        self._generation: i64 = -1
-        self.seek(addr)
-
-    def seek(self, addr: int) -> T | None:
-        """Stand on what holds an address.  Its value, or None on a gap."""
-        tree = self.tree
-        to_key(addr)
-        found = tree.find_range(addr)
-        self.address = addr
-        if found is not None and found[0] <= addr:
-            self._stand(found)
-            return found[2]
-        self.end = ADDRESS_END if found is None else found[0]
-        before = tree.find_before_range(addr)
-        self.start = 0 if before is None else before[1]
-        self.value = None
-        self._generation = -1
-        return None
-
-    def here(self) -> T | None:
-        """Look again at the address that the cursor stands on.  The value there, or None on a gap."""
-        return self.seek(self.address)
-
-    def next(self) -> T | None:
-        """Go to the next entry.  None, and the cursor stays, if there is none."""
-        i = self._i + 1
-        leaf = self._leaf
-        if self._generation == self.tree.generation and i < len(leaf.starts):
-            return self._step(i)
-        found = self.tree.find_range(self.end)
-        if found is None:
-            return None
-        self.address = found[0]
-        self._stand(found)
-        return found[2]
-
-    def prev(self) -> T | None:
-        """Go to the entry before.  None, and the cursor stays, if there is none."""
-        i = self._i - 1
-        if self._generation == self.tree.generation and i >= 0:
-            return self._step(i)
-        found = self.tree.find_before_range(self.start)
-        if found is None:
-            return None
-        self.address = found[0]
-        self._stand(found)
-        return found[2]
-
-    def next_gap(self) -> bool:
-        """Go to the next gap.  False, and the cursor stays, if there is none."""
-        return self._go_to_gap(self.tree.lowest_gap(1, self.end, ADDRESS_END))
-
-    def prev_gap(self) -> bool:
-        """Go to the gap before.  False, and the cursor stays, if there is none."""
-        return self._go_to_gap(self.tree.highest_gap(1, 0, self.start))
-
-    def _go_to_gap(self, addr: int) -> bool:
-        if addr < 0:
-            return False
-        self.seek(addr)
-        self.address = self.start
-        return True
-
-    def _stand(self, found: tuple[int, int, T]) -> None:
-        """Stand on the entry that the tree has just found."""
-        self.start, self.end, self.value = found
-        self._leaf = self.tree._leaf
-        self._i = self.tree._i
-        self._generation = self.tree.generation
-
-    def _step(self, i: i64) -> T:
-        """Stand on another entry of the same leaf."""
-        leaf = self._leaf
-        value = leaf.values[i]
-        self.start = to_address(leaf.starts[i])
-        self.end = to_address(leaf.lasts[i]) + 1
-        self.address = self.start
-        self.value = value
-        self._i = i
-        return value

@@ -133,21 +133,32 @@ class Nodes(Generic[T]):
 
     def _seek(self, key: i64) -> bool:
         """Put the position on the first entry whose last is at least key.  False, and at the end, if there is none."""
-        # Most searches are where the last one was, or near.
+        # Most searches are where the last one was, or beside it.
         leaf = self._leaf
         lasts = leaf.lasts
         i: i64 = self._i
         size: i64 = len(lasts)
-        if 0 < i < size and lasts[i - 1] < key and key <= lasts[i]:
-            return True
-        if size > 0 and key <= lasts[size - 1] and key >= leaf.starts[0]:
-            self._i = first_at_least(lasts, key)
-            return True
+        if 0 < i < size:
+            if key <= lasts[i]:
+                if lasts[i - 1] < key:
+                    return True
+                if i > 1 and lasts[i - 2] < key:
+                    self._i = i - 1
+                    return True
+            elif i + 1 < size and key <= lasts[i + 1]:
+                self._i = i + 1
+                return True
+        if size > 0:
+            if key > lasts[size - 1]:
+                if self._c + 1 == len(self._branch.leaves) and self._b + 1 == len(self._branches):
+                    self._i = size
+                    return False
+            elif key >= leaf.starts[0] or (self._c == 0 and self._b == 0):
+                self._i = first_at_least(lasts, key)
+                return True
         b: i64 = 0
         if len(self._branches) > 1:
-            b = first_above(self._mins, key) - 1
-            if b < 0:
-                b = 0
+            b = max(first_above(self._mins, key) - 1, 0)
         branch = self._branches[b]
         c: i64 = first_above(branch.mins, key) - 1
         if c < 0:
@@ -393,7 +404,7 @@ class Nodes(Generic[T]):
         i = self._i
         leaf.starts = delete_keys(leaf.starts, i, i + 1)
         leaf.lasts = delete_keys(leaf.lasts, i, i + 1)
-        del leaf.values[i]
+        leaf.values.pop(i)
         self.count -= 1
         if i < len(leaf.starts):
             first = leaf.starts[i]
@@ -420,10 +431,7 @@ class Nodes(Generic[T]):
                 leaf = self._own_leaf()
                 leaf.starts = delete_keys(leaf.starts, i, j)
                 leaf.lasts = delete_keys(leaf.lasts, i, j)
-                if j == i + 1:
-                    leaf.values.pop(i)
-                else:
-                    del leaf.values[i:j]
+                del leaf.values[i:j]
                 self.count -= j - i
             if j < size or not self._next_leaf():
                 return
@@ -548,9 +556,7 @@ class Nodes(Generic[T]):
         self._mins = one_key(lowest())
         self._bounds = one_key(0)
         self._branches = [self._branch]
-        self._b = 0
-        self._c = 0
-        self._i = 0
+        self._b = self._c = self._i = 0
 
     # -- checking ------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import i64, mypyc_attr
 
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import VM_SPECIAL
@@ -69,15 +69,15 @@ class MergeRequest:
         "uffd",
     )
 
-    def __init__(self, mm: Mm, start: int, end: int, flags: int, pgoff: int) -> None:
+    def __init__(self, mm: Mm, start: i64, end: i64, flags: i64, pgoff: i64) -> None:
         self.mm: Mm = mm
         self.prev: Vma | None = None
         self.middle: Vma | None = None
         self.next: Vma | None = None
-        self.start: int = start
-        self.end: int = end
-        self.flags: int = flags
-        self.pgoff: int = pgoff
+        self.start: i64 = start
+        self.end: i64 = end
+        self.flags: i64 = flags
+        self.pgoff: i64 = pgoff
         self.file: File | None = None
         self.anon_vma: AnonVma | None = None
         self.policy: Policy | None = None
@@ -85,10 +85,10 @@ class MergeRequest:
         self.name: str | None = None
         self.copied_from: Vma | None = None
         self.expand_only: bool = False
-        self.failure: int = YES
+        self.failure: i64 = YES
 
 
-def request_for_vma(vma: Vma, start: int, end: int) -> MergeRequest:
+def request_for_vma(vma: Vma, start: i64, end: i64) -> MergeRequest:
     """A request for [start, end) with the attributes of a VMA, its offset continued; neighbours are left out."""
     request = MergeRequest(vma.mm, start, end, vma.flags, vma.pgoff_at(start))
     request.file = vma.file
@@ -99,7 +99,7 @@ def request_for_vma(vma: Vma, start: int, end: int) -> MergeRequest:
     return request
 
 
-def request_for_modify(vma: Vma, start: int, end: int) -> MergeRequest:
+def request_for_modify(vma: Vma, start: i64, end: i64) -> MergeRequest:
     """A request to change [start, end) of a VMA, with the neighbours that the range touches."""
     request = request_for_vma(vma, start, end)
     request.middle = vma
@@ -114,7 +114,7 @@ def request_for_modify(vma: Vma, start: int, end: int) -> MergeRequest:
 # -- decisions ----------------------------------------------------------------------------------------
 
 
-def is_mergeable_vma(vma: Vma, request: MergeRequest) -> int:
+def is_mergeable_vma(vma: Vma, request: MergeRequest) -> i64:
     """Whether a neighbour has the attributes that are asked for: YES, or the first that differs."""
     if not mpol_equal(request.policy, vma.policy):
         return POLICY_DIFFERS
@@ -129,7 +129,7 @@ def is_mergeable_vma(vma: Vma, request: MergeRequest) -> int:
     return YES
 
 
-def is_mergeable_anon_vma(target: Vma, request: MergeRequest) -> int:
+def is_mergeable_anon_vma(target: Vma, request: MergeRequest) -> i64:
     """Whether a neighbour's anon_vma can serve the range too: YES, ANON_VMA_DIFFERS or ANON_VMA_OF_FORK.
 
     One side without an anon_vma takes the other's, unless the other's pages may be shared through fork.
@@ -149,7 +149,7 @@ def is_mergeable_anon_vma(target: Vma, request: MergeRequest) -> int:
     return YES if wanted is target.anon_vma else ANON_VMA_DIFFERS
 
 
-def can_vma_merge_after(prev: Vma, request: MergeRequest) -> int:
+def can_vma_merge_after(prev: Vma, request: MergeRequest) -> i64:
     """Whether the range can become the end of prev."""
     refusal = is_mergeable_vma(prev, request)
     if refusal == YES:
@@ -159,7 +159,7 @@ def can_vma_merge_after(prev: Vma, request: MergeRequest) -> int:
     return refusal
 
 
-def can_vma_merge_before(following: Vma, request: MergeRequest) -> int:
+def can_vma_merge_before(following: Vma, request: MergeRequest) -> i64:
     """Whether the range can become the start of the VMA that follows."""
     refusal = is_mergeable_vma(following, request)
     if refusal == YES:
@@ -169,7 +169,7 @@ def can_vma_merge_before(following: Vma, request: MergeRequest) -> int:
     return refusal
 
 
-def can_vma_merge_left(request: MergeRequest) -> int:
+def can_vma_merge_left(request: MergeRequest) -> i64:
     """Whether the range can be merged into prev: YES or the reason."""
     prev = request.prev
     if prev is None:
@@ -179,7 +179,7 @@ def can_vma_merge_left(request: MergeRequest) -> int:
     return can_vma_merge_after(prev, request)
 
 
-def can_vma_merge_right(request: MergeRequest, left_merges: bool) -> int:
+def can_vma_merge_right(request: MergeRequest, left_merges: bool) -> i64:
     """Whether the range can be merged into next: YES or the reason.
 
     If it merges to the left as well, prev and next become one, so their anon_vmas must agree.
@@ -211,12 +211,12 @@ class MergePlan:
 
     __slots__ = ("left", "right")
 
-    def __init__(self, left: int, right: int) -> None:
-        self.left: int = left
+    def __init__(self, left: i64, right: i64) -> None:
+        self.left: i64 = left
         """YES if prev takes the range, else the reason."""
-        self.right: int = right
+        self.right: i64 = right
 
-    def kind(self) -> int:
+    def kind(self) -> i64:
         """KIND_LEFT, KIND_RIGHT, KIND_BOTH or KIND_NONE."""
         return (KIND_LEFT if self.left == YES else 0) | (KIND_RIGHT if self.right == YES else 0)
 
@@ -258,14 +258,7 @@ def plan_new_range(request: MergeRequest) -> MergePlan:
 # -- commit -------------------------------------------------------------------------------------------
 
 
-def _remove_merged(mm: Mm, vma: Vma) -> None:
-    """A VMA that a merge swallows leaves the tree."""
-    mm.tree.erase(vma.start, vma.end)
-    mm.count_maps(-1)
-    mm.free(vma, "commit_merge")
-
-
-def _stick(target: Vma, flags: int) -> None:
+def _stick(target: Vma, flags: i64) -> None:
     """The survivor of a merge has the sticky flags of all its parts."""
     target.flags = target.flags | flags & target.mm.semantics.sticky_flags
 
@@ -312,12 +305,11 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
         assert following is not None
         if not _dup_and_preallocate(request, following, middle):
             return None
-        pgoff = following.pgoff - ((end - start) >> PAGE_SHIFT)
         if start == middle.start:
-            _remove_merged(mm, middle)
+            pgoff = following.pgoff - ((end - start) >> PAGE_SHIFT)
+            mm.absorb(following, start, following.end, pgoff, middle)
         else:
-            mm.set_range(middle, middle.start, start, middle.pgoff)
-        mm.set_range(following, start, following.end, pgoff)
+            mm.move_boundary(middle, following, start)
         _stick(following, request.flags)
         mm.observer.merged(following, start, end)
         return following
@@ -328,21 +320,19 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
         source = following if following.anon_vma is not None else middle
         if not _dup_and_preallocate(request, prev, source):
             return None
-        new_end = following.end
+        end = following.end
         _stick(prev, following.flags)
-        _remove_merged(mm, middle)
-        _remove_merged(mm, following)
+        mm.absorb(prev, prev.start, end, prev.pgoff, middle)
+        mm.drop(following)
     else:
         if not _dup_and_preallocate(request, prev, middle):
             return None
-        new_end = end
         if end == middle.end:
-            _remove_merged(mm, middle)
+            mm.absorb(prev, prev.start, end, prev.pgoff, middle)
         else:
-            mm.set_range(middle, end, middle.end, middle.pgoff_at(end))
-    mm.set_range(prev, prev.start, new_end, prev.pgoff)
+            mm.move_boundary(prev, middle, end)
     _stick(prev, request.flags)
-    mm.observer.merged(prev, start, new_end)
+    mm.observer.merged(prev, start, end)
     return prev
 
 
@@ -376,7 +366,7 @@ def vma_merge_new_range(request: MergeRequest) -> Vma | None:
     return target
 
 
-def vma_expand(request: MergeRequest, target: Vma, start: int, end: int, pgoff: int, swallowed: Vma | None) -> bool:
+def vma_expand(request: MergeRequest, target: Vma, start: i64, end: i64, pgoff: i64, swallowed: Vma | None) -> bool:
     """Grow target to [start, end), which may swallow the VMA that follows it.
 
     False, with request.failure set and nothing changed, if memory runs out.
@@ -387,11 +377,12 @@ def vma_expand(request: MergeRequest, target: Vma, start: int, end: int, pgoff: 
     if not _dup_and_preallocate(request, target, source):
         return False
     mm = request.mm
+    _stick(target, request.flags)
     if swallowed is not None:
         _stick(target, swallowed.flags)
-        _remove_merged(mm, swallowed)
-    _stick(target, request.flags)
-    mm.set_range(target, start, end, pgoff)
+        mm.absorb(target, start, end, pgoff, swallowed)
+    else:
+        mm.set_range(target, start, end, pgoff)
     return True
 
 
@@ -402,7 +393,7 @@ def vma_merge_copied_range(request: MergeRequest, source: Vma) -> Vma | None:
     return vma_merge_new_range(request)
 
 
-def vma_merge_extend(vma: Vma, delta: int) -> tuple[Vma | None, int]:
+def vma_merge_extend(vma: Vma, delta: i64) -> tuple[Vma | None, i64]:
     """Grow a VMA by delta bytes at its end, merging with what it then touches.
 
     Returns the VMA, or None and the reason if memory ran out.

@@ -5,6 +5,8 @@ A change is no transaction: if the second of two splits fails, the first stays (
 
 from __future__ import annotations
 
+from mypy_extensions import i64
+
 from vmalab.reason import (
     DRIVER_REFUSES_SPLIT,
     HUGETLB_SPLIT,
@@ -21,7 +23,7 @@ from vmalab.vma.port import ALLOC_POLICY, ALLOC_TREE, ALLOC_VMA
 from vmalab.vma.space import Mm
 
 
-def may_split(vma: Vma, addr: int) -> int:
+def may_split(vma: Vma, addr: i64) -> i64:
     """Whether the driver lets a VMA be split at addr: YES or the reason."""
     ops = vma.ops
     if ops is None:
@@ -33,7 +35,7 @@ def may_split(vma: Vma, addr: int) -> int:
     return YES if vma.mm.port.may_split(vma, addr) == YES else DRIVER_REFUSES_SPLIT
 
 
-def split_vma_unchecked(vma: Vma, addr: int, new_below: bool) -> tuple[Vma, int]:
+def split_vma_unchecked(vma: Vma, addr: i64, new_below: bool) -> tuple[Vma, i64]:
     """Split a VMA at addr without a look at the map count (__split_vma).
 
         VVVV|VVVV   ->   NNNN|VVVV if new_below, else VVVV|NNNN
@@ -63,23 +65,19 @@ def split_vma_unchecked(vma: Vma, addr: int, new_below: bool) -> tuple[Vma, int]
     new.take_references()
     if new.ops is not None:
         port.opened(new)
-    if new_below:
-        mm.set_range(vma, addr, vma.end, vma.pgoff_at(addr))
-    else:
-        mm.set_range(vma, vma.start, addr, vma.pgoff)
-    mm.link(new)
+    mm.split(vma, new, new_below)
     mm.observer.split(new if new_below else vma, vma if new_below else new)
     return new, YES
 
 
-def split_vma(vma: Vma, addr: int, new_below: bool) -> tuple[Vma, int]:
+def split_vma(vma: Vma, addr: i64, new_below: bool) -> tuple[Vma, i64]:
     """Split a VMA at addr unless that would exceed max_map_count."""
     if vma.mm.map_count >= vma.mm.settings.max_map_count:
         return vma, MAP_COUNT_SPLIT
     return split_vma_unchecked(vma, addr, new_below)
 
 
-def vma_modify(request: MergeRequest) -> tuple[Vma, int]:
+def vma_modify(request: MergeRequest) -> tuple[Vma, i64]:
     """Bring the range of a request into a VMA of its own, or into a neighbour that has its attributes already.
 
     Returns the VMA that holds the range and YES, or a reason.  The caller sets the attributes: a neighbour that took
@@ -102,7 +100,7 @@ def vma_modify(request: MergeRequest) -> tuple[Vma, int]:
     return vma, refusal
 
 
-def vma_modify_flags(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, int]:
+def vma_modify_flags(vma: Vma, start: i64, end: i64, flags: i64) -> tuple[Vma, i64]:
     """Give [start, end) of a VMA new flags, merging or splitting as needed.  Returns the VMA that holds it, or a
     reason.
     """
@@ -114,7 +112,7 @@ def vma_modify_flags(vma: Vma, start: int, end: int, flags: int) -> tuple[Vma, i
     return modified, refusal
 
 
-def set_flags(vma: Vma, flags: int) -> None:
+def set_flags(vma: Vma, flags: i64) -> None:
     """Give a whole VMA new flags in place, without a merge (vm_flags_set, vm_flags_clear).
 
     Sticky flags stay: a merge has put those of all parts together.
@@ -123,20 +121,20 @@ def set_flags(vma: Vma, flags: int) -> None:
     _store_flags(vma, flags | vma.flags & vma.mm.semantics.sticky_flags)
 
 
-def set_flag_atomic(vma: Vma, flag: int) -> None:
+def set_flag_atomic(vma: Vma, flag: i64) -> None:
     """Set one of the flags that may be set with the lock held for reading (vma_flag_set_atomic)."""
     vma.mm.assert_locked()
     _store_flags(vma, vma.flags | flag)
 
 
-def _store_flags(vma: Vma, flags: int) -> None:
-    old: int = vma.flags
+def _store_flags(vma: Vma, flags: i64) -> None:
+    old: i64 = vma.flags
     if old != flags:
         vma.flags = flags
         vma.mm.observer.flags_changed(vma, old)
 
 
-def vma_modify_flags_name(vma: Vma, start: int, end: int, flags: int, name: str | None) -> tuple[Vma, int]:
+def vma_modify_flags_name(vma: Vma, start: i64, end: i64, flags: i64, name: str | None) -> tuple[Vma, i64]:
     """As vma_modify_flags, with a new anonymous name as well."""
     request = request_for_modify(vma, start, end)
     request.flags = flags
@@ -150,7 +148,7 @@ def vma_modify_flags_name(vma: Vma, start: int, end: int, flags: int, name: str 
     return modified, refusal
 
 
-def vma_modify_policy(vma: Vma, start: int, end: int, policy: Policy | None) -> tuple[Vma, int]:
+def vma_modify_policy(vma: Vma, start: i64, end: i64, policy: Policy | None) -> tuple[Vma, i64]:
     """Give [start, end) of a VMA a new memory policy, merging or splitting as needed."""
     request = request_for_modify(vma, start, end)
     request.policy = policy
@@ -161,7 +159,7 @@ def vma_modify_policy(vma: Vma, start: int, end: int, policy: Policy | None) -> 
     return modified, refusal
 
 
-def vma_modify_uffd(vma: Vma, start: int, end: int, flags: int, uffd: Userfaultfd | None) -> tuple[Vma, int]:
+def vma_modify_uffd(vma: Vma, start: i64, end: i64, flags: i64, uffd: Userfaultfd | None) -> tuple[Vma, i64]:
     """Register [start, end) of a VMA with a userfaultfd or with none, merging or splitting as needed."""
     request = request_for_modify(vma, start, end)
     request.flags = flags
@@ -175,15 +173,15 @@ def vma_modify_uffd(vma: Vma, start: int, end: int, flags: int, uffd: Userfaultf
     return modified, refusal
 
 
-def vma_shrink(vma: Vma, start: int, end: int, pgoff: int) -> int:
+def vma_shrink(vma: Vma, start: i64, end: i64, pgoff: i64) -> i64:
     """Cut a VMA down to [start, end), which must lie within it, with this offset (vma_shrink).  YES or
     NO_MEMORY_TREE.
     """
     mm: Mm = vma.mm
     if mm.port.may_fail(ALLOC_TREE):
         return NO_MEMORY_TREE
-    old_start: int = vma.start
-    old_end: int = vma.end
+    old_start: i64 = vma.start
+    old_end: i64 = vma.end
     mm.set_range(vma, start, end, pgoff)
     mm.observer.resized(vma, old_start, old_end)
     return YES

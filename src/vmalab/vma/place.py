@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, ULONG_END, page_down, page_up
+from mypy_extensions import i64
+
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, ULONG_END, page_down, page_up, within_word
 from vmalab.flags import MAP_32BIT, MAP_ABOVE4G, MAP_FIXED, MAP_SHARED, VM_GROWSDOWN
 from vmalab.reason import ADDRESS_IS_ERROR, BELOW_MIN_ADDR, BEYOND_TASK_SIZE_MAP, HUGETLB_LENGTH, NO_GAP, UNALIGNED, YES
 from vmalab.semantics import THP_ALIGN_LARGE, THP_ALIGN_MULTIPLE
@@ -16,32 +18,36 @@ LOW_32BIT_START: Final = 0x40000000
 LOW_32BIT_END: Final = 0x80000000
 
 
-def unmapped_area_topdown(mm: Mm, length: int, low: int, high: int, align: int = 0, offset: int = 0) -> int:
+def unmapped_area_topdown(mm: Mm, length: i64, low: i64, high: i64, align: i64 = 0, offset: i64 = 0) -> i64:
     """The highest start of length free bytes in [low, high), or minus NO_GAP (unmapped_area_topdown).
 
     align is a mask and offset what the start shall be modulo it; the search asks for length + align bytes and so can
     miss a gap that fits exactly.  A stack above keeps its guard gap.
     """
-    low = max(low, mm.settings.min_addr)
+    lowest: i64 = mm.settings.min_addr
+    if low < lowest:
+        low = lowest
     wanted = length + align
     while True:
-        start = mm.tree.highest_gap(wanted, low, high)
+        start: i64 = mm.tree.highest_gap(wanted, low, high)
         if start < 0:
             return -NO_GAP
         addr = start + wanted - length
         addr -= (addr - offset) & align
-        above = mm.tree.find(start + wanted - 1)
+        above = mm.tree.above_gap()
         if above is None or not above.flags & VM_GROWSDOWN or mm.start_gap(above) >= start + wanted:
             return addr
         high = mm.start_gap(above)
 
 
-def unmapped_area(mm: Mm, length: int, low: int, high: int, align: int = 0, offset: int = 0) -> int:
+def unmapped_area(mm: Mm, length: i64, low: i64, high: i64, align: i64 = 0, offset: i64 = 0) -> i64:
     """The lowest start of length free bytes in [low, high), or minus NO_GAP (unmapped_area)."""
-    low = max(low, mm.settings.min_addr)
+    lowest: i64 = mm.settings.min_addr
+    if low < lowest:
+        low = lowest
     wanted = length + align
     while True:
-        start = mm.tree.lowest_gap(wanted, low, high)
+        start: i64 = mm.tree.lowest_gap(wanted, low, high)
         if start < 0:
             return -NO_GAP
         addr = start + ((offset - start) & align)
@@ -51,13 +57,13 @@ def unmapped_area(mm: Mm, length: int, low: int, high: int, align: int = 0, offs
         low = above.end
 
 
-def _hint_fits(mm: Mm, addr: int, length: int) -> bool:
+def _hint_fits(mm: Mm, addr: int, length: i64) -> bool:
     """Whether nothing, nor the guard gap of a stack above, is in the way of a hint."""
     above = mm.find_vma(addr)
     return above is None or addr + length <= mm.start_gap(above)
 
 
-def _bottomup(mm: Mm, addr: int, length: int, flags: int, align: int, offset: int) -> int:
+def _bottomup(mm: Mm, addr: int, length: i64, flags: int, align: i64, offset: i64) -> i64:
     low = LOW_32BIT_START if flags & MAP_32BIT else mm.legacy_base
     high = LOW_32BIT_END if flags & MAP_32BIT else mm.task_size
     if length > high:
@@ -71,13 +77,14 @@ def _bottomup(mm: Mm, addr: int, length: int, flags: int, align: int, offset: in
     return unmapped_area(mm, length, low, high, align, offset)
 
 
-def arch_get_unmapped_area(mm: Mm, addr: int, length: int, flags: int, align: int = 0, offset: int = 0) -> int:
+def arch_get_unmapped_area(mm: Mm, addr: int, length: i64, flags: int, align: i64 = 0, offset: i64 = 0) -> int:
     """The address for a mapping without a wish for alignment of its own, or minus a reason (x86).
 
     A hint is taken if it is free; else the highest gap below mmap_base, else the lowest above the legacy base.
     """
     if flags & MAP_FIXED:
         return addr
+    addr = within_word(addr)
     if not mm.topdown or flags & MAP_32BIT:
         return _bottomup(mm, addr, length, flags, align, offset)
     if addr:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mypy_extensions import i64
+
 from vmalab.addr import PAGE_SHIFT, page_down
 from vmalab.flags import (
     UFFD_EVENT_FORK,
@@ -37,8 +39,8 @@ from vmalab.vma.space import Mm
 
 
 def copy_vma(
-    vma: Vma, old: int, new: int, length: int, *, keeps_source: bool = False, drops_uffd: bool = False
-) -> tuple[Vma | None, Vma, int]:
+    vma: Vma, old: i64, new: i64, length: i64, *, keeps_source: bool = False, drops_uffd: bool = False
+) -> tuple[Vma | None, Vma, i64]:
     """Describe [new, new + length), which must be empty, as vma describes its memory from old on (copy_vma).
 
     Anonymous memory that was never written to takes its offset from the new address, so that it can merge there.
@@ -60,7 +62,7 @@ def copy_vma(
     if keeps_source and not mm.semantics.dontunmap_merges_source:
         request.prev = None if request.prev is vma else request.prev
         request.next = None if request.next is vma else request.next
-    source_start: int = vma.start
+    source_start: i64 = vma.start
     merged = vma_merge_copied_range(request, vma)
     if merged is not None:
         if merged.start <= source_start < merged.end:
@@ -70,7 +72,7 @@ def copy_vma(
     return copy, vma, refusal
 
 
-def _new_copy(vma: Vma, start: int, end: int, pgoff: int) -> tuple[Vma | None, int]:
+def _new_copy(vma: Vma, start: i64, end: i64, pgoff: i64) -> tuple[Vma | None, i64]:
     """A VMA of its own with all that vma has, in the tree; or None and a reason with nothing changed."""
     mm = vma.mm
     port = mm.port
@@ -98,7 +100,7 @@ def _new_copy(vma: Vma, start: int, end: int, pgoff: int) -> tuple[Vma | None, i
     return copy, YES
 
 
-def relocate_vma_down(vma: Vma, shift: int) -> int:
+def relocate_vma_down(vma: Vma, shift: i64) -> i64:
     """Slide a VMA down by shift bytes, page tables and all: exec's stack on its way to its final place.
 
         ....SSSS  ->  SSSSSSSS  ->  SSSS....      expand the bottom, move the pages, shrink the top
@@ -106,9 +108,9 @@ def relocate_vma_down(vma: Vma, shift: int) -> int:
     The offset stays as it is, so pages keep their index.  YES or a reason; nothing else may lie in the new range.
     """
     mm = vma.mm
-    old_start: int = vma.start
-    old_end: int = vma.end
-    pgoff: int = vma.pgoff
+    old_start: i64 = vma.start
+    old_end: i64 = vma.end
+    pgoff: i64 = vma.pgoff
     new_start = old_start - shift
     new_end = old_end - shift
     if mm.find_vma(new_start) is not vma:
@@ -128,7 +130,7 @@ def relocate_vma_down(vma: Vma, shift: int) -> int:
     return refusal
 
 
-def expand_stack(vma: Vma, addr: int) -> int:
+def expand_stack(vma: Vma, addr: i64) -> i64:
     """Grow a stack down to the page of addr: YES or a reason (expand_downwards)."""
     mm = vma.mm
     if not vma.flags & VM_GROWSDOWN:
@@ -155,8 +157,8 @@ def expand_stack(vma: Vma, addr: int) -> int:
     refusal = _account_stack_growth(vma, vma.end - addr, grow)
     if refusal != YES:
         return refusal
-    old_start: int = vma.start
-    old_end: int = vma.end
+    old_start: i64 = vma.start
+    old_end: i64 = vma.end
     if vma.flags & VM_LOCKED:
         mm.locked_vm += grow
     if not vma.flags & VM_ACCOUNT:
@@ -168,7 +170,7 @@ def expand_stack(vma: Vma, addr: int) -> int:
     return YES
 
 
-def _account_stack_growth(vma: Vma, size: int, grow: int) -> int:
+def _account_stack_growth(vma: Vma, size: int, grow: i64) -> i64:
     """Whether a stack may have size bytes, grow pages of them new: YES or a reason (acct_stack_growth)."""
     mm = vma.mm
     refusal = mm.may_expand_vm(vma.flags, grow)
@@ -181,7 +183,7 @@ def _account_stack_growth(vma: Vma, size: int, grow: int) -> int:
     return mm.charge(grow)
 
 
-def dup_mmap(child: Mm, parent: Mm) -> int:
+def dup_mmap(child: Mm, parent: Mm) -> i64:
     """Fill a new address space with copies of a process's VMAs: fork.  YES or a reason (dup_mmap).
 
     DONTFORK VMAs are left out, WIPEONFORK ones have no anon_vma, locks are not inherited, and a userfaultfd context
@@ -195,25 +197,31 @@ def dup_mmap(child: Mm, parent: Mm) -> int:
     return refusal
 
 
-def _dup_vmas(child: Mm, parent: Mm) -> int:
+def _dup_vmas(child: Mm, parent: Mm) -> i64:
     child.total_vm = parent.total_vm
     child.data_vm = parent.data_vm
     child.exec_vm = parent.exec_vm
     child.stack_vm = parent.stack_vm
     contexts: list[tuple[Userfaultfd, Userfaultfd]] = []
-    copies: list[Vma] = []
-    refusal = YES
-    for vma in parent.vmas():
-        if vma.flags & VM_DONTCOPY:
-            child.vm_stat_account(vma.flags, -vma.pages())
-            copies.append(vma)
-            continue
-        copy, refusal = _dup_vma(child, vma, contexts)
-        if copy is not None:
-            copies.append(copy)
+    left_out: list[Vma] = []
+    runs: list[list[Vma]] = []
+    refusal: i64 = YES
+    for values in parent.tree.runs():
+        copies: list[Vma] = []
+        runs.append(copies)
+        for vma in values:
+            if vma.flags & VM_DONTCOPY:
+                left_out.append(vma)
+                copies.append(vma)
+                continue
+            copy, refusal = _dup_vma(child, vma, contexts)
+            if copy is not None:
+                copies.append(copy)
+            if refusal != YES:
+                break
         if refusal != YES:
             break
-    _fill(child, parent, copies)
+    _fill(child, parent, runs, left_out)
     if refusal == YES:
         for old, new in contexts:
             old.tell(UffdMessage(UFFD_EVENT_FORK, context=new))
@@ -246,25 +254,26 @@ def _dup_userfaultfd(copy: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]])
     copy.uffd = new
 
 
-def _fill(child: Mm, parent: Mm, copies: list[Vma]) -> None:
+def _fill(child: Mm, parent: Mm, runs: list[list[Vma]], left_out: list[Vma]) -> None:
     """Put the copies into the child's tree, all at once: it has the shape of the parent's.
 
-    Where a VMA is not copied, its place holds the parent's own; where memory ran out, the last ones are missing.
+    left_out: VMAs of the parent that stand in the places of those that are not copied.  Where memory ran out, the last
+    ones are missing.
     """
-    if len(copies) == parent.map_count:
-        child.tree = parent.tree.with_values(copies)
+    copied = sum([len(run) for run in runs])
+    if copied == parent.map_count:
+        child.tree = parent.tree.with_runs(runs)
     else:
-        for vma in copies:
-            child.tree.insert(vma.start, vma.end, vma)
-    left_out = 0
-    for vma in copies:
-        if vma.mm is parent:
-            child.tree.erase(vma.start, vma.end)
-            left_out += 1
-    child.count_maps(len(copies) - left_out)
+        for run in runs:
+            for vma in run:
+                child.tree.insert(vma.start, vma.end, vma)
+    child.count_maps(copied - len(left_out))
+    for vma in left_out:
+        child.tree.erase(vma.start, vma.end)
+        child.vm_stat_account(vma.flags, -vma.pages())
 
 
-def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> tuple[Vma | None, int]:
+def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> tuple[Vma | None, i64]:
     """A copy of a VMA for a child, not in its tree yet, and YES; or a reason, with the copy if it is to be freed."""
     port = child.port
     charged = vma.pages() if vma.flags & VM_ACCOUNT else 0

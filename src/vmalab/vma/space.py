@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
+from mypy_extensions import i64
+
+from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, within_word
 from vmalab.flags import (
     RLIM_INFINITY,
     VM_GROWSDOWN,
@@ -38,24 +40,24 @@ class Commit:
 
     __slots__ = ("admin_reserve", "committed", "kbytes", "lost", "mode", "ram", "ratio", "swap", "user_reserve")
 
-    def __init__(self, ram: int, swap: int = 0, mode: int = OVERCOMMIT_GUESS) -> None:
-        self.ram: int = ram
-        self.swap: int = swap
-        self.mode: int = mode
-        self.ratio: int = 50
-        self.kbytes: int = 0
-        self.admin_reserve: int = 2048
-        self.user_reserve: int = 32768
-        self.committed: int = 0
-        self.lost: int = 0
+    def __init__(self, ram: i64, swap: i64 = 0, mode: i64 = OVERCOMMIT_GUESS) -> None:
+        self.ram: i64 = ram
+        self.swap: i64 = swap
+        self.mode: i64 = mode
+        self.ratio: i64 = 50
+        self.kbytes: i64 = 0
+        self.admin_reserve: i64 = 2048
+        self.user_reserve: i64 = 32768
+        self.committed: i64 = 0
+        self.lost: i64 = 0
         """Committed pages that no VMA stands for, because the kernel loses count; negative: given back twice."""
 
-    def limit(self) -> int:
+    def limit(self) -> i64:
         """The most that may be committed in mode 2 (vm_commit_limit)."""
         allowed = self.kbytes >> (PAGE_SHIFT - 10) if self.kbytes else self.ram * self.ratio // 100
         return allowed + self.swap
 
-    def charge(self, pages: int, total_vm: int, is_admin: bool) -> int:
+    def charge(self, pages: i64, total_vm: i64, is_admin: bool) -> i64:
         """Commit pages for an address space of total_vm pages: YES or OVERCOMMIT (__vm_enough_memory)."""
         after = self.committed + pages
         if self.mode == OVERCOMMIT_GUESS:
@@ -70,7 +72,7 @@ class Commit:
         self.committed = after
         return YES
 
-    def uncharge(self, pages: int) -> None:
+    def uncharge(self, pages: i64) -> None:
         """Give committed pages back (vm_unacct_memory)."""
         self.committed -= pages
 
@@ -174,7 +176,7 @@ class Settings:
         self.hugepages: int = 0
         """Huge pages of 2 MiB in the pool."""
         self.numa_nodes: int = 1
-        self.soft_dirty: int = 0
+        self.soft_dirty: i64 = 0
         """VM_SOFTDIRTY where the kernel tracks soft-dirty pages, else 0."""
         self.anon_names: bool = False
         self.pkeys: bool = False
@@ -224,19 +226,19 @@ class Mm:
         """The protection key of memory that can be executed only; -1 until such memory is asked for."""
         self.faults_observed: bool = False
         """Somebody tells which pages are there: populating then assumes nothing behind pages that may be missing."""
-        self.map_count: int = 0
-        self.total_vm: int = 0
-        self.data_vm: int = 0
-        self.exec_vm: int = 0
-        self.stack_vm: int = 0
-        self.locked_vm: int = 0
-        self.lost_locked: int = 0
+        self.map_count: i64 = 0
+        self.total_vm: i64 = 0
+        self.data_vm: i64 = 0
+        self.exec_vm: i64 = 0
+        self.stack_vm: i64 = 0
+        self.locked_vm: i64 = 0
+        self.lost_locked: i64 = 0
         """Pages that locked_vm counts though their VMA is not locked any more: the kernel loses count of them."""
-        self.pinned_vm: int = 0
-        self.hiwater_map_count: int = 0
+        self.pinned_vm: i64 = 0
+        self.hiwater_map_count: i64 = 0
         self.doomed: bool = False
         """An execve has failed half-way: the counters are off, and the process can only exit."""
-        self.mmap_lock: int = UNLOCKED
+        self.mmap_lock: i64 = UNLOCKED
 
     def outlive(self, old: Mm) -> None:
         """Take over what lasts through execve, and through fork (MMF_INIT_MASK): settings of prctl."""
@@ -322,11 +324,11 @@ class Mm:
     def find_vma_intersection(self, start: int, end: int) -> Vma | None:
         """The first VMA that overlaps [start, end)."""
         vma = self.tree.find(start)
-        if vma is None or vma.start >= end:
+        if vma is None or vma.start >= within_word(end):
             return None
         return vma
 
-    def start_gap(self, vma: Vma) -> int:
+    def start_gap(self, vma: Vma) -> i64:
         """Where the space that a VMA claims starts: below a stack lies its guard gap (vm_start_gap)."""
         if not vma.flags & VM_GROWSDOWN:
             return vma.start
@@ -342,13 +344,13 @@ class Mm:
         assert inserted, f"{vma!r} overlaps what is mapped"
         self.count_maps(1)
 
-    def count_maps(self, delta: int) -> None:
+    def count_maps(self, delta: i64) -> None:
         """The number of VMAs changes."""
         self.map_count += delta
         if self.map_count > self.hiwater_map_count:
             self.hiwater_map_count = self.map_count
 
-    def set_range(self, vma: Vma, start: int, end: int, pgoff: int) -> None:
+    def set_range(self, vma: Vma, start: i64, end: i64, pgoff: i64) -> None:
         """Give a VMA of the tree new bounds (vma_set_range); what they newly cover must be empty."""
         self.assert_write_locked()
         assert not vma.freed, f"a VMA that {vma.freed} freed is resized"
@@ -358,6 +360,52 @@ class Mm:
         vma.start = start
         vma.end = end
         vma.pgoff = pgoff
+        self.port.resized(vma, old_start, old_end)
+
+    def move_boundary(self, below: Vma, above: Vma, at: i64) -> None:
+        """Move the address at which two VMAs touch: one takes from the other (vma_set_range of both)."""
+        self.assert_write_locked()
+        assert not below.freed and not above.freed, "a VMA that was freed is resized"
+        old_start = above.start
+        old_end = below.end
+        self.tree.move_boundary(old_start, at)
+        below.end = at
+        above.pgoff += (at - old_start) >> PAGE_SHIFT
+        above.start = at
+        self.port.resized(below, below.start, old_end)
+        self.port.resized(above, old_start, above.end)
+
+    def absorb(self, vma: Vma, start: i64, end: i64, pgoff: i64, gone: Vma) -> None:
+        """Give a VMA of the tree new bounds, and let go of another that lies within them."""
+        self.assert_write_locked()
+        assert not vma.freed, f"a VMA that {vma.freed} freed is resized"
+        old_start = vma.start
+        old_end = vma.end
+        self.tree.absorb(old_start, start, end)
+        vma.start = start
+        vma.end = end
+        vma.pgoff = pgoff
+        self.drop(gone)
+        self.port.resized(vma, old_start, old_end)
+
+    def drop(self, vma: Vma) -> None:
+        """Let go of a VMA that a merge has swallowed."""
+        self.map_count -= 1
+        self.free(vma, "commit_merge")
+
+    def split(self, vma: Vma, new: Vma, below: bool) -> None:
+        """Put the part of a VMA that is to be a VMA of its own into the tree, below or above the rest."""
+        self.assert_write_locked()
+        assert not vma.freed, f"a VMA that {vma.freed} freed is split"
+        old_start = vma.start
+        old_end = vma.end
+        self.tree.split(new.end if below else new.start, new, below)
+        if below:
+            vma.pgoff += (new.end - old_start) >> PAGE_SHIFT
+            vma.start = new.end
+        else:
+            vma.end = new.start
+        self.count_maps(1)
         self.port.resized(vma, old_start, old_end)
 
     def free(self, vma: Vma, where: str) -> None:
@@ -378,7 +426,7 @@ class Mm:
 
     # -- accounting ---------------------------------------------------------------------------------
 
-    def vm_stat_account(self, flags: int, npages: int) -> None:
+    def vm_stat_account(self, flags: i64, npages: i64) -> None:
         """Count npages (which may be negative) of memory with these flags (vm_stat_account)."""
         self.total_vm += npages
         if is_exec_mapping(flags):
@@ -388,7 +436,7 @@ class Mm:
         elif is_data_mapping(flags):
             self.data_vm += npages
 
-    def may_expand_vm(self, flags: int, npages: int) -> int:
+    def may_expand_vm(self, flags: i64, npages: i64) -> i64:
         """YES, LIMIT_AS or LIMIT_DATA for npages more with these flags (may_expand_vm)."""
         if self.total_vm + npages > self.limits.as_pages:
             return LIMIT_AS
@@ -396,11 +444,11 @@ class Mm:
             return LIMIT_DATA
         return YES
 
-    def charge(self, npages: int) -> int:
+    def charge(self, npages: i64) -> i64:
         """Commit memory: YES or OVERCOMMIT (security_vm_enough_memory_mm)."""
         return self.commit.charge(npages, self.total_vm, self.limits.sys_admin)
 
-    def mlock_future_ok(self, flags: int, length: int) -> int:
+    def mlock_future_ok(self, flags: i64, length: int) -> i64:
         """Whether length bytes more may be locked as they are mapped: YES or LIMIT_MEMLOCK_EAGAIN."""
         if not flags & VM_LOCKED or self.limits.ipc_lock:
             return YES

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import final
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import i64, mypyc_attr
 
 from vmalab.addr import PAGE_MASK, page_up
 from vmalab.flags import UFFD_EVENT_UNMAP, UFFD_FEATURE_EVENT_UNMAP, VM_ACCOUNT, VM_LOCKED, VM_SEALED
@@ -34,17 +34,17 @@ class Gathered:
 
     __slots__ = ("accounted", "end", "mm", "pages", "start", "vmas")
 
-    def __init__(self, mm: Mm, start: int, end: int) -> None:
+    def __init__(self, mm: Mm, start: i64, end: i64) -> None:
         self.mm: Mm = mm
-        self.start: int = start
-        self.end: int = end
+        self.start: i64 = start
+        self.end: i64 = end
         self.vmas: list[Vma] = []
-        self.pages: int = 0
-        self.accounted: int = 0
+        self.pages: i64 = 0
+        self.accounted: i64 = 0
         """Committed pages among them."""
 
 
-def gather(gathered: Gathered) -> int:
+def gather(gathered: Gathered) -> i64:
     """Split at both ends and collect the VMAs inside (vms_gather_munmap_vmas).  YES or a reason."""
     mm = gathered.mm
     mm.assert_write_locked()
@@ -65,7 +65,7 @@ def gather(gathered: Gathered) -> int:
     return _collect(gathered, vma)
 
 
-def _collect(gathered: Gathered, first: Vma) -> int:
+def _collect(gathered: Gathered, first: Vma) -> i64:
     mm = gathered.mm
     end = gathered.end
     vma: Vma | None = first
@@ -86,15 +86,21 @@ def _collect(gathered: Gathered, first: Vma) -> int:
     return YES
 
 
+def _tell_unmapped(gathered: Gathered, uffd: Userfaultfd, told: list[Userfaultfd]) -> list[Userfaultfd]:
+    """Tell a userfaultfd that the range goes, if it wants to know and is not among those told: who is told by now."""
+    if uffd.has(UFFD_FEATURE_EVENT_UNMAP) and not any([each is uffd for each in told]):
+        told.append(uffd)
+        uffd.tell(UffdMessage(UFFD_EVENT_UNMAP, gathered.start, gathered.end))
+    return told
+
+
 def zap(gathered: Gathered) -> None:
     """The point of no return: the pages go, drivers and userfaultfds are told, and the range is empty."""
     mm = gathered.mm
-    told: list[Userfaultfd] = []
+    told: list[Userfaultfd] | None = None
     for vma in gathered.vmas:
-        uffd = vma.uffd
-        if uffd is not None and uffd.has(UFFD_FEATURE_EVENT_UNMAP) and not any([each is uffd for each in told]):
-            told.append(uffd)
-            uffd.tell(UffdMessage(UFFD_EVENT_UNMAP, gathered.start, gathered.end))
+        if vma.uffd is not None:
+            told = _tell_unmapped(gathered, vma.uffd, told or [])
         mm.port.unmap_pages(vma, vma.start, vma.end)
         if vma.ops is not None:
             mm.port.closed(vma)
@@ -115,7 +121,7 @@ def complete(gathered: Gathered) -> None:
     mm.commit.uncharge(gathered.accounted)
 
 
-def munmap_range(mm: Mm, start: int, end: int) -> int:
+def munmap_range(mm: Mm, start: i64, end: i64) -> i64:
     """Unmap the page-aligned range [start, end) (do_vmi_align_munmap).  YES or a reason."""
     gathered = Gathered(mm, start, end)
     refusal = gather(gathered)
