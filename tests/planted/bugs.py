@@ -94,7 +94,7 @@ BUGS = (
         "brk_merges_above",
         "a heap that swallows the mapping above it",
         "vma.merge",
-        (("right = EXPAND_ONLY if request.expand_only else", "right ="),),
+        (("    if not request.expand_only:\n        right =", "    if True:\n        right ="),),
         "merge_new: in expand-only mode the right neighbour is not asked",
     ),
     Bug(

@@ -201,7 +201,9 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
         return -OFFSET_OVERFLOW
     if mm.map_count > mm.settings.max_map_count:
         return -MAP_COUNT_MAP
-    pkey: i64 = max(execute_only_pkey(mm), 0) if prot == PROT_EXEC else 0
+    pkey: i64 = 0
+    if prot == PROT_EXEC:
+        pkey = max(execute_only_pkey(mm), 0)
     def_flags: i64 = mm.def_flags
     vm_flags |= calc_vm_prot_bits(prot, pkey) | _calc_vm_flag_bits(mm, flags)
     vm_flags |= def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
@@ -225,7 +227,9 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
     if flags & MAP_NORESERVE and (mm.commit.mode != OVERCOMMIT_NEVER or (file is not None and file.huge_size)):
         vm_flags |= VM_NORESERVE
     refusal = mmap_region(Mapping(mm, addr, length, vm_flags, pgoff, file))
-    return addr if refusal == YES else -refusal
+    if refusal != YES:
+        return -refusal
+    return addr
 
 
 def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_flags: i64) -> tuple[i64, i64]:

@@ -192,7 +192,9 @@ def _remap_one(remap: Remap, vma: Vma | None) -> int:
         return remap.addr
     if remap.old_len > remap.new_len:
         refusal = do_munmap(remap.mm, remap.addr + remap.new_len, remap.delta)
-        return -refusal if refusal != YES else remap.addr
+        if refusal != YES:
+            return -refusal
+        return remap.addr
     return _expand(remap)
 
 
@@ -378,7 +380,9 @@ def _move_vma(remap: Remap, vma: Vma) -> int:
         _dontunmap_complete(remap, vma, copy)
     else:
         _unmap_source(remap, vma)
-    return -refusal if refusal != YES else remap.new
+    if refusal != YES:
+        return -refusal
+    return remap.new
 
 
 def _drop_userfaultfd(copy: Vma, start: int, length: int) -> None:

@@ -103,7 +103,9 @@ def _protect_vmas(mm: Mm, first: Vma, start: i64, end: i64, prot: int, pkey: int
         upto = vma.end if vma.end < end else end
         implied = mm.read_implies_exec and prot & PROT_READ and vma.flags & VM_MAYEXEC
         wanted = prot | PROT_EXEC if implied else prot
-        key: i64 = _pkey_for(vma, wanted) if pkey == -1 else pkey
+        key: i64 = pkey
+        if pkey == -1:
+            key = _pkey_for(vma, wanted)
         flags = calc_vm_prot_bits(wanted, key) | vma.flags & ~(VM_ACCESS | VM_PKEY_MASK)
         # Each access bit has its MAY bit four places up.
         if flags & ~(flags >> 4) & VM_ACCESS:

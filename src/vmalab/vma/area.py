@@ -275,21 +275,22 @@ class Vma:
         self.end: i64 = end
         self.flags: i64 = flags
         self.pgoff: i64 = pgoff
+        # What a merge compares comes first: it lies together in memory.
         self.file: File | None = None
-        self.ops: VmaOps | None = None
         self.policy: Policy | None = None
         self.uffd: Userfaultfd | None = None
-        self.private_data: object | None = None
-        """What its driver keeps with it (vm_private_data); a copy or a part has the same."""
         self.name: str | None = None
         """The anonymous name (PR_SET_VMA_ANON_NAME)."""
-        self.label: str = ""
-        """What the kernel shows for a special mapping, for instance [vdso]."""
         self.anon_vma: AnonVma | None = None
         self.chain: tuple[AnonVma, ...] = ()
         """The anon_vmas that its pages may belong to, the newest first."""
+        self.ops: VmaOps | None = None
         self.freed: str = ""
         """Where it was freed; empty while it lives."""
+        self.private_data: object | None = None
+        """What its driver keeps with it (vm_private_data); a copy or a part has the same."""
+        self.label: str = ""
+        """What the kernel shows for a special mapping, for instance [vdso]."""
 
     def __repr__(self) -> str:
         if self.freed:

@@ -90,26 +90,25 @@ if COMPILED:
     def first_at_least(keys: vec[i64], key: i64) -> i64:
         """The first index whose key is at least this one, in a sorted array; its length if there is none."""
         low: i64 = 0
-        high: i64 = len(keys)
-        while low < high:
-            middle = (low + high) >> 1
-            if keys[middle] < key:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        size: i64 = len(keys)
+        # Only one number depends on what is found, so that nothing need be guessed.
+        while size > 1:
+            half = size >> 1
+            if keys[low + half - 1] < key:
+                low += half
+            size -= half
+        return low + 1 if size == 1 and keys[low] < key else low
 
     def first_above(keys: vec[i64], key: i64) -> i64:
         """The first index whose key is greater than this one, in a sorted array; its length if there is none."""
         low: i64 = 0
-        high: i64 = len(keys)
-        while low < high:
-            middle = (low + high) >> 1
-            if keys[middle] <= key:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        size: i64 = len(keys)
+        while size > 1:
+            half = size >> 1
+            if keys[low + half - 1] <= key:
+                low += half
+            size -= half
+        return low + 1 if size == 1 and keys[low] <= key else low
 
     def insert_key(keys: vec[i64], at: i64, key: i64) -> vec[i64]:
         """The array with one key more, at this index."""

@@ -118,9 +118,10 @@ def mmap_region(mapping: Mapping) -> i64:
     replaced: i64 = 0
     if accountable_mapping(flags):
         charged = pages - accounted
-        refusal = mm.charge(charged) if charged else YES
-        if refusal != YES:
-            return refusal
+        if charged:
+            refusal = mm.charge(charged)
+            if refusal != YES:
+                return refusal
         replaced = accounted
         if gathered is not None:
             gathered.accounted = 0

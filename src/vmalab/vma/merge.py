@@ -229,10 +229,18 @@ def plan_existing_range(request: MergeRequest) -> MergePlan:
     at_end = request.end == middle.end
     if request.flags & VM_SPECIAL:
         return MergePlan(SPECIAL_VMA, SPECIAL_VMA)
-    left = can_vma_merge_left(request) if at_start else NO_EDGE
-    right = can_vma_merge_right(request, left == YES) if at_end else NO_EDGE
+    left: i64 = NO_EDGE
+    right: i64 = NO_EDGE
+    if at_start:
+        left = can_vma_merge_left(request)
+    if at_end:
+        right = can_vma_merge_right(request, left == YES)
     if at_start and at_end and not can_merge_remove_vma(middle):
-        return MergePlan(CLOSE_HOOK if left == YES else left, CLOSE_HOOK if right == YES else right)
+        if left == YES:
+            left = CLOSE_HOOK
+        if right == YES:
+            right = CLOSE_HOOK
+        return MergePlan(left, right)
     if left == YES and right == YES:
         following = request.next
         assert following is not None
@@ -246,7 +254,9 @@ def plan_new_range(request: MergeRequest) -> MergePlan:
     if request.flags & VM_SPECIAL:
         return MergePlan(SPECIAL_VMA, SPECIAL_VMA)
     left = can_vma_merge_left(request)
-    right = EXPAND_ONLY if request.expand_only else can_vma_merge_right(request, left == YES)
+    right: i64 = EXPAND_ONLY
+    if not request.expand_only:
+        right = can_vma_merge_right(request, left == YES)
     if left == YES and right == YES:
         following = request.next
         assert following is not None

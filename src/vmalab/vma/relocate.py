@@ -276,12 +276,13 @@ def _fill(child: Mm, parent: Mm, runs: list[list[Vma]], left_out: list[Vma]) -> 
 def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> tuple[Vma | None, i64]:
     """A copy of a VMA for a child, not in its tree yet, and YES; or a reason, with the copy if it is to be freed."""
     port = child.port
-    charged = vma.pages() if vma.flags & VM_ACCOUNT else 0
-    if charged:
+    charged: i64 = 0
+    refusal: i64 = YES
+    if vma.flags & VM_ACCOUNT:
+        charged = vma.pages()
         refusal = vma.mm.charge(charged)
         if refusal != YES:
             return None, refusal
-    refusal = YES
     copy: Vma | None = None
     if port.may_fail(ALLOC_VMA):
         refusal = NO_MEMORY_VMA
@@ -300,7 +301,9 @@ def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]
     copy.take_references()
     if copy.ops is not None:
         port.opened(copy)
-    return copy, YES if copy.flags & VM_WIPEONFORK else port.copy_pages(copy, vma)
+    if not copy.flags & VM_WIPEONFORK:
+        refusal = port.copy_pages(copy, vma)
+    return copy, refusal
 
 
 def exit_mmap(mm: Mm) -> None:
