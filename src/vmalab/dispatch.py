@@ -8,9 +8,6 @@ from typing import Final
 from vmalab.addr import ULONG_END
 from vmalab.calls import Call, Outcome
 from vmalab.flags import (
-    CAP_IPC_LOCK,
-    CAP_SYS_ADMIN,
-    CAP_SYS_RAWIO,
     F_ADD_SEALS,
     MADV_COLLAPSE,
     MADV_POPULATE_READ,
@@ -56,6 +53,7 @@ from vmalab.reason import (
 from vmalab.syscalls import control, lock, madvise, map, mremap, policy, protect, query, shm, uffd
 from vmalab.syscalls.populate import pages_uncertain
 from vmalab.vma.area import Userfaultfd
+from vmalab.vma.space import Mm
 from vmalab.world import ProcessState
 
 NO_EFFECT: Final = frozenset(
@@ -170,13 +168,13 @@ def _mremap(process: ProcessState, call: Call) -> Outcome:
 
 def _madvise(process: ProcessState, call: Call) -> Outcome:
     start, length, advice = call.args
-    return _advise(process, start, length, _signed(advice))
+    return _advise(process.mm, start, length, _signed(advice))
 
 
-def _advise(process: ProcessState, start: int, length: int, advice: int) -> Outcome:
-    outcome = _outcome(madvise.madvise(process.mm, start, length, advice))
+def _advise(mm: Mm, start: int, length: int, advice: int) -> Outcome:
+    outcome = _outcome(madvise.madvise(mm, start, length, advice))
     if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-        return _populating(process, start, length, outcome)
+        return _populating(mm, start, length, outcome)
     if advice in (MADV_COLLAPSE, MADV_REMOVE):
         outcome.known = False
     return outcome
@@ -185,12 +183,12 @@ def _advise(process: ProcessState, start: int, length: int, advice: int) -> Outc
 def _mlock(process: ProcessState, call: Call) -> Outcome:
     flags = call.args[2] & 0xFFFFFFFF if call.name == "mlock2" else 0
     outcome = _outcome(lock.mlock(process.mm, call.args[0], call.args[1], flags))
-    return _populating(process, call.args[0], call.args[1], outcome)
+    return _populating(process.mm, call.args[0], call.args[1], outcome)
 
 
-def _populating(process: ProcessState, start: int, length: int, outcome: Outcome) -> Outcome:
+def _populating(mm: Mm, start: int, length: int, outcome: Outcome) -> Outcome:
     """Whether pages can be populated depends on the sizes of files and on guard markers, which a VMA does not show."""
-    for vma in process.mm.tree.walk(start, min(start + length + 1, ULONG_END)):
+    for vma in mm.tree.walk(start, min(start + length + 1, ULONG_END)):
         if pages_uncertain(vma):
             outcome.known = False
     return outcome
@@ -242,10 +240,7 @@ def _capset(process: ProcessState, call: Call) -> Outcome:
     """Capabilities that memory calls ask for."""
     effective = call.data.get("effective")
     if isinstance(effective, int):
-        limits = process.limits
-        limits.ipc_lock = bool(effective >> CAP_IPC_LOCK & 1)
-        limits.sys_rawio = bool(effective >> CAP_SYS_RAWIO & 1)
-        limits.sys_admin = bool(effective >> CAP_SYS_ADMIN & 1)
+        process.limits.take_capabilities(effective)
     return Outcome(0, known=False)
 
 
@@ -384,19 +379,27 @@ def _process_madvise(process: ProcessState, call: Call) -> Outcome:
         return _outcome(-UNKNOWN_FLAGS)
     ranges = call.data.get("ranges")
     target = call.data.get("pid", process.pid)
-    if not isinstance(ranges, list) or target != process.pid:
+    if not isinstance(ranges, list) or not isinstance(target, int):
         return Outcome(0, known=False)
     if any([length >> 63 for length in ranges[1::2]]):
         return _outcome(-LENGTH_WRAPS)
     for start, length in zip(ranges[::2], ranges[1::2], strict=True):
         if start + length > process.mm.task_size:
             return _outcome(-BEYOND_USER_EFAULT)
+    other = process.find_process(target)
+    if other is None:
+        return Outcome(0, known=False)
+    advice = _signed(call.args[3])
+    if other.mm is not process.mm:
+        refusal = madvise.may_advise_other(process.limits, other.limits, advice)
+        if refusal != YES:
+            return _outcome(-refusal)
     done = 0
     known = True
     for start, length in zip(ranges[::2], ranges[1::2], strict=True):
         if not length:
             continue
-        outcome = _advise(process, start, length, _signed(call.args[3]))
+        outcome = _advise(other.mm, start, length, advice)
         known = known and outcome.known
         if outcome.result < 0:
             return Outcome(done if done else outcome.result, outcome.reason, known=known)

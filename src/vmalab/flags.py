@@ -150,9 +150,25 @@ RLIMIT_AS: Final = 9
 RLIM_INFINITY: Final = 0xFFFFFFFFFFFFFFFF
 
 CAP_IPC_LOCK: Final = 14
+CAP_IPC_OWNER: Final = 15
 CAP_SYS_RAWIO: Final = 17
+CAP_SYS_PTRACE: Final = 19
 CAP_SYS_ADMIN: Final = 21
+CAP_SYS_NICE: Final = 23
 CAP_SYS_RESOURCE: Final = 24
+CAP_PERFMON: Final = 38
+
+CAPABILITIES: Final = {
+    "ipc_lock": CAP_IPC_LOCK,
+    "ipc_owner": CAP_IPC_OWNER,
+    "sys_rawio": CAP_SYS_RAWIO,
+    "sys_ptrace": CAP_SYS_PTRACE,
+    "sys_admin": CAP_SYS_ADMIN,
+    "sys_nice": CAP_SYS_NICE,
+    "sys_resource": CAP_SYS_RESOURCE,
+    "perfmon": CAP_PERFMON,
+}
+"""The capabilities that memory calls ask for, as a trace names them, with their bits."""
 
 UFFDIO_API: Final = 0xC018AA3F
 UFFDIO_REGISTER: Final = 0xC020AA00

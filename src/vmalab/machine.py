@@ -118,6 +118,10 @@ class Process(ProcessState):
     def __repr__(self) -> str:
         return f"<Process {self.pid}: {self.mm.map_count} VMAs>"
 
+    def find_process(self, pid: int) -> Process | None:
+        """The process of the machine with that number."""
+        return self.machine.processes.get(pid)
+
     def _repr_html_(self) -> str:
         """Its VMAs as a strip and a table: for a notebook."""
         return process_html(self)

@@ -192,6 +192,10 @@ MOVE_OF_ANOTHER: Final = 180
 POLICY_NOT_INTERLEAVED: Final = 181
 POLICY_MISPLACED: Final = 182
 NO_PAGE_EFAULT: Final = 183
+MOVE_ALL_NOT_PERMITTED: Final = 184
+NICE_NOT_PERMITTED: Final = 185
+ACCESS_NOT_PERMITTED: Final = 186
+ADVICE_NOT_REMOTE: Final = 187
 
 
 class Explanation:
@@ -561,6 +565,22 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("POLICY_NOT_INTERLEAVED", errno.EINVAL, "the policy of the task has no next node", "do_get_mempolicy"),
     Explanation("POLICY_MISPLACED", errno.EIO, "a page of the range is on another node", "queue_pages_range"),
     Explanation("NO_PAGE_EFAULT", errno.EFAULT, "the page cannot be made present", "lookup_node"),
+    Explanation("MOVE_ALL_NOT_PERMITTED", errno.EPERM, "MPOL_MF_MOVE_ALL needs CAP_SYS_NICE", "do_mbind"),
+    Explanation(
+        "NICE_NOT_PERMITTED", errno.EPERM, "advice about another process needs CAP_SYS_NICE", "process_madvise"
+    ),
+    Explanation(
+        "ACCESS_NOT_PERMITTED",
+        errno.EACCES,
+        "the other process has capabilities that the caller lacks, and CAP_SYS_PTRACE and CAP_PERFMON are absent",
+        "mm_access",
+    ),
+    Explanation(
+        "ADVICE_NOT_REMOTE",
+        errno.EINVAL,
+        "about another process only COLD, PAGEOUT, WILLNEED and COLLAPSE can be advised",
+        "process_madvise_remote_valid",
+    ),
 ]
 
 

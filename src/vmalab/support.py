@@ -23,8 +23,8 @@ MISSING: Final = "not modelled"
 
 NOT_MODELLED: Final = {
     "madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
-    "process_madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE", "another process"),
-    "mbind": ("MPOL_MF_STRICT with several nodes", "MPOL_MF_MOVE_ALL without CAP_SYS_NICE"),
+    "process_madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
+    "mbind": ("MPOL_MF_STRICT with several nodes",),
     "prctl": ("PR_SET_MM",),
     "shmctl": ("",),
     "migrate_pages": ("",),

@@ -23,6 +23,10 @@ class ProcessState:
         """The mode (MPOL_) of its own memory policy, which set_mempolicy sets."""
         self.uffds: dict[int, Userfaultfd] = {}
 
+    def find_process(self, pid: int) -> ProcessState | None:
+        """The process of a number, as far as this one knows of others."""
+        return self if pid == self.pid else None
+
     def inherit_state(self, parent: ProcessState) -> None:
         """What a child has from its parent besides memory and limits."""
         self.personality = parent.personality

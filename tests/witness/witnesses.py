@@ -19,7 +19,9 @@ MADE = 16
 VVAR, VDSO = 0x7FFFF7FF7000, 0x7FFFF7FFD000
 MOVE = f.MREMAP_MAYMOVE
 TO = f.MREMAP_MAYMOVE | f.MREMAP_FIXED
-MEMORY_CAPABILITIES = 1 << 14 | 1 << 17
+MEMORY_CAPABILITIES = 1 << f.CAP_IPC_LOCK | 1 << f.CAP_IPC_OWNER | 1 << f.CAP_SYS_RAWIO | 1 << f.CAP_SYS_NICE
+"""What is lost by a capset of 0; one of another number loses those bits."""
+LOOKING = 1 << f.CAP_SYS_PTRACE | 1 << f.CAP_SYS_ADMIN | 1 << f.CAP_PERFMON
 
 
 class Witness(NamedTuple):
@@ -267,6 +269,56 @@ WITNESSES = (
     ),
     Witness("process_madvise: flags", errno.EINVAL, (mapped(), call("process_madvise", 4, 1, AT, PAGE))),
     Witness("process_madvise: not user space", errno.EFAULT, (call("process_madvise", 4, 0, TASK_SIZE, PAGE),)),
+    # What went well before a refusal is the result, so here as well there is no errno to see.
+    Witness(
+        "process_madvise: what went well counts, though the next range has a hole",
+        errno.ENOMEM,
+        (*HOLE, call("process_madvise", 20, 0, AT, PAGE, AT, 4 * PAGE)),
+    ),
+    Witness(
+        "process_madvise: a hole in the first range", errno.ENOMEM, (*HOLE, call("process_madvise", 20, 0, AT, 0x4000))
+    ),
+    Witness(
+        "process_madvise: of another process",
+        0,
+        (mapped(), Op("fork"), call("process_madvise", f.MADV_COLD, 0, AT, PAGE, file=1)),
+    ),
+    Witness(
+        "process_madvise: a part of another process",
+        errno.ENOMEM,
+        (*HOLE, Op("fork"), call("process_madvise", f.MADV_COLD, 0, AT, PAGE, AT, 0x4000, file=1)),
+    ),
+    Witness(
+        "process_madvise: not this advice about another process",
+        errno.EINVAL,
+        (mapped(), Op("fork"), call("process_madvise", f.MADV_DONTNEED, 0, AT, PAGE, file=1)),
+    ),
+    Witness(
+        "process_madvise: of another process without CAP_SYS_NICE",
+        errno.EPERM,
+        unprivileged(mapped(), Op("fork"), call("process_madvise", f.MADV_COLD, 0, AT, PAGE, file=1)),
+    ),
+    Witness(
+        "process_madvise: of one that has more capabilities",
+        errno.EACCES,
+        (
+            mapped(),
+            Op("fork"),
+            call("capset", LOOKING | 1 << f.CAP_SYS_RAWIO),
+            call("process_madvise", f.MADV_DONTNEED, 0, AT, PAGE, file=1),
+        ),
+    ),
+    Witness(
+        "process_madvise: of one that has as many capabilities, without CAP_SYS_PTRACE and the like",
+        0,
+        (
+            mapped(),
+            Op("fork"),
+            Op("capset", (LOOKING | 1 << f.CAP_SYS_RAWIO,), 1),
+            call("capset", LOOKING | 1 << f.CAP_SYS_RAWIO),
+            call("process_madvise", f.MADV_COLD, 0, AT, PAGE, file=1),
+        ),
+    ),
     # -- locks
     Witness("mlock: a hole", errno.ENOMEM, (*HOLE, call("mlock", AT, 4 * PAGE))),
     Witness("mlock: wraps", errno.EINVAL, (call("mlock", (1 << 64) - PAGE, 2 * PAGE),)),
@@ -305,7 +357,25 @@ WITNESSES = (
         pages=True,
     ),
     Witness(
+        "mbind: a page on another node, and a hole behind it",
+        errno.EFAULT,
+        (*HOLE, call("write", AT), call("mbind", AT, 4 * PAGE, 4, 0, 1)),
+        pages=True,
+    ),
+    Witness(
+        "mbind: a page on another node, and a hole further on",
+        errno.EIO,
+        (mapped(), mapped(AT + 4 * PAGE, prot=1), call("write", AT), call("mbind", AT, 10 * PAGE, 4, 0, 1)),
+        pages=True,
+    ),
+    Witness(
         "mbind: a page that may move", 0, (mapped(), call("write", AT), call("mbind", AT, PAGE, 4, 0, 2)), pages=True
+    ),
+    Witness("mbind: MOVE_ALL", 0, (mapped(), call("mbind", AT, PAGE, 2, 1, 4))),
+    Witness(
+        "mbind: MOVE_ALL without CAP_SYS_NICE",
+        errno.EPERM,
+        unprivileged(mapped(), call("mbind", AT + 1, PAGE, 2, 1, 4)),
     ),
     Witness("mbind: no nodes", errno.EINVAL, (mapped(), call("mbind", AT, PAGE, 2, 0, 0))),
     Witness("set_mempolicy: no nodes", errno.EINVAL, (call("set_mempolicy", 2, 0),)),

@@ -28,7 +28,7 @@ _HEAD: Final = """\
 #include <unistd.h>
 
 static long files[64], segments[2], result;
-static int failed;
+static int failed, pids[8];
 static sigjmp_buf back;
 
 static void caught(int number)
@@ -122,6 +122,7 @@ def _functions(ops: list[Op]) -> list[str]:
             "",
             f"static void process{who}(void)",
             "{",
+            f"	pids[{who}] = getpid();",
             *[f"	{line}" for line in body],
             f"	show({who});",
             "}",
@@ -191,7 +192,8 @@ def _call(op: Op, args: list[str], file: str) -> str:
     if op.name == "process_madvise":
         ranges = ", ".join([f"{{(void *){args[at]}, {args[at + 1]}}}" for at in range(2, len(args), 2)])
         count = f"{(len(args) - 2) // 2}ul"
-        return f"struct iovec ranges[] = {{{ranges}}}; {_syscall(440, ['-10000L', 'ranges', count, args[0], args[1]])}"
+        of = "-10000L" if op.file < 0 else f"syscall(434, pids[{op.file}], 0)"
+        return f"struct iovec ranges[] = {{{ranges}}}; {_syscall(440, [of, 'ranges', count, args[0], args[1]])}"
     if op.name == "shmat":
         return _syscall(30, [f"segments[{op.file}]", *args])
     if op.name == "seal":

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from vmalab import flags as f
+from vmalab.fuzz.ops import REMOTE_MADVISE
 from vmalab.reason import explain
 from vmalab.syscalls import policy, uffd
+from vmalab.syscalls.madvise import REMOTE
 from vmalab.trace.show import MAP_TYPES, flag_names
 
 
@@ -59,6 +61,7 @@ _BITS_OF_SECOND: Final = {"mmap": _MAP, "mbind": _policy_bits("MPOL_MF_")}
 _CHOICES: Final[dict[str, dict[int, str]]] = {
     "madvise": _ADVICES,
     "process_madvise": _ADVICES,
+    REMOTE_MADVISE: {advice: _ADVICES[advice] for advice in sorted(REMOTE)},
     "prctl": _OPTIONS,
     "prlimit64": _LIMITS,
     "mbind": _POLICIES,
@@ -66,6 +69,7 @@ _CHOICES: Final[dict[str, dict[int, str]]] = {
     "fill": {0: "UFFDIO_COPY", 1: "UFFDIO_ZEROPAGE", 2: "UFFDIO_CONTINUE", 3: "UFFDIO_POISON"},
 }
 CALLS: Final = {
+    REMOTE_MADVISE: "process_madvise(another process)",
     "exec": "execve",
     "memfd": "memfd_create",
     "seal": "fcntl(F_ADD_SEALS)",

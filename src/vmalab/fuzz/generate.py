@@ -45,6 +45,10 @@ RARE_ADVICES: Final = (
     *(f.MADV_GUARD_INSTALL, f.MADV_GUARD_INSTALL, f.MADV_GUARD_REMOVE, f.MADV_REMOVE, f.MADV_COLLAPSE),
     *(f.MADV_COLD, f.MADV_PAGEOUT, f.MADV_WILLNEED),
 )
+REMOTE_ADVICES: Final = (
+    *(f.MADV_COLD, f.MADV_PAGEOUT, f.MADV_WILLNEED, f.MADV_COLLAPSE, f.MADV_COLD, f.MADV_WILLNEED),
+    *(f.MADV_DONTNEED, f.MADV_NORMAL, 99),
+)
 SPECIAL_PROTECTIONS: Final = (f.PROT_GROWSDOWN, f.PROT_GROWSDOWN | f.PROT_GROWSUP, f.PROT_GROWSUP, f.PROT_SEM, 0x10)
 LARGE_FLAGS: Final = (
     *(f.MAP_HUGETLB, f.MAP_HUGETLB | 21 << f.MAP_HUGE_SHIFT, f.MAP_HUGETLB | 30 << f.MAP_HUGE_SHIFT),
@@ -64,7 +68,10 @@ CONTROLS: Final = (
     (f.PR_SET_VMA, f.PR_SET_VMA_ANON_NAME, WINDOWS[0], PAGE_SIZE),
     *((f.PR_SET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 2), (f.PR_GET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 1)),
 )
-DROPPABLE_CAPABILITIES: Final = 1 << f.CAP_IPC_LOCK | 1 << f.CAP_SYS_RAWIO | 1 << f.CAP_SYS_RESOURCE
+DROPPABLE_CAPABILITIES: Final[int] = sum([1 << bit for bit in f.CAPABILITIES.values()]) & ~(
+    1 << f.CAP_SYS_PTRACE | 1 << f.CAP_SYS_ADMIN | 1 << f.CAP_IPC_OWNER
+)
+"""Without the two others there would be no userfaultfds, and no reader of VMAs."""
 KINDS: Final = {
     "mmap": 10,
     "mmap anywhere": 4,
@@ -309,7 +316,7 @@ class Generator:
 
     def _mbind(self, process: Process, who: int) -> Op:
         mode, mask = self._choose(((0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (2, 0), (1, 0)))
-        flags = self._choose((0, 0, 0, 1, 2, 4)) if self._roll() < 0.2 else 0
+        flags = self._choose((0, 0, 1, 2, 3, 4, 5, 6)) if self._roll() < 0.3 else 0
         return Op("mbind", (*self._range(process), mode, mask, flags), who)
 
     def _brk(self, process: Process, who: int) -> Op:
@@ -359,11 +366,15 @@ class Generator:
         return Op("madvise", (*self._range(process), self._choose(RARE_ADVICES)), who)
 
     def _process_madvise(self, process: Process, who: int) -> Op:
+        target = -1
+        if self._roll() < 0.4:
+            target = self._choose(list(self._lockstep.processes))
+            process = self._lockstep.processes[target]
         ranges = [*self._range(process)]
         if self._roll() < 0.5:
             ranges += self._range(process)
-        advice = self._choose((*RARE_ADVICES, *ADVICES))
-        return Op("process_madvise", (advice, self._choose((0, 0, 0, 0, 0, 1)), *ranges), who)
+        advice = self._choose(REMOTE_ADVICES if target >= 0 else (*RARE_ADVICES, *ADVICES))
+        return Op("process_madvise", (advice, self._choose((0, 0, 0, 0, 0, 1)), *ranges), who, target)
 
     def _pkey(self, process: Process, who: int) -> Op:
         which = self._roll()

@@ -13,7 +13,7 @@ from vmalab.errors import VmalabError
 from vmalab.flags import MADV_REMOVE, RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
 from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import Files
-from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, Op
+from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
 from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, outer_view, same_view
@@ -243,7 +243,7 @@ class Lockstep:
             self._last_place = place
             self.sequence.append(op)
             found: Divergence | None = None
-            if op.who not in self.processes or not self.resources[op.who].has(op):
+            if not self._is_possible(op):
                 # What makes the process, or the file, is left out of a sequence that is made short.
                 continue
             switches = op.name in ALONE or (len(waiting) > 0 and waiting[0].op.who != op.who)
@@ -266,6 +266,14 @@ class Lockstep:
                 return found
         found = self._send(waiting, 0)
         return self._conclude() if found is None else found
+
+    def _is_possible(self, op: Op) -> bool:
+        """Whether the process of a step is there, and what it acts on."""
+        if op.who not in self.processes:
+            return False
+        if op.name == "process_madvise":
+            return op.file < 0 or op.file in self.processes
+        return self.resources[op.who].has(op)
 
     def _take(self, place: int, op: Op, waiting: list[_Expected]) -> Divergence | None:
         """Perform a step that concerns processes at once; take any other in the model, and put it among the waiting."""
@@ -330,7 +338,9 @@ class Lockstep:
                 child = self.machine.fork(process, op.clone)
                 outcome = child.do(call)
                 self.machine.exit(child)
-                steps[0].number |= op.clone << 32
+                for step in steps:
+                    if step.number == NUMBERS[op.name]:
+                        step.number |= op.clone << 32
             else:
                 outcome = process.do(call)
             expected = _Expected(place, op, steps)
@@ -400,11 +410,12 @@ class Lockstep:
     def _count(self, op: Op, reason: int) -> None:
         self.last_reason = reason
         first = second = 0
+        name = REMOTE_MADVISE if op.name == "process_madvise" and op.file >= 0 else op.name
         at = FLAG_ARGUMENTS.get(op.name)
         if at is not None and op.args:
             first = op.args[at[0]]
             second = op.args[at[1]]
-        keys = [(op.name, first, second, reason)]
+        keys = [(name, first, second, reason)]
         if op.clone:
             keys.append(("clone", op.clone, 0, YES))
         for key in keys:
@@ -443,8 +454,12 @@ class Lockstep:
         if MADV_REMOVE in op.args or (op.name == "mbind" and op.args[4]):
             # A file's pages are taken from all who map them, or pages are moved; what others have is seen later.
             watch.forget_all()
-        found = watch.compare(who, self.processes[who], self.agent.pid_of(who + 1))
-        return None if found is None else Divergence(expected.place, op, *found)
+        seen = (who, op.file) if op.name == "process_madvise" and op.file >= 0 else (who,)
+        for each in seen:
+            found = watch.compare(each, self.processes[each], self.agent.pid_of(each + 1))
+            if found is not None:
+                return Divergence(expected.place, op, *found)
+        return None
 
     def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence:
         """What exactly differs."""
@@ -506,6 +521,7 @@ class Lockstep:
         self.processes[child] = process
         self.parents[child] = op.who
         self.resources[child] = self.resources[op.who].inherited()
+        self.resources[child].peers[child] = (pid, process.pid)
         shown = self.agent.first
         self._kernel[child] = [] if shown is None else shown
         closing = self.resources[op.who].contexts()
@@ -535,6 +551,7 @@ class Lockstep:
             adopt(mm, shown)
         self.own.add_all(mm)
         self.resources[op.who].made.clear()
+        self.resources[op.who].pidfds.clear()
         self.steps += 1
         return self._look(op, op.who)
 
@@ -555,6 +572,9 @@ class Lockstep:
         process = self.processes.pop(who)
         parent = self.parents.pop(who)
         del self.resources[who]
+        for each in self.resources.values():
+            # A process that has the number after it is another one.
+            each.pidfds.discard(who)
         if self._watch is not None:
             self._watch.forget(who)
         self.machine.exit(process)

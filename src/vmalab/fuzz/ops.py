@@ -70,9 +70,15 @@ FLAG_ARGUMENTS: Final = {
 """Which arguments of a step are flags, an advice or an option: one, named twice, or two."""
 
 
+REMOTE_MADVISE: Final = "remote madvise"
+"""What a process_madvise of another process is counted as."""
+
+
 @final
 class Op:
     """One step: a system call, or one of OTHERS; who does it, and to which file (-1: none).
+
+    The file of a process_madvise is the process that it is about (-1: the caller itself).
 
     clone: where not 0, a child of that process does the system call, and ends.  It is made with these flags, CLONE_VM
     among them, and so shares the memory.

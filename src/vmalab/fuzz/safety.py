@@ -56,6 +56,11 @@ class Safety:
         """Whether a step may be taken now."""
         process = self._lockstep.processes[op.who]
         args = op.args
+        if op.name == "process_madvise" and op.file >= 0:
+            target = self._lockstep.processes.get(op.file)
+            if target is None:
+                return False
+            process = target
         if op.clone and op.name == "pkey_alloc":
             # Rights to memory with a key are the thread's own; in the model there are none but those of its owner.
             return False

@@ -30,6 +30,8 @@ from vmalab.vma.area import SECRET_OPS, SHM_OPS, SHMEM_OPS, File
 NODE_MASK_BITS: Final = 64
 PIDFD_SELF: Final = (1 << 64) - 10000
 """This thread group, where a call takes a descriptor of a process (Linux 6.14)."""
+PIDFD_SLOT: Final = 48
+"""The slot of the agent for a descriptor of process 0; that of process 1 follows."""
 CLOSE: Final = 3
 _FTRUNCATE: Final = 77
 _CAPSET: Final = 126
@@ -37,6 +39,7 @@ _IOCTL: Final = 16
 _FCNTL: Final = 72
 _MEMFD_CREATE: Final = 319
 _USERFAULTFD: Final = 323
+_PIDFD_OPEN: Final = 434
 _MEMFD_SECRET: Final = 447
 _UFFD_API: Final = 0xAA
 _CAPABILITY_VERSION: Final = 0x20080522
@@ -67,12 +70,18 @@ class Resources:
         self.source: int = 0
         """Where the agent has something that can be copied, and what that is."""
         self.content: bytes = b""
+        self.peers: dict[int, tuple[int, int]] = {}
+        """The processes of the run: their numbers on the kernel and in the model."""
+        self.pidfds: set[int] = set()
+        """Of which processes this one holds a descriptor, in the slot PIDFD_SLOT and further."""
 
     def inherited(self) -> Resources:
         """What a child has of it: a userfaultfd is closed there, it speaks for the parent's memory."""
         child = Resources(self.files, self.descriptors, self.segments, self.hard_limits)
         child.source = self.source
         child.content = self.content
+        child.peers = self.peers
+        child.pidfds = set(self.pidfds)
         child.made = {slot: file for slot, file in self.made.items() if file is not None}
         return child
 
@@ -151,8 +160,17 @@ def _mincore(op: Op, resources: Resources, scratch: int) -> Translated:
 def _process_madvise(op: Op, resources: Resources, scratch: int) -> Translated:
     advice, flags, ranges = op.args[0], op.args[1], list(op.args[2:])
     args = (PIDFD_SELF, scratch, len(ranges) // 2, advice, flags)
-    data = b"".join([_bytes(word) for word in ranges])
-    return Call("process_madvise", args, data={"ranges": ranges}), [Step(NUMBERS["process_madvise"], args, data)]
+    packed = b"".join([_bytes(word) for word in ranges])
+    data: dict[str, int | str | list[int]] = {"ranges": ranges}
+    if op.file < 0:
+        return Call("process_madvise", args, data=data), [Step(NUMBERS["process_madvise"], args, packed)]
+    pid, data["pid"] = resources.peers[op.file]
+    slot = PIDFD_SLOT + op.file
+    steps = [Step(NUMBERS["process_madvise"], args, packed, slots=_first(slot))]
+    if op.file not in resources.pidfds:
+        resources.pidfds.add(op.file)
+        steps.insert(0, Step(_PIDFD_OPEN, (pid, 0), to=slot + 1))
+    return Call("process_madvise", args, data=data), steps
 
 
 def _shmat(op: Op, resources: Resources, scratch: int) -> Translated:

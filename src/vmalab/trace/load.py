@@ -7,6 +7,7 @@ from typing import Final
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
 from vmalab.flags import (
     ADDR_COMPAT_LAYOUT,
+    CAPABILITIES,
     RLIM_INFINITY,
     VM_ACCOUNT,
     VM_LOCKED,
@@ -75,9 +76,7 @@ def load_limits(exec_: records.Exec) -> Limits:
     limits.data = RLIM_INFINITY if given.data is None else given.data
     limits.stack = RLIM_INFINITY if given.stack is None else given.stack
     limits.memlock = RLIM_INFINITY if given.memlock is None else given.memlock
-    limits.ipc_lock = "ipc_lock" in exec_.caps
-    limits.sys_rawio = "sys_rawio" in exec_.caps
-    limits.sys_admin = "sys_admin" in exec_.caps
+    limits.take_capabilities(sum([1 << CAPABILITIES[name] for name in exec_.caps]))
     return limits
 
 

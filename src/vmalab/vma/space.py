@@ -6,6 +6,14 @@ from typing import Final, final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
 from vmalab.flags import (
+    CAP_IPC_LOCK,
+    CAP_IPC_OWNER,
+    CAP_PERFMON,
+    CAP_SYS_ADMIN,
+    CAP_SYS_NICE,
+    CAP_SYS_PTRACE,
+    CAP_SYS_RAWIO,
+    CAP_SYS_RESOURCE,
     RLIM_INFINITY,
     VM_GROWSDOWN,
     VM_LOCKED,
@@ -85,11 +93,15 @@ class Limits:
         "as_pages",
         "data_pages",
         "ipc_lock",
+        "ipc_owner",
         "memlock",
+        "perfmon",
         "stack",
         "sys_admin",
+        "sys_nice",
         "sys_ptrace",
         "sys_rawio",
+        "sys_resource",
     )
 
     def __init__(self) -> None:
@@ -101,9 +113,13 @@ class Limits:
         self.stack: int = 8 << 20
         self.memlock: int = 8 << 20
         self.ipc_lock: bool = False
+        self.ipc_owner: bool = False
         self.sys_rawio: bool = False
         self.sys_admin: bool = False
         self.sys_ptrace: bool = True
+        self.sys_nice: bool = False
+        self.sys_resource: bool = False
+        self.perfmon: bool = False
 
     @property
     def as_bytes(self) -> int:
@@ -132,11 +148,32 @@ class Limits:
         new.data = self.data
         new.stack = self.stack
         new.memlock = self.memlock
-        new.ipc_lock = self.ipc_lock
-        new.sys_rawio = self.sys_rawio
-        new.sys_admin = self.sys_admin
-        new.sys_ptrace = self.sys_ptrace
+        new.take_capabilities(self.capabilities())
         return new
+
+    def capabilities(self) -> int:
+        """The capabilities as the bits of the kernel's set."""
+        return (
+            self.ipc_lock << CAP_IPC_LOCK
+            | self.ipc_owner << CAP_IPC_OWNER
+            | self.sys_rawio << CAP_SYS_RAWIO
+            | self.sys_ptrace << CAP_SYS_PTRACE
+            | self.sys_admin << CAP_SYS_ADMIN
+            | self.sys_nice << CAP_SYS_NICE
+            | self.sys_resource << CAP_SYS_RESOURCE
+            | self.perfmon << CAP_PERFMON
+        )
+
+    def take_capabilities(self, effective: int) -> None:
+        """Have those capabilities alone whose bits are set; others than memory calls ask for are passed over."""
+        self.ipc_lock = effective >> CAP_IPC_LOCK & 1 != 0
+        self.ipc_owner = effective >> CAP_IPC_OWNER & 1 != 0
+        self.sys_rawio = effective >> CAP_SYS_RAWIO & 1 != 0
+        self.sys_ptrace = effective >> CAP_SYS_PTRACE & 1 != 0
+        self.sys_admin = effective >> CAP_SYS_ADMIN & 1 != 0
+        self.sys_nice = effective >> CAP_SYS_NICE & 1 != 0
+        self.sys_resource = effective >> CAP_SYS_RESOURCE & 1 != 0
+        self.perfmon = effective >> CAP_PERFMON & 1 != 0
 
 
 @final
