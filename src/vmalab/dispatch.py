@@ -8,6 +8,7 @@ from typing import Final
 from vmalab.addr import ULONG_END
 from vmalab.calls import Call, Outcome
 from vmalab.flags import (
+    CLONE_NEWIPC,
     F_ADD_SEALS,
     MADV_COLLAPSE,
     MADV_POPULATE_READ,
@@ -45,7 +46,6 @@ from vmalab.reason import (
     LENGTH_WRAPS,
     LIMIT_BAD,
     NOT_MODELLED,
-    SHM_NO_SEGMENT,
     UNKNOWN_FLAGS,
     YES,
     errno_of,
@@ -53,6 +53,7 @@ from vmalab.reason import (
 from vmalab.syscalls import control, lock, madvise, map, mremap, policy, protect, query, shm, uffd
 from vmalab.syscalls.populate import pages_uncertain
 from vmalab.vma.area import Userfaultfd
+from vmalab.vma.shm import IpcNamespace
 from vmalab.vma.space import Mm
 from vmalab.world import ProcessState
 
@@ -63,8 +64,6 @@ NO_EFFECT: Final = frozenset(
         "memfd_secret",
         "io_uring_setup",
         "io_uring_register",
-        "shmget",
-        "shmctl",
         "migrate_pages",
         "dup",
     }
@@ -303,10 +302,42 @@ def _personality(process: ProcessState, call: Call) -> Outcome:
 
 
 def _shmat(process: ProcessState, call: Call) -> Outcome:
-    size = call.data.get("size")
-    if call.file is None or not isinstance(size, int):
-        return _outcome(-SHM_NO_SEGMENT)
-    return _outcome(shm.shmat(process.mm, call.file, size, call.args[1], call.args[2]))
+    number = _signed(call.args[0])
+    namespace = process.ipc
+    size, key = call.data.get("size"), call.data.get("key", 0)
+    if not namespace.whole and call.file is not None and isinstance(size, int) and isinstance(key, int):
+        # It was made before anybody looked, with whatever permissions.
+        shm.found_segment(namespace, number, key, size, shm.PERMISSIONS)
+    return _outcome(shm.shmat(process.mm, namespace, number, call.args[1], call.args[2] & 0xFFFFFFFF, call.file))
+
+
+def _shmget(process: ProcessState, call: Call) -> Outcome:
+    key, size, flags = _signed(call.args[0]), call.args[1], call.args[2] & 0xFFFFFFFF
+    number = call.data.get("id")
+    namespace = process.ipc
+    if isinstance(number, int):
+        shm.found_segment(namespace, number, key, size, flags & shm.PERMISSIONS)
+        return Outcome(number)
+    if not namespace.whole:
+        return Outcome(0, known=False)
+    if flags & shm.HUGETLB:
+        return _not_modelled()
+    return _outcome(shm.shmget(process.mm, namespace, key, size, flags))
+
+
+def _shmctl(process: ProcessState, call: Call) -> Outcome:
+    number, command = _signed(call.args[0]), _signed(call.args[1])
+    mode = call.data.get("mode")
+    namespace = process.ipc
+    outcome = _outcome(shm.shmctl(process.mm, namespace, number, command, mode if isinstance(mode, int) else -1))
+    outcome.known = namespace.whole or number in namespace.segments or command not in shm.COMMANDS
+    return outcome
+
+
+def _unshare(process: ProcessState, call: Call) -> Outcome:
+    if call.args[0] & CLONE_NEWIPC:
+        process.enter_ipc(IpcNamespace(process.mm.commit))
+    return Outcome(0, known=False)
 
 
 def _shmdt(process: ProcessState, call: Call) -> Outcome:
@@ -448,7 +479,10 @@ _HANDLERS: Final[dict[str, Callable[[ProcessState, Call], Outcome]]] = {
     "setrlimit": _setrlimit,
     "prlimit64": _prlimit64,
     "personality": _personality,
+    "shmget": _shmget,
     "shmat": _shmat,
+    "shmctl": _shmctl,
+    "unshare": _unshare,
     "shmdt": _shmdt,
     "ioctl": _ioctl,
     "close": _close,

@@ -196,6 +196,14 @@ MOVE_ALL_NOT_PERMITTED: Final = 184
 NICE_NOT_PERMITTED: Final = 185
 ACCESS_NOT_PERMITTED: Final = 186
 ADVICE_NOT_REMOTE: Final = 187
+SHM_SIZE: Final = 188
+SHM_TOO_SMALL: Final = 189
+SHM_EXISTS: Final = 190
+SHM_NO_KEY: Final = 191
+SHM_TOO_MANY: Final = 192
+SHM_NOT_PERMITTED: Final = 193
+SHM_COMMAND: Final = 194
+SHM_LOCK_LIMIT: Final = 195
 
 
 class Explanation:
@@ -448,7 +456,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("NAME_NOT_SUPPORTED", errno.EINVAL, "the kernel is built without anonymous names", "prctl"),
     Explanation("NAME_BAD", errno.EINVAL, "a character that a name may not hold, or a name too long", "prctl_set_vma"),
     Explanation("NAME_ON_FILE", errno.EBADF, "only anonymous memory can be named", "madvise_vma_anon_name"),
-    Explanation("SHM_NO_SEGMENT", errno.EINVAL, "no such segment", "do_shmat"),
+    Explanation("SHM_NO_SEGMENT", errno.EINVAL, "no such segment", "shm_obtain_object_check"),
     Explanation("SHM_NOT_ATTACHED", errno.EINVAL, "no segment is attached there", "ksys_shmdt"),
     Explanation("SHM_OVERLAPS", errno.EINVAL, "something is mapped there already", "do_shmat"),
     Explanation("SHM_REMAP_NEEDS_ADDRESS", errno.EINVAL, "SHM_REMAP needs an address", "do_shmat"),
@@ -580,6 +588,19 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         errno.EINVAL,
         "about another process only COLD, PAGEOUT, WILLNEED and COLLAPSE can be advised",
         "process_madvise_remote_valid",
+    ),
+    Explanation("SHM_SIZE", errno.EINVAL, "a segment has at least one byte, and at most shmmax", "newseg"),
+    Explanation("SHM_TOO_SMALL", errno.EINVAL, "the segment with that key is smaller", "shm_more_checks"),
+    Explanation("SHM_EXISTS", errno.EEXIST, "a segment with that key exists", "ipcget_public"),
+    Explanation("SHM_NO_KEY", errno.ENOENT, "no segment has that key, and IPC_CREAT is absent", "ipcget_public"),
+    Explanation("SHM_TOO_MANY", errno.ENOSPC, "there are shmmni segments", "ipc_addid"),
+    Explanation("SHM_NOT_PERMITTED", errno.EACCES, "the mode of the segment does not permit it", "ipcperms"),
+    Explanation("SHM_COMMAND", errno.EINVAL, "an unknown command", "shmctl"),
+    Explanation(
+        "SHM_LOCK_LIMIT",
+        errno.ENOMEM,
+        "with the segment, the user would have locked more than RLIMIT_MEMLOCK",
+        "user_shm_lock",
     ),
 ]
 

@@ -18,6 +18,7 @@ from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
 from vmalab.fuzz.safety import Safety
 from vmalab.machine import Process
+from vmalab.syscalls import shm
 
 T = TypeVar("T")
 WINDOWS: Final = (0x10000000, 0x20000000 - 16 * PAGE_SIZE, 0x7FFFE0000000)
@@ -58,6 +59,22 @@ ODD_FLAGS: Final = (
     *(f.MAP_SYNC, f.MAP_32BIT, f.MAP_NONBLOCK, f.MAP_DENYWRITE, f.MAP_ABOVE4G, f.MAP_GROWSDOWN, f.MAP_UNINITIALIZED),
     *(1 << 22, f.MAP_NORESERVE, f.MAP_STACK, f.MAP_POPULATE | f.MAP_NONBLOCK),
 )
+SEGMENT_SIZES: Final = (PAGE_SIZE, 3 * PAGE_SIZE, 16 * PAGE_SIZE, 5 * PAGE_SIZE + 1, 1, 0, 1 << 46)
+SEGMENT_COMMANDS: Final = (
+    *(
+        f.IPC_STAT,
+        f.IPC_STAT,
+        f.IPC_STAT,
+        f.IPC_STAT,
+        f.IPC_RMID,
+        f.IPC_RMID,
+        f.IPC_SET,
+        shm.LOCK,
+        shm.LOCK,
+        shm.UNLOCK,
+    ),
+    *(shm.STAT, shm.STAT_ANY, shm.INFO, f.IPC_INFO, 4),
+)
 SEALS: Final = (
     *(f.F_SEAL_WRITE, f.F_SEAL_FUTURE_WRITE, f.F_SEAL_SEAL, f.F_SEAL_GROW, f.F_SEAL_SHRINK, f.F_SEAL_EXEC),
     64,
@@ -69,7 +86,7 @@ CONTROLS: Final = (
     *((f.PR_SET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 2), (f.PR_GET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 1)),
 )
 DROPPABLE_CAPABILITIES: Final[int] = sum([1 << bit for bit in f.CAPABILITIES.values()]) & ~(
-    1 << f.CAP_SYS_PTRACE | 1 << f.CAP_SYS_ADMIN | 1 << f.CAP_IPC_OWNER
+    1 << f.CAP_SYS_PTRACE | 1 << f.CAP_SYS_ADMIN
 )
 """Without the two others there would be no userfaultfds, and no reader of VMAs."""
 KINDS: Final = {
@@ -387,13 +404,23 @@ class Generator:
         return Op("pkey_mprotect", (*self._range(process), self._choose(PROTECTIONS), key), who)
 
     def _shm(self, process: Process, who: int) -> Op:
-        if self._roll() < 0.4:
+        which = self._roll()
+        if which < 0.3:
             vmas = process.vmas() if process.mm.map_count < FEW_VMAS else []
             attached = [vma.start for vma in vmas if vma.ops is not None and vma.ops.name == "shm"]
             return Op("shmdt", (self._choose(attached) if attached else self._place(),), who)
+        if which < 0.4 and self._lockstep.slots < MOST_SLOTS:
+            mode = f.IPC_CREAT | self._choose((0o600, 0o600, 0o700, 0o400, 0))
+            flags = mode | self._choose((0, 0, f.IPC_EXCL, shm.NORESERVE))
+            flags &= ~self._choose((0, 0, 0, f.IPC_CREAT))
+            return Op("shmget", (self._choose((0, 0, 1, 2)), self._choose(SEGMENT_SIZES), flags), who, self._new_file())
+        segment = self._choose(list(self._lockstep.resources[who].segments) or [0])
+        if which < 0.65:
+            what = self._choose((0, 1, 2, 0o600, 0o400, 0o755))
+            return Op("shmctl", (self._choose(SEGMENT_COMMANDS), what), who, segment)
         flags = self._choose((0, 0, f.SHM_RDONLY, f.SHM_EXEC)) | self._choose((0, f.SHM_REMAP, f.SHM_REMAP))
         addr = self._choose((0, self._place(), self._edge(process), self._place() + 8))
-        return Op("shmat", (addr, flags | self._choose((0, f.SHM_RND))), who, self._choose((0, 1)))
+        return Op("shmat", (addr, flags | self._choose((0, f.SHM_RND))), who, segment)
 
     def _made(self, who: int, contexts: bool) -> list[int]:
         """The files, or the userfaultfds, that the run has made and the process holds."""

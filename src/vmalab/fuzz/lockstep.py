@@ -10,9 +10,20 @@ from typing import Final, final
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
 from vmalab.errors import VmalabError
-from vmalab.flags import MADV_REMOVE, RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
+from vmalab.flags import (
+    CLONE_NEWIPC,
+    IPC_CREAT,
+    IPC_RMID,
+    IPC_STAT,
+    MADV_REMOVE,
+    RLIM_INFINITY,
+    RLIMIT_AS,
+    RLIMIT_DATA,
+    RLIMIT_MEMLOCK,
+    RLIMIT_STACK,
+)
 from vmalab.fuzz.events import EVENTS, EventReader
-from vmalab.fuzz.files import Files
+from vmalab.fuzz.files import SEGMENT_PAGES, Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
 from vmalab.fuzz.translate import CLOSE, Resources, translate
@@ -36,6 +47,7 @@ AHEAD: Final = 4
 """Batches that are sent before the answer to the first is waited for."""
 ALONE: Final = frozenset({"fork", "exit", "crowd", "exec", "userfaultfd", "close"})
 """Steps that are taken when all before them are compared."""
+UNSHARE: Final = 272
 CROWD: Final = 0x200000000000
 """Where a crowd of VMAs lies."""
 CROWD_FLAGS: Final = 0x4032
@@ -157,6 +169,7 @@ class Lockstep:
 
     def restart(self) -> None:
         """End the processes of the run before, and begin the next."""
+        self._remove_segments()
         while self.processes:
             for who in list(self.processes):
                 if who not in self.parents.values():
@@ -189,7 +202,7 @@ class Lockstep:
         """Those steps by name, by the arguments that FLAG_ARGUMENTS names, and by the model's answer (a reason)."""
         self.slots: int = 0
         """The first that no file of the run has been made in."""
-        self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments, self._hard_limits)}
+        self.resources = {-1: Resources(self.models, self._descriptors, {}, self._hard_limits)}
         self.own: Ranges = Ranges()
         """Where the agent's own memory lies, in any process of the run."""
         self.own.add_all(self._first.mm)
@@ -197,7 +210,31 @@ class Lockstep:
         mine.source, mine.content = self._source
         memory = self.machine.memory
         self._watch: PageWatch | None = PageWatch(memory, self.own) if memory is not None else None
-        self._first_fork: Divergence | None = self._fork(Op("fork", (), -1))
+        mine.user, mine.group = os.geteuid(), os.getegid()
+        self._first_fork: Divergence | None = self._fork(Op("fork", (), -1)) or self._make_segments()
+
+    def _make_segments(self) -> Divergence | None:
+        """Give the run an IPC namespace of its own, where that is permitted, and its first segments."""
+        first = self.resources[0].segments
+        (unshared,) = self.agent.run([Step(UNSHARE, (CLONE_NEWIPC,))], 1, report=0)
+        if unshared.result < 0:
+            return None
+        self.processes[0].do(Call("unshare", (CLONE_NEWIPC,)))
+        for at, pages in enumerate(SEGMENT_PAGES):
+            call = Call("shmget", (0, pages * PAGE_SIZE, IPC_CREAT | 0o600))
+            outcome = self.processes[0].do(call)
+            (reply,) = self.agent.run([Step(NUMBERS["shmget"], call.args)], 1, report=0)
+            if reply.result != outcome.result:
+                found = (hex(outcome.result), _result_text(reply.result))
+                return Divergence(-1, Op("shmget", call.args, 0, at), "result", *found)
+            first[at] = reply.result
+        return None
+
+    def _remove_segments(self) -> None:
+        """What the run has locked of segments counts for the user: they are to go with its processes, not some time."""
+        if self.processes and not self._stopped:
+            ids = list(self.processes[0].ipc.segments)
+            self.agent.run([Step(NUMBERS["shmctl"], (each, IPC_RMID, 0)) for each in ids], 1, report=0)
 
     def __enter__(self) -> Lockstep:
         return self
@@ -347,6 +384,12 @@ class Lockstep:
             expected.result = outcome.result
             expected.known = outcome.known
             expected.reason = outcome.reason
+            if op.name == "shmget":
+                self.resources[op.who].segments[op.file] = outcome.result
+            elif op.name == "shmctl" and op.args[0] == IPC_STAT and outcome.result == 0:
+                segment = process.ipc.segments[call.args[0]]
+                fields = (segment.attached, segment.size, segment.mode)
+                expected.result = fields[op.args[1] % len(fields)]
         expected.view = self._view(op.who)
         return expected
 

@@ -13,7 +13,9 @@ NUMBERS: Final = {
     "msync": 26,
     "mincore": 27,
     "madvise": 28,
+    "shmget": 29,
     "shmat": 30,
+    "shmctl": 31,
     "shmdt": 67,
     "personality": 135,
     "mlock": 149,
@@ -52,7 +54,9 @@ FLAG_ARGUMENTS: Final = {
     "mlock2": (2, 2),
     "mlockall": (0, 0),
     "msync": (2, 2),
+    "shmget": (2, 2),
     "shmat": (1, 1),
+    "shmctl": (0, 0),
     "seal": (0, 0),
     "memfd": (0, 0),
     "register": (2, 2),
@@ -84,7 +88,7 @@ class Op:
     among them, and so shares the memory.
 
     Processes are numbered from 0.  Files are those that all runs have, from 0; and from FIRST_MADE on those that the
-    run itself makes: memfds and userfaultfds.
+    run itself makes: memfds, userfaultfds and segments.  Segments 0 and 1 are there from the start of a run.
     """
 
     __slots__ = ("args", "clone", "file", "name", "who")

@@ -10,6 +10,8 @@ from vmalab.calls import Call
 from vmalab.flags import (
     F_ADD_SEALS,
     F_SEAL_SEAL,
+    IPC_SET,
+    IPC_STAT,
     MFD_ALLOW_SEALING,
     RLIM_INFINITY,
     UFFD_FEATURE_SIGBUS,
@@ -22,10 +24,9 @@ from vmalab.flags import (
     UFFDIO_WRITEPROTECT,
     UFFDIO_ZEROPAGE,
 )
-from vmalab.fuzz.files import SEGMENT_PAGES
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
-from vmalab.live.agent import Step
-from vmalab.vma.area import SECRET_OPS, SHM_OPS, SHMEM_OPS, File
+from vmalab.live.agent import WORD, Step
+from vmalab.vma.area import SECRET_OPS, SHMEM_OPS, File
 
 NODE_MASK_BITS: Final = 64
 PIDFD_SELF: Final = (1 << 64) - 10000
@@ -45,9 +46,11 @@ _UFFD_API: Final = 0xAA
 _CAPABILITY_VERSION: Final = 0x20080522
 _O_CLOEXEC: Final = 0o2000000
 
+SEGMENT_FIELDS: Final = ((88, 8), (48, 8), (20, 2))
+"""Where struct shmid64_ds has shm_nattch, shm_segsz and the mode, and how many bytes they are."""
 FILLS: Final = (UFFDIO_COPY, UFFDIO_ZEROPAGE, UFFDIO_CONTINUE, UFFDIO_POISON)
 """What a step called fill does, by its kind."""
-MAKERS: Final = ("memfd", "memfd_secret", "userfaultfd")
+MAKERS: Final = ("memfd", "memfd_secret", "userfaultfd", "shmget")
 """Steps that make a file."""
 
 Translated = tuple[Call, list[Step]]
@@ -58,11 +61,12 @@ class Resources:
     """What a process of a run holds: files that all runs have, and what the run has made, by slot."""
 
     def __init__(
-        self, files: list[File], descriptors: list[int], segments: list[int], hard_limits: dict[int, int]
+        self, files: list[File], descriptors: list[int], segments: dict[int, int], hard_limits: dict[int, int]
     ) -> None:
         self.files: list[File] = files
         self.descriptors: list[int] = descriptors
-        self.segments: list[int] = segments
+        self.segments: dict[int, int] = segments
+        """The ids of segments of shared memory, by file; minus an errno where none could be made."""
         self.hard_limits: dict[int, int] = hard_limits
         """They stay as they are."""
         self.made: dict[int, File | None] = {}
@@ -70,6 +74,9 @@ class Resources:
         self.source: int = 0
         """Where the agent has something that can be copied, and what that is."""
         self.content: bytes = b""
+        self.user: int = 0
+        """Whose the agent is."""
+        self.group: int = 0
         self.peers: dict[int, tuple[int, int]] = {}
         """The processes of the run: their numbers on the kernel and in the model."""
         self.pidfds: set[int] = set()
@@ -77,9 +84,11 @@ class Resources:
 
     def inherited(self) -> Resources:
         """What a child has of it: a userfaultfd is closed there, it speaks for the parent's memory."""
-        child = Resources(self.files, self.descriptors, self.segments, self.hard_limits)
+        child = Resources(self.files, self.descriptors, dict(self.segments), self.hard_limits)
         child.source = self.source
         child.content = self.content
+        child.user = self.user
+        child.group = self.group
         child.peers = self.peers
         child.pidfds = set(self.pidfds)
         child.made = {slot: file for slot, file in self.made.items() if file is not None}
@@ -87,6 +96,8 @@ class Resources:
 
     def has(self, op: Op) -> bool:
         """Whether the file of a step is there, or is made by it."""
+        if op.name in ("shmat", "shmctl"):
+            return op.file in self.segments
         return op.file < FIRST_MADE or op.name in MAKERS or op.file - FIRST_MADE in self.made
 
     def contexts(self) -> list[int]:
@@ -174,12 +185,22 @@ def _process_madvise(op: Op, resources: Resources, scratch: int) -> Translated:
 
 
 def _shmat(op: Op, resources: Resources, scratch: int) -> Translated:
-    addr, flags = op.args
-    number = resources.segments[op.file]
-    segment = File("/SYSV00000000 (deleted)", "00:01", ino=number, kind="shm", ops=SHM_OPS, private_ops=SHM_OPS)
-    segment.size = SEGMENT_PAGES[op.file] * PAGE_SIZE
-    call = Call("shmat", (number, addr, flags), segment, {"size": segment.size})
-    return call, [Step(NUMBERS["shmat"], (number, addr, flags))]
+    args = (resources.segments[op.file], *op.args)
+    return Call("shmat", args), [Step(NUMBERS["shmat"], args)]
+
+
+def _shmctl(op: Op, resources: Resources, scratch: int) -> Translated:
+    """With a command; and the mode for IPC_SET, or which field of what IPC_STAT tells is the answer."""
+    command, what = op.args
+    args = (resources.segments[op.file], command, scratch)
+    if command == IPC_SET:
+        owner = b"".join([each.to_bytes(4, "little") for each in (0, resources.user, resources.group, 0, 0)])
+        packed = owner + (what & 0xFFFFFFFF).to_bytes(4, "little")
+        return Call("shmctl", args, data={"mode": what & 0xFFFF}), [Step(NUMBERS["shmctl"], args, packed)]
+    steps = [Step(NUMBERS["shmctl"], args)]
+    if command == IPC_STAT:
+        steps.append(Step(WORD, SEGMENT_FIELDS[what % len(SEGMENT_FIELDS)]))
+    return Call("shmctl", args), steps
 
 
 def _memfd(op: Op, resources: Resources, scratch: int) -> Translated:
@@ -289,6 +310,7 @@ _TRANSLATORS: Final[dict[str, Callable[[Op, Resources, int], Translated]]] = {
     "mincore": _mincore,
     "process_madvise": _process_madvise,
     "shmat": _shmat,
+    "shmctl": _shmctl,
     "memfd": _memfd,
     "memfd_secret": _memfd_secret,
     "seal": _seal,

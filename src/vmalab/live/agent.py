@@ -25,7 +25,7 @@ CHANNELS: Final = 8
 """How many processes an agent can have: itself and its descendants."""
 MAX_STEPS: Final = 400
 """Steps of one batch: they fit into the pipe, so that neither side waits for the other."""
-READ, WRITE, FORK, WAIT, SET_READER, EXEC, CLOCK = -1, -2, -3, -4, -5, -6, -7
+READ, WRITE, FORK, WAIT, SET_READER, EXEC, CLOCK, WORD, PUT = -1, -2, -3, -4, -5, -6, -7, -8, -9
 """Steps that are no system calls."""
 SAME: Final = 0xFFFFFFFF
 READERS: Final = ("bpf", "query", "smaps", "maps", "none")

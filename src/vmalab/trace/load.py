@@ -62,6 +62,8 @@ def load_machine(machine: records.Machine, semantics: Semantics | None = None, m
     settings.pkeys = machine.pkeys
     ram = machine.ram_pages or 4 << 20
     made = Machine(semantics, ram_pages=ram, swap_pages=machine.swap_pages, settings=settings, memory=memory)
+    # Who else has made segments of shared memory, and attached them, is not in a trace.
+    made.ipc.whole = False
     made.commit.mode = machine.overcommit_memory
     made.commit.ratio = machine.overcommit_ratio
     made.commit.kbytes = machine.overcommit_kbytes

@@ -44,7 +44,7 @@ UNMAPPED_BASE: Final = 0x2AAAAAAAB000
 class Commit:
     """How much memory the machine has promised; sizes in pages (mm/util.c).  Shared by all address spaces."""
 
-    __slots__ = ("admin_reserve", "committed", "kbytes", "lost", "mode", "ram", "ratio", "swap", "user_reserve")
+    __slots__ = ("admin_reserve", "committed", "kbytes", "lost", "mode", "ram", "ratio", "shm", "swap", "user_reserve")
 
     def __init__(self, ram: int, swap: int = 0, mode: int = OVERCOMMIT_GUESS) -> None:
         self.ram: int = ram
@@ -57,6 +57,8 @@ class Commit:
         self.committed: int = 0
         self.lost: int = 0
         """Committed pages that no VMA stands for, because the kernel loses count; negative: given back twice."""
+        self.shm: int = 0
+        """Committed pages of segments of System V shared memory, attached or not."""
 
     def limit(self) -> int:
         """The most that may be committed in mode 2 (vm_commit_limit)."""
@@ -406,6 +408,12 @@ class Mm:
         if file is not None:
             file.refs -= 1
             file.writers -= vma.is_shared_writer()
+            if file.refs == 0 and file.charged:
+                self.commit.uncharge(file.charged)
+                file.charged = 0
+            segment = file.segment
+            if segment is not None:
+                segment.close()
         policy = vma.policy
         if policy is not None:
             policy.refs -= 1
