@@ -43,6 +43,8 @@ from vmalab.pages.port import memory_of
 from vmalab.reason import (
     ADDRESS_IS_ERROR,
     BEYOND_USER_EFAULT,
+    CONTROL_ARGUMENTS,
+    LAYOUT_SIZE,
     LENGTH_WRAPS,
     LIMIT_BAD,
     NOT_MODELLED,
@@ -50,7 +52,7 @@ from vmalab.reason import (
     YES,
     errno_of,
 )
-from vmalab.syscalls import control, lock, madvise, map, mremap, policy, protect, query, shm, uffd
+from vmalab.syscalls import control, layout, lock, madvise, map, mremap, policy, protect, query, shm, uffd
 from vmalab.syscalls.populate import pages_uncertain
 from vmalab.vma.area import Userfaultfd
 from vmalab.vma.shm import IpcNamespace
@@ -258,8 +260,24 @@ def _prctl(process: ProcessState, call: Call) -> Outcome:
     if option in control.OPTIONS:
         return _outcome(control.prctl(mm, option, (*call.args[1:], 0, 0, 0, 0)[:4]))
     if option == PR_SET_MM:
-        return _not_modelled()
+        return _set_mm(process, call)
     return Outcome(0, known=False)
+
+
+def _set_mm(process: ProcessState, call: Call) -> Outcome:
+    _, option, addr, size, last = call.args
+    mm = process.mm
+    if last or (size and option not in (layout.AUXV, layout.MAP, layout.MAP_SIZE)):
+        return _outcome(-CONTROL_ARGUMENTS)
+    if option == layout.MAP_SIZE:
+        return Outcome(0, known=addr != 0)
+    if option != layout.MAP:
+        return _outcome(-layout.set_part(mm, option, addr))
+    parts, rest = call.data.get("layout"), call.data.get("rest")
+    if not isinstance(parts, list) or not isinstance(rest, list) or len(parts) != len(layout.ORDER) or len(rest) != 3:
+        # The pointer was no good, or nobody looked.
+        return _outcome(-LAYOUT_SIZE) if size != layout.MAP_BYTES else Outcome(0, known=False)
+    return _outcome(-layout.set_layout(mm, parts, size, rest[0], rest[1], rest[2]))
 
 
 def _set_limit(process: ProcessState, resource: int, call: Call) -> Outcome:

@@ -158,6 +158,7 @@ CAP_SYS_ADMIN: Final = 21
 CAP_SYS_NICE: Final = 23
 CAP_SYS_RESOURCE: Final = 24
 CAP_PERFMON: Final = 38
+CAP_CHECKPOINT_RESTORE: Final = 40
 
 CAPABILITIES: Final = {
     "ipc_lock": CAP_IPC_LOCK,
@@ -168,6 +169,7 @@ CAPABILITIES: Final = {
     "sys_nice": CAP_SYS_NICE,
     "sys_resource": CAP_SYS_RESOURCE,
     "perfmon": CAP_PERFMON,
+    "checkpoint_restore": CAP_CHECKPOINT_RESTORE,
 }
 """The capabilities that memory calls ask for, as a trace names them, with their bits."""
 

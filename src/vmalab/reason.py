@@ -204,6 +204,14 @@ SHM_TOO_MANY: Final = 192
 SHM_NOT_PERMITTED: Final = 193
 SHM_COMMAND: Final = 194
 SHM_LOCK_LIMIT: Final = 195
+LAYOUT_NOT_PERMITTED: Final = 196
+LAYOUT_ADDRESS: Final = 197
+LAYOUT_ORDER: Final = 198
+LAYOUT_LIMIT_DATA: Final = 199
+LAYOUT_NOT_MAPPED: Final = 200
+LAYOUT_OPTION: Final = 201
+LAYOUT_SIZE: Final = 202
+LAYOUT_FILE_NOT_PERMITTED: Final = 203
 
 
 class Explanation:
@@ -601,6 +609,28 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         errno.ENOMEM,
         "with the segment, the user would have locked more than RLIMIT_MEMLOCK",
         "user_shm_lock",
+    ),
+    Explanation("LAYOUT_NOT_PERMITTED", errno.EPERM, "PR_SET_MM needs CAP_SYS_RESOURCE", "prctl_set_mm"),
+    Explanation(
+        "LAYOUT_ADDRESS",
+        errno.EINVAL,
+        "an address of the layout is below mmap_min_addr, or not in user space",
+        "validate_prctl_map_addr",
+    ),
+    Explanation("LAYOUT_ORDER", errno.EINVAL, "a part of the layout ends before it starts", "validate_prctl_map_addr"),
+    Explanation(
+        "LAYOUT_LIMIT_DATA", errno.EINVAL, "RLIMIT_DATA would be exceeded by the heap", "validate_prctl_map_addr"
+    ),
+    Explanation("LAYOUT_NOT_MAPPED", errno.EFAULT, "nothing is mapped at or above the address", "prctl_set_mm"),
+    Explanation("LAYOUT_OPTION", errno.EINVAL, "an unknown part of the layout", "prctl_set_mm"),
+    Explanation(
+        "LAYOUT_SIZE", errno.EINVAL, "the size of struct prctl_mm_map, or of the vector, is wrong", "prctl_set_mm_map"
+    ),
+    Explanation(
+        "LAYOUT_FILE_NOT_PERMITTED",
+        errno.EPERM,
+        "another executable needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
+        "prctl_set_mm_map",
     ),
 ]
 

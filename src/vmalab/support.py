@@ -25,7 +25,7 @@ NOT_MODELLED: Final = {
     "madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
     "process_madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
     "mbind": ("MPOL_MF_STRICT with several nodes",),
-    "prctl": ("PR_SET_MM",),
+    "prctl": ("PR_SET_MM_AUXV, _EXE_FILE",),
     "shmget": ("SHM_HUGETLB",),
     "migrate_pages": ("",),
     "move_pages": ("",),
@@ -37,7 +37,7 @@ NOT_MODELLED: Final = {
 """Calls and flags that the model does not know; nothing after a call: all of it."""
 NOT_IN_LOCKSTEP: Final = {
     "setrlimit": ("",),
-    "prctl": ("PR_SET_VMA_ANON_NAME",),
+    "prctl": ("PR_SET_VMA_ANON_NAME", "PR_SET_MM with CAP_SYS_RESOURCE"),
     "mmap": ("MAP_32BIT without MAP_FIXED",),
 }
 """Modelled, but no step of the lockstep does it."""

@@ -20,8 +20,10 @@ VVAR, VDSO = 0x7FFFF7FF7000, 0x7FFFF7FFD000
 MOVE = f.MREMAP_MAYMOVE
 TO = f.MREMAP_MAYMOVE | f.MREMAP_FIXED
 MEMORY_CAPABILITIES = 1 << f.CAP_IPC_LOCK | 1 << f.CAP_IPC_OWNER | 1 << f.CAP_SYS_RAWIO | 1 << f.CAP_SYS_NICE
+MEMORY_CAPABILITIES |= 1 << f.CAP_SYS_RESOURCE
 """What is lost by a capset of 0; one of another number loses those bits."""
 LOOKING = 1 << f.CAP_SYS_PTRACE | 1 << f.CAP_SYS_ADMIN | 1 << f.CAP_PERFMON
+RESTORING = 1 << f.CAP_SYS_ADMIN | 1 << f.CAP_CHECKPOINT_RESTORE
 
 
 class Witness(NamedTuple):
@@ -48,6 +50,14 @@ def of_file(file: int, at: int = AT, pages: int = 4, prot: int = 1, flags: int =
 def call(name: str, *args: int, file: int = -1) -> Op:
     """A call of the first process."""
     return Op(name, args, 0, file)
+
+
+def laid_out(**changes: int) -> Op:
+    """PR_SET_MM_MAP of a layout with its heap at 2 * AT, empty."""
+    parts = {"start_code": AT, "end_code": AT + PAGE, "start_data": AT + PAGE, "end_data": AT + 2 * PAGE}
+    parts |= {"start_brk": 2 * AT, "brk": 2 * AT, "start_stack": 3 * AT, "arg_start": 3 * AT, "arg_end": 3 * AT}
+    parts |= {"env_start": 3 * AT, "env_end": 3 * AT}
+    return Op("layout", tuple((parts | changes).values()))
 
 
 def limited(resource: int, pages: int, *ops: Op) -> tuple[Op, ...]:
@@ -586,6 +596,36 @@ WITNESSES = (
     Witness("prctl: MDWE stays", errno.EPERM, (call("prctl", 65, 1, 0, 0, 0), call("prctl", 65, 0, 0, 0, 0))),
     Witness("prctl: MDWE, unknown bits", errno.EINVAL, (call("prctl", 65, 4, 0, 0, 0),)),
     Witness("prctl: arguments that are none", errno.EINVAL, (call("prctl", 67, 1, 1, 0, 0),)),
+    Witness("prctl: PR_SET_MM without CAP_SYS_RESOURCE", errno.EPERM, unprivileged(call("prctl", 35, 7, AT, 0, 0))),
+    Witness("prctl: PR_SET_MM, an argument that is none", errno.EINVAL, (call("prctl", 35, 7, AT, 1, 0),)),
+    Witness("prctl: PR_SET_MM_MAP, no such size", errno.EINVAL, (call("prctl", 35, 14, AT, 96, 0),)),
+    Witness("layout: as it may be", 0, (laid_out(),)),
+    Witness("layout: below mmap_min_addr", errno.EINVAL, (laid_out(arg_start=0x1000),)),
+    Witness("layout: not in user space", errno.EINVAL, (laid_out(start_stack=TASK_SIZE),)),
+    Witness("layout: no code", errno.EINVAL, (laid_out(end_code=AT),)),
+    Witness("layout: data that end before they start", errno.EINVAL, (laid_out(end_data=AT),)),
+    Witness("layout: a break below the heap", errno.EINVAL, (laid_out(brk=2 * AT - 1),)),
+    Witness("layout: arguments that end before they start", errno.EINVAL, (laid_out(arg_end=AT),)),
+    Witness("layout: an environment that ends before it starts", errno.EINVAL, (laid_out(env_end=AT),)),
+    Witness("layout: RLIMIT_DATA", errno.EINVAL, limited(f.RLIMIT_DATA, 2, laid_out(brk=2 * AT + 2 * PAGE))),
+    Witness("layout: RLIMIT_DATA, just", 0, limited(f.RLIMIT_DATA, 2, laid_out(brk=2 * AT + PAGE))),
+    Witness("layout: no auxiliary vector of that size", errno.EINVAL, (laid_out(vector=0, size=16, file=0xFFFFFFFF),)),
+    Witness("layout: nor of this one", errno.EINVAL, (laid_out(vector=AT, size=449, file=0xFFFFFFFF),)),
+    Witness(
+        "layout: another executable, which needs a capability",
+        errno.EPERM,
+        (call("capset", RESTORING), laid_out(vector=0, size=0, file=0)),
+    ),
+    Witness("layout: the heap is where it says", 0, (laid_out(), call("brk", 2 * AT + PAGE))),
+    Witness("layout: not below it", errno.ENOMEM, (laid_out(), call("brk", 2 * AT - 1))),
+    Witness(
+        "layout: what is mapped there goes as the heap does",
+        0,
+        (mapped(2 * AT, 8, prot=1), laid_out(brk=2 * AT + 8 * PAGE), call("brk", 2 * AT + PAGE)),
+    ),
+    Witness(
+        "layout: a break below which nothing is", errno.ENOMEM, (laid_out(brk=2 * AT + 0x8000), call("brk", 2 * AT))
+    ),
     Witness("remap_file_pages: private memory", errno.EINVAL, (mapped(), call("remap_file_pages", AT, PAGE, 0, 0, 0))),
     Witness(
         "remap_file_pages: permissions",

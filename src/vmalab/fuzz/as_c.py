@@ -13,6 +13,7 @@ _HEAD: Final = """\
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/prctl.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -199,6 +200,9 @@ def _call(op: Op, args: list[str], file: str) -> str:
         return f"struct iovec ranges[] = {{{ranges}}}; {_syscall(440, [of, 'ranges', count, args[0], args[1]])}"
     if op.name == "shmat":
         return _syscall(30, [f"segments[{op.file}]", *args])
+    if op.name == "layout":
+        fields = ", ".join(args if len(args) > 11 else [*args, "0", "0", "-1"])
+        return f"struct prctl_mm_map map = {{{fields}}}; {_syscall(157, ['35ul', '14ul', '&map', '104ul', '0ul'])}"
     if op.name == "shmget":
         return f"{_syscall(29, args)} segments[{op.file}] = result;"
     if op.name == "shmctl":

@@ -77,6 +77,7 @@ CALLS: Final = {
     "seal": "fcntl(F_ADD_SEALS)",
     "register": "ioctl(UFFDIO_REGISTER)",
     "fill": "ioctl(userfaultfd)",
+    "layout": "prctl(PR_SET_MM_MAP)",
     "writeprotect": "ioctl(UFFDIO_WRITEPROTECT)",
     "unregister": "ioctl(UFFDIO_UNREGISTER)",
     "close": "close(userfaultfd)",

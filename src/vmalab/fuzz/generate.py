@@ -18,7 +18,7 @@ from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
 from vmalab.fuzz.safety import Safety
 from vmalab.machine import Process
-from vmalab.syscalls import shm
+from vmalab.syscalls import layout, shm
 
 T = TypeVar("T")
 WINDOWS: Final = (0x10000000, 0x20000000 - 16 * PAGE_SIZE, 0x7FFFE0000000)
@@ -83,6 +83,7 @@ CONTROLS: Final = (
     *((f.PR_SET_MDWE, 1), (f.PR_SET_MDWE, 3), (f.PR_SET_MDWE, 2), (f.PR_SET_MDWE, 0), (f.PR_GET_MDWE, 0)),
     *((f.PR_SET_MEMORY_MERGE, 1), (f.PR_SET_MEMORY_MERGE, 0), (f.PR_GET_MEMORY_MERGE, 0), (f.PR_GET_MDWE, 1)),
     (f.PR_SET_VMA, f.PR_SET_VMA_ANON_NAME, WINDOWS[0], PAGE_SIZE),
+    *((f.PR_SET_MM, layout.BRK, WINDOWS[0]), (f.PR_SET_MM, layout.MAP, 0, 1), (f.PR_SET_MM, 0, WINDOWS[0], 0, 1)),
     *((f.PR_SET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 2), (f.PR_GET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 1)),
 )
 DROPPABLE_CAPABILITIES: Final[int] = sum([1 << bit for bit in f.CAPABILITIES.values()]) & ~(
@@ -122,6 +123,7 @@ KINDS: Final = {
     "prctl": 1,
     "personality": 1,
     "query": 2,
+    "layout": 0.5,
     "mempolicy": 1,
     "capset": 1,
     "exec": 0.2,
@@ -201,6 +203,7 @@ class Generator:
             "prctl": self._prctl,
             "personality": self._personality,
             "query": self._query,
+            "layout": self._layout,
             "mempolicy": self._mempolicy,
             "exec": lambda process, who: Op("exec", (), who),
             "capset": lambda process, who: Op("capset", (self._lockstep.capabilities & ~DROPPABLE_CAPABILITIES,), who),
@@ -476,6 +479,22 @@ class Generator:
         if option == f.PR_SET_THP_DISABLE:
             args[1] = 1 if self._roll() < 0.5 else 0
         return Op("prctl", tuple(args[:5]), who)
+
+    def _layout(self, process: Process, who: int) -> Op:
+        parts = [part or process.mm.start_stack for part in layout.layout_of(process.mm)]
+        at = layout.ORDER.index(layout.START_BRK)
+        which = self._roll()
+        if which < 0.5:
+            parts[at] = self._edge(process)
+            parts[at + 1] = parts[at] + self._choose((0, 0, PAGE_SIZE, 5 * PAGE_SIZE, 7))
+        elif which < 0.8:
+            parts[at + 1] = max(0, parts[at + 1] + self._choose((PAGE_SIZE, -PAGE_SIZE, 1, 10 * PAGE_SIZE)))
+        else:
+            other = int(self._roll() * len(parts))
+            parts[other] = self._choose(
+                (parts[other] + PAGE_SIZE, parts[other] - 1, 0, TASK_SIZE, self._place(), 1 << 64)
+            )
+        return Op("layout", tuple(parts), who)
 
     def _personality(self, process: Process, who: int) -> Op:
         now = process.personality

@@ -35,6 +35,7 @@ from vmalab.machine import KernelError, Machine, Process
 from vmalab.pages.memory import Memory
 from vmalab.reason import YES, errno_of, explain
 from vmalab.semantics import Semantics
+from vmalab.syscalls import layout
 from vmalab.trace import records
 from vmalab.trace.load import load_exec, load_machine
 from vmalab.vma.area import AnonVma, File, Policy, Userfaultfd
@@ -342,6 +343,11 @@ class Lockstep:
                 if kernel.get(name, pages) != pages:
                     text = f"process {who}: {name} in pages"
                     return Divergence(self._last_place, op, text, str(pages), str(kernel[name]))
+            shown = _layout(self.agent.pid_of(who + 1))
+            for option, ours, theirs in zip(layout.ORDER, layout.layout_of(mm), shown, strict=True):
+                if ours != theirs and ours and theirs > 1:
+                    text = f"process {who}: {layout.OPTIONS[option]}"
+                    return Divergence(self._last_place, op, text, hex(ours), hex(theirs))
         try:
             self.machine.validate()
         except AssertionError as error:
@@ -640,6 +646,17 @@ def _counters(pid: int) -> dict[str, int]:
     """What /proc/PID/status counts, in pages."""
     fields = read_status(pid)
     return {name: int(fields[name.encode()].split()[0]) // 4 for name in COUNTERS if name.encode() in fields}
+
+
+def _layout(pid: int) -> list[int]:
+    """What /proc/PID/stat tells of the layout, in the order of layout.ORDER; 0 for the break, which it does not tell.
+
+    Whoever may not know it is told 1.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        words = file.read().rpartition(b") ")[2].split()
+    fields = (26, 27, 45, 46, 47, 0, 28, 48, 49, 50, 51)
+    return [int(words[field - 3]) if field else 0 for field in fields]
 
 
 _FACTS: list[records.Machine] = []

@@ -41,7 +41,7 @@ OTHERS: Final = (
     *("read", "write", "fork", "exit"),
     *("crowd", "exec"),
     *("memfd", "memfd_secret", "seal", "userfaultfd", "register", "unregister", "close", "capset"),
-    *("fill", "writeprotect"),
+    *("fill", "writeprotect", "layout"),
 )
 """Steps that are no system call, or several."""
 

@@ -37,7 +37,7 @@ IF_LOCKED: Final = frozenset({"mprotect", "pkey_mprotect", "mremap"})
 NO_RANGE: Final = frozenset(
     {"crowd", "fork", "exit", "prlimit64", "munlockall", "prctl", "personality", "capset", "memfd", "seal", "close"}
     | {"memfd_secret", "userfaultfd", "pkey_alloc", "pkey_free", "set_mempolicy", "get_mempolicy", "mincore", "msync"}
-    | {"shmdt", "mlockall", "shmget"}
+    | {"shmdt", "mlockall", "shmget", "layout"}
 )
 """Steps that change no VMA of their own choice, or none of the agent's."""
 LOOKS_AT_PAGE: Final = MPOL_F_NODE | MPOL_F_ADDR
@@ -78,7 +78,9 @@ class Safety:
             # Whether pages are there, and not where a policy wants them.
             return False
         if op.name == "brk":
-            return abs(args[0] - process.mm.brk) < LARGE
+            # The break may have been put anywhere: below it the agent's own memory could go.
+            low, high = sorted((args[0], process.mm.brk))
+            return high - low < LARGE and not self.is_own(low, high + PAGE_SIZE)
         if op.name == "mmap" and not args[3] & (f.MAP_FIXED | f.MAP_FIXED_NOREPLACE):
             # The low search starts at a random page.
             return args[1] < LARGE and not args[3] & f.MAP_32BIT

@@ -13,6 +13,7 @@ from vmalab.flags import (
     IPC_SET,
     IPC_STAT,
     MFD_ALLOW_SEALING,
+    PR_SET_MM,
     RLIM_INFINITY,
     UFFD_FEATURE_SIGBUS,
     UFFDIO_API,
@@ -25,7 +26,8 @@ from vmalab.flags import (
     UFFDIO_ZEROPAGE,
 )
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
-from vmalab.live.agent import WORD, Step
+from vmalab.live.agent import DATA, PUT, WORD, Step
+from vmalab.syscalls import layout
 from vmalab.vma.area import SECRET_OPS, SHMEM_OPS, File
 
 NODE_MASK_BITS: Final = 64
@@ -286,6 +288,16 @@ def _writeprotect(op: Op, resources: Resources, scratch: int) -> Translated:
     return Call("ioctl", (slot, UFFDIO_WRITEPROTECT, scratch), data=data), [step]
 
 
+def _layout(op: Op, resources: Resources, scratch: int) -> Translated:
+    """PR_SET_MM_MAP: eleven addresses; where there are more, the auxiliary vector, its size and the executable."""
+    count = len(layout.ORDER)
+    parts, rest = list(op.args[:count]), list(op.args[count:]) or [0, 0, layout.NO_FILE]
+    packed = b"".join([_bytes(part) for part in [*parts, rest[0], rest[1] | rest[2] << 32]])
+    args = (PR_SET_MM, layout.MAP, scratch, len(packed), 0)
+    steps = [Step(PUT, (DATA,), packed[DATA:]), Step(NUMBERS["prctl"], args, packed[:DATA])]
+    return Call("prctl", args, data={"layout": parts, "rest": rest}), steps
+
+
 def _capset(op: Op, resources: Resources, scratch: int) -> Translated:
     effective = op.args[0]
     low, high = effective & 0xFFFFFFFF, effective >> 32
@@ -318,6 +330,7 @@ _TRANSLATORS: Final[dict[str, Callable[[Op, Resources, int], Translated]]] = {
     "register": _register,
     "fill": _fill,
     "writeprotect": _writeprotect,
+    "layout": _layout,
     "unregister": _unregister,
     "capset": _capset,
     "close": _close,

@@ -6,6 +6,7 @@ from typing import Final, final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
 from vmalab.flags import (
+    CAP_CHECKPOINT_RESTORE,
     CAP_IPC_LOCK,
     CAP_IPC_OWNER,
     CAP_PERFMON,
@@ -93,6 +94,7 @@ class Limits:
         "_as_bytes",
         "_data",
         "as_pages",
+        "checkpoint_restore",
         "data_pages",
         "ipc_lock",
         "ipc_owner",
@@ -122,6 +124,7 @@ class Limits:
         self.sys_nice: bool = False
         self.sys_resource: bool = False
         self.perfmon: bool = False
+        self.checkpoint_restore: bool = False
 
     @property
     def as_bytes(self) -> int:
@@ -164,6 +167,7 @@ class Limits:
             | self.sys_nice << CAP_SYS_NICE
             | self.sys_resource << CAP_SYS_RESOURCE
             | self.perfmon << CAP_PERFMON
+            | self.checkpoint_restore << CAP_CHECKPOINT_RESTORE
         )
 
     def take_capabilities(self, effective: int) -> None:
@@ -176,6 +180,7 @@ class Limits:
         self.sys_nice = effective >> CAP_SYS_NICE & 1 != 0
         self.sys_resource = effective >> CAP_SYS_RESOURCE & 1 != 0
         self.perfmon = effective >> CAP_PERFMON & 1 != 0
+        self.checkpoint_restore = effective >> CAP_CHECKPOINT_RESTORE & 1 != 0
 
 
 @final
@@ -245,6 +250,11 @@ class Mm:
         self.start_data: int = 0
         self.end_data: int = 0
         self.start_stack: int = 0
+        self.arg_start: int = 0
+        """Where the arguments of the program are, and below its environment; 0 where nobody has told."""
+        self.arg_end: int = 0
+        self.env_start: int = 0
+        self.env_end: int = 0
         self.def_flags: int = 0
         """Flags of every new VMA: VM_LOCKED after mlockall(MCL_FUTURE)."""
         self.merge_any: bool = False
@@ -296,6 +306,10 @@ class Mm:
         self.start_data = parent.start_data
         self.end_data = parent.end_data
         self.start_stack = parent.start_stack
+        self.arg_start = parent.arg_start
+        self.arg_end = parent.arg_end
+        self.env_start = parent.env_start
+        self.env_end = parent.env_end
         self.outlive(parent)
         self.pkeys = parent.pkeys
         self.execute_only_pkey = parent.execute_only_pkey
