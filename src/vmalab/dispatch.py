@@ -8,9 +8,7 @@ from typing import Final
 from vmalab.addr import ULONG_END
 from vmalab.calls import Call, Outcome
 from vmalab.flags import (
-    CAP_IPC_LOCK,
-    CAP_SYS_ADMIN,
-    CAP_SYS_RAWIO,
+    CLONE_NEWIPC,
     F_ADD_SEALS,
     MADV_COLLAPSE,
     MADV_POPULATE_READ,
@@ -45,17 +43,20 @@ from vmalab.pages.port import memory_of
 from vmalab.reason import (
     ADDRESS_IS_ERROR,
     BEYOND_USER_EFAULT,
+    CONTROL_ARGUMENTS,
+    LAYOUT_SIZE,
     LENGTH_WRAPS,
     LIMIT_BAD,
     NOT_MODELLED,
-    SHM_NO_SEGMENT,
     UNKNOWN_FLAGS,
     YES,
     errno_of,
 )
-from vmalab.syscalls import control, lock, madvise, map, mremap, policy, protect, query, shm, uffd
+from vmalab.syscalls import control, layout, lock, madvise, map, mremap, policy, protect, query, shm, uffd
 from vmalab.syscalls.populate import pages_uncertain
 from vmalab.vma.area import Userfaultfd
+from vmalab.vma.shm import IpcNamespace
+from vmalab.vma.space import Mm
 from vmalab.world import ProcessState
 
 NO_EFFECT: Final = frozenset(
@@ -65,8 +66,6 @@ NO_EFFECT: Final = frozenset(
         "memfd_secret",
         "io_uring_setup",
         "io_uring_register",
-        "shmget",
-        "shmctl",
         "migrate_pages",
         "dup",
     }
@@ -170,13 +169,13 @@ def _mremap(process: ProcessState, call: Call) -> Outcome:
 
 def _madvise(process: ProcessState, call: Call) -> Outcome:
     start, length, advice = call.args
-    return _advise(process, start, length, _signed(advice))
+    return _advise(process.mm, start, length, _signed(advice))
 
 
-def _advise(process: ProcessState, start: int, length: int, advice: int) -> Outcome:
-    outcome = _outcome(madvise.madvise(process.mm, start, length, advice))
+def _advise(mm: Mm, start: int, length: int, advice: int) -> Outcome:
+    outcome = _outcome(madvise.madvise(mm, start, length, advice))
     if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-        return _populating(process, start, length, outcome)
+        return _populating(mm, start, length, outcome)
     if advice in (MADV_COLLAPSE, MADV_REMOVE):
         outcome.known = False
     return outcome
@@ -185,12 +184,12 @@ def _advise(process: ProcessState, start: int, length: int, advice: int) -> Outc
 def _mlock(process: ProcessState, call: Call) -> Outcome:
     flags = call.args[2] & 0xFFFFFFFF if call.name == "mlock2" else 0
     outcome = _outcome(lock.mlock(process.mm, call.args[0], call.args[1], flags))
-    return _populating(process, call.args[0], call.args[1], outcome)
+    return _populating(process.mm, call.args[0], call.args[1], outcome)
 
 
-def _populating(process: ProcessState, start: int, length: int, outcome: Outcome) -> Outcome:
+def _populating(mm: Mm, start: int, length: int, outcome: Outcome) -> Outcome:
     """Whether pages can be populated depends on the sizes of files and on guard markers, which a VMA does not show."""
-    for vma in process.mm.tree.walk(start, min(start + length + 1, ULONG_END)):
+    for vma in mm.tree.walk(start, min(start + length + 1, ULONG_END)):
         if pages_uncertain(vma):
             outcome.known = False
     return outcome
@@ -242,10 +241,7 @@ def _capset(process: ProcessState, call: Call) -> Outcome:
     """Capabilities that memory calls ask for."""
     effective = call.data.get("effective")
     if isinstance(effective, int):
-        limits = process.limits
-        limits.ipc_lock = bool(effective >> CAP_IPC_LOCK & 1)
-        limits.sys_rawio = bool(effective >> CAP_SYS_RAWIO & 1)
-        limits.sys_admin = bool(effective >> CAP_SYS_ADMIN & 1)
+        process.limits.take_capabilities(effective)
     return Outcome(0, known=False)
 
 
@@ -264,8 +260,24 @@ def _prctl(process: ProcessState, call: Call) -> Outcome:
     if option in control.OPTIONS:
         return _outcome(control.prctl(mm, option, (*call.args[1:], 0, 0, 0, 0)[:4]))
     if option == PR_SET_MM:
-        return _not_modelled()
+        return _set_mm(process, call)
     return Outcome(0, known=False)
+
+
+def _set_mm(process: ProcessState, call: Call) -> Outcome:
+    _, option, addr, size, last = call.args
+    mm = process.mm
+    if last or (size and option not in (layout.AUXV, layout.MAP, layout.MAP_SIZE)):
+        return _outcome(-CONTROL_ARGUMENTS)
+    if option == layout.MAP_SIZE:
+        return Outcome(0, known=addr != 0)
+    if option != layout.MAP:
+        return _outcome(-layout.set_part(mm, option, addr))
+    parts, rest = call.data.get("layout"), call.data.get("rest")
+    if not isinstance(parts, list) or not isinstance(rest, list) or len(parts) != len(layout.ORDER) or len(rest) != 3:
+        # The pointer was no good, or nobody looked.
+        return _outcome(-LAYOUT_SIZE) if size != layout.MAP_BYTES else Outcome(0, known=False)
+    return _outcome(-layout.set_layout(mm, parts, size, rest[0], rest[1], rest[2]))
 
 
 def _set_limit(process: ProcessState, resource: int, call: Call) -> Outcome:
@@ -308,10 +320,42 @@ def _personality(process: ProcessState, call: Call) -> Outcome:
 
 
 def _shmat(process: ProcessState, call: Call) -> Outcome:
-    size = call.data.get("size")
-    if call.file is None or not isinstance(size, int):
-        return _outcome(-SHM_NO_SEGMENT)
-    return _outcome(shm.shmat(process.mm, call.file, size, call.args[1], call.args[2]))
+    number = _signed(call.args[0])
+    namespace = process.ipc
+    size, key = call.data.get("size"), call.data.get("key", 0)
+    if not namespace.whole and call.file is not None and isinstance(size, int) and isinstance(key, int):
+        # It was made before anybody looked, with whatever permissions.
+        shm.found_segment(namespace, number, key, size, shm.PERMISSIONS)
+    return _outcome(shm.shmat(process.mm, namespace, number, call.args[1], call.args[2] & 0xFFFFFFFF, call.file))
+
+
+def _shmget(process: ProcessState, call: Call) -> Outcome:
+    key, size, flags = _signed(call.args[0]), call.args[1], call.args[2] & 0xFFFFFFFF
+    number = call.data.get("id")
+    namespace = process.ipc
+    if isinstance(number, int):
+        shm.found_segment(namespace, number, key, size, flags & shm.PERMISSIONS)
+        return Outcome(number)
+    if not namespace.whole:
+        return Outcome(0, known=False)
+    if flags & shm.HUGETLB:
+        return _not_modelled()
+    return _outcome(shm.shmget(process.mm, namespace, key, size, flags))
+
+
+def _shmctl(process: ProcessState, call: Call) -> Outcome:
+    number, command = _signed(call.args[0]), _signed(call.args[1])
+    mode = call.data.get("mode")
+    namespace = process.ipc
+    outcome = _outcome(shm.shmctl(process.mm, namespace, number, command, mode if isinstance(mode, int) else -1))
+    outcome.known = namespace.whole or number in namespace.segments or command not in shm.COMMANDS
+    return outcome
+
+
+def _unshare(process: ProcessState, call: Call) -> Outcome:
+    if call.args[0] & CLONE_NEWIPC:
+        process.enter_ipc(IpcNamespace(process.mm.commit))
+    return Outcome(0, known=False)
 
 
 def _shmdt(process: ProcessState, call: Call) -> Outcome:
@@ -384,19 +428,27 @@ def _process_madvise(process: ProcessState, call: Call) -> Outcome:
         return _outcome(-UNKNOWN_FLAGS)
     ranges = call.data.get("ranges")
     target = call.data.get("pid", process.pid)
-    if not isinstance(ranges, list) or target != process.pid:
+    if not isinstance(ranges, list) or not isinstance(target, int):
         return Outcome(0, known=False)
     if any([length >> 63 for length in ranges[1::2]]):
         return _outcome(-LENGTH_WRAPS)
     for start, length in zip(ranges[::2], ranges[1::2], strict=True):
         if start + length > process.mm.task_size:
             return _outcome(-BEYOND_USER_EFAULT)
+    other = process.find_process(target)
+    if other is None:
+        return Outcome(0, known=False)
+    advice = _signed(call.args[3])
+    if other.mm is not process.mm:
+        refusal = madvise.may_advise_other(process.limits, other.limits, advice)
+        if refusal != YES:
+            return _outcome(-refusal)
     done = 0
     known = True
     for start, length in zip(ranges[::2], ranges[1::2], strict=True):
         if not length:
             continue
-        outcome = _advise(process, start, length, _signed(call.args[3]))
+        outcome = _advise(other.mm, start, length, advice)
         known = known and outcome.known
         if outcome.result < 0:
             return Outcome(done if done else outcome.result, outcome.reason, known=known)
@@ -445,7 +497,10 @@ _HANDLERS: Final[dict[str, Callable[[ProcessState, Call], Outcome]]] = {
     "setrlimit": _setrlimit,
     "prlimit64": _prlimit64,
     "personality": _personality,
+    "shmget": _shmget,
     "shmat": _shmat,
+    "shmctl": _shmctl,
+    "unshare": _unshare,
     "shmdt": _shmdt,
     "ioctl": _ioctl,
     "close": _close,

@@ -130,6 +130,7 @@ CLONE_VM: Final = 0x100
 CLONE_FILES: Final = 0x400
 CLONE_VFORK: Final = 0x4000
 CLONE_THREAD: Final = 0x10000
+CLONE_NEWIPC: Final = 0x8000000
 
 PR_SET_MM: Final = 35
 PR_SET_THP_DISABLE: Final = 41
@@ -150,9 +151,27 @@ RLIMIT_AS: Final = 9
 RLIM_INFINITY: Final = 0xFFFFFFFFFFFFFFFF
 
 CAP_IPC_LOCK: Final = 14
+CAP_IPC_OWNER: Final = 15
 CAP_SYS_RAWIO: Final = 17
+CAP_SYS_PTRACE: Final = 19
 CAP_SYS_ADMIN: Final = 21
+CAP_SYS_NICE: Final = 23
 CAP_SYS_RESOURCE: Final = 24
+CAP_PERFMON: Final = 38
+CAP_CHECKPOINT_RESTORE: Final = 40
+
+CAPABILITIES: Final = {
+    "ipc_lock": CAP_IPC_LOCK,
+    "ipc_owner": CAP_IPC_OWNER,
+    "sys_rawio": CAP_SYS_RAWIO,
+    "sys_ptrace": CAP_SYS_PTRACE,
+    "sys_admin": CAP_SYS_ADMIN,
+    "sys_nice": CAP_SYS_NICE,
+    "sys_resource": CAP_SYS_RESOURCE,
+    "perfmon": CAP_PERFMON,
+    "checkpoint_restore": CAP_CHECKPOINT_RESTORE,
+}
+"""The capabilities that memory calls ask for, as a trace names them, with their bits."""
 
 UFFDIO_API: Final = 0xC018AA3F
 UFFDIO_REGISTER: Final = 0xC020AA00
@@ -202,6 +221,13 @@ SHM_RDONLY: Final = 0o10000
 SHM_RND: Final = 0o20000
 SHM_REMAP: Final = 0o40000
 SHM_EXEC: Final = 0o100000
+
+IPC_CREAT: Final = 0o1000
+IPC_EXCL: Final = 0o2000
+IPC_RMID: Final = 0
+IPC_SET: Final = 1
+IPC_STAT: Final = 2
+IPC_INFO: Final = 3
 
 ADDR_COMPAT_LAYOUT: Final = 0x0200000
 READ_IMPLIES_EXEC: Final = 0x0400000

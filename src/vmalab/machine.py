@@ -27,6 +27,7 @@ from vmalab.syscalls.populate import handle_fault
 from vmalab.vma.area import File, UffdFault, UffdMessage, UffdQueue, Userfaultfd, Vma
 from vmalab.vma.port import Port
 from vmalab.vma.relocate import dup_mmap, exit_mmap
+from vmalab.vma.shm import IpcNamespace
 from vmalab.vma.space import Commit, Limits, Mm, Settings
 from vmalab.vma.validate import dump, violations_of_all
 from vmalab.world import ProcessState
@@ -112,11 +113,15 @@ class Process(ProcessState):
     """A process of a Machine.  Methods named after system calls raise KernelError where the kernel answers an errno."""
 
     def __init__(self, machine: Machine, pid: int, mm: Mm, limits: Limits) -> None:
-        super().__init__(pid, mm, limits)
+        super().__init__(pid, mm, limits, machine.ipc)
         self.machine: Machine = machine
 
     def __repr__(self) -> str:
         return f"<Process {self.pid}: {self.mm.map_count} VMAs>"
+
+    def find_process(self, pid: int) -> Process | None:
+        """The process of the machine with that number."""
+        return self.machine.processes.get(pid)
 
     def _repr_html_(self) -> str:
         """Its VMAs as a strip and a table: for a notebook."""
@@ -335,6 +340,8 @@ class Machine:
         self.memory: Memory | None = memory
         outside = Port() if port is None else port
         self.port: Port = outside if memory is None else PagePort(memory, outside)
+        self.ipc: IpcNamespace = IpcNamespace(self.commit)
+        self.ipc.holders = 1
         self.processes: dict[int, Process] = {}
         self.waiting: list[Access] = []
         """Accesses that wait for a userfaultfd."""
@@ -424,6 +431,7 @@ class Machine:
         self.waiting = [access for access in self.waiting if access.process is not process]
         del self.processes[process.pid]
         self._release(process.mm)
+        process.ipc.leave()
 
     def _release(self, mm: Mm) -> None:
         """A process has let go of an address space: tear it down unless another shares it."""

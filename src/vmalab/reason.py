@@ -192,6 +192,26 @@ MOVE_OF_ANOTHER: Final = 180
 POLICY_NOT_INTERLEAVED: Final = 181
 POLICY_MISPLACED: Final = 182
 NO_PAGE_EFAULT: Final = 183
+MOVE_ALL_NOT_PERMITTED: Final = 184
+NICE_NOT_PERMITTED: Final = 185
+ACCESS_NOT_PERMITTED: Final = 186
+ADVICE_NOT_REMOTE: Final = 187
+SHM_SIZE: Final = 188
+SHM_TOO_SMALL: Final = 189
+SHM_EXISTS: Final = 190
+SHM_NO_KEY: Final = 191
+SHM_TOO_MANY: Final = 192
+SHM_NOT_PERMITTED: Final = 193
+SHM_COMMAND: Final = 194
+SHM_LOCK_LIMIT: Final = 195
+LAYOUT_NOT_PERMITTED: Final = 196
+LAYOUT_ADDRESS: Final = 197
+LAYOUT_ORDER: Final = 198
+LAYOUT_LIMIT_DATA: Final = 199
+LAYOUT_NOT_MAPPED: Final = 200
+LAYOUT_OPTION: Final = 201
+LAYOUT_SIZE: Final = 202
+LAYOUT_FILE_NOT_PERMITTED: Final = 203
 
 
 class Explanation:
@@ -444,7 +464,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("NAME_NOT_SUPPORTED", errno.EINVAL, "the kernel is built without anonymous names", "prctl"),
     Explanation("NAME_BAD", errno.EINVAL, "a character that a name may not hold, or a name too long", "prctl_set_vma"),
     Explanation("NAME_ON_FILE", errno.EBADF, "only anonymous memory can be named", "madvise_vma_anon_name"),
-    Explanation("SHM_NO_SEGMENT", errno.EINVAL, "no such segment", "do_shmat"),
+    Explanation("SHM_NO_SEGMENT", errno.EINVAL, "no such segment", "shm_obtain_object_check"),
     Explanation("SHM_NOT_ATTACHED", errno.EINVAL, "no segment is attached there", "ksys_shmdt"),
     Explanation("SHM_OVERLAPS", errno.EINVAL, "something is mapped there already", "do_shmat"),
     Explanation("SHM_REMAP_NEEDS_ADDRESS", errno.EINVAL, "SHM_REMAP needs an address", "do_shmat"),
@@ -561,6 +581,57 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("POLICY_NOT_INTERLEAVED", errno.EINVAL, "the policy of the task has no next node", "do_get_mempolicy"),
     Explanation("POLICY_MISPLACED", errno.EIO, "a page of the range is on another node", "queue_pages_range"),
     Explanation("NO_PAGE_EFAULT", errno.EFAULT, "the page cannot be made present", "lookup_node"),
+    Explanation("MOVE_ALL_NOT_PERMITTED", errno.EPERM, "MPOL_MF_MOVE_ALL needs CAP_SYS_NICE", "do_mbind"),
+    Explanation(
+        "NICE_NOT_PERMITTED", errno.EPERM, "advice about another process needs CAP_SYS_NICE", "process_madvise"
+    ),
+    Explanation(
+        "ACCESS_NOT_PERMITTED",
+        errno.EACCES,
+        "the other process has capabilities that the caller lacks, and CAP_SYS_PTRACE and CAP_PERFMON are absent",
+        "mm_access",
+    ),
+    Explanation(
+        "ADVICE_NOT_REMOTE",
+        errno.EINVAL,
+        "about another process only COLD, PAGEOUT, WILLNEED and COLLAPSE can be advised",
+        "process_madvise_remote_valid",
+    ),
+    Explanation("SHM_SIZE", errno.EINVAL, "a segment has at least one byte, and at most shmmax", "newseg"),
+    Explanation("SHM_TOO_SMALL", errno.EINVAL, "the segment with that key is smaller", "shm_more_checks"),
+    Explanation("SHM_EXISTS", errno.EEXIST, "a segment with that key exists", "ipcget_public"),
+    Explanation("SHM_NO_KEY", errno.ENOENT, "no segment has that key, and IPC_CREAT is absent", "ipcget_public"),
+    Explanation("SHM_TOO_MANY", errno.ENOSPC, "there are shmmni segments", "ipc_addid"),
+    Explanation("SHM_NOT_PERMITTED", errno.EACCES, "the mode of the segment does not permit it", "ipcperms"),
+    Explanation("SHM_COMMAND", errno.EINVAL, "an unknown command", "shmctl"),
+    Explanation(
+        "SHM_LOCK_LIMIT",
+        errno.ENOMEM,
+        "with the segment, the user would have locked more than RLIMIT_MEMLOCK",
+        "user_shm_lock",
+    ),
+    Explanation("LAYOUT_NOT_PERMITTED", errno.EPERM, "PR_SET_MM needs CAP_SYS_RESOURCE", "prctl_set_mm"),
+    Explanation(
+        "LAYOUT_ADDRESS",
+        errno.EINVAL,
+        "an address of the layout is below mmap_min_addr, or not in user space",
+        "validate_prctl_map_addr",
+    ),
+    Explanation("LAYOUT_ORDER", errno.EINVAL, "a part of the layout ends before it starts", "validate_prctl_map_addr"),
+    Explanation(
+        "LAYOUT_LIMIT_DATA", errno.EINVAL, "RLIMIT_DATA would be exceeded by the heap", "validate_prctl_map_addr"
+    ),
+    Explanation("LAYOUT_NOT_MAPPED", errno.EFAULT, "nothing is mapped at or above the address", "prctl_set_mm"),
+    Explanation("LAYOUT_OPTION", errno.EINVAL, "an unknown part of the layout", "prctl_set_mm"),
+    Explanation(
+        "LAYOUT_SIZE", errno.EINVAL, "the size of struct prctl_mm_map, or of the vector, is wrong", "prctl_set_mm_map"
+    ),
+    Explanation(
+        "LAYOUT_FILE_NOT_PERMITTED",
+        errno.EPERM,
+        "another executable needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
+        "prctl_set_mm_map",
+    ),
 ]
 
 

@@ -23,10 +23,10 @@ MISSING: Final = "not modelled"
 
 NOT_MODELLED: Final = {
     "madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
-    "process_madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE", "another process"),
-    "mbind": ("MPOL_MF_STRICT with several nodes", "MPOL_MF_MOVE_ALL without CAP_SYS_NICE"),
-    "prctl": ("PR_SET_MM",),
-    "shmctl": ("",),
+    "process_madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
+    "mbind": ("MPOL_MF_STRICT with several nodes",),
+    "prctl": ("PR_SET_MM_AUXV, _EXE_FILE",),
+    "shmget": ("SHM_HUGETLB",),
     "migrate_pages": ("",),
     "move_pages": ("",),
     "ioctl(UFFDIO_COPY)": ("",),
@@ -37,7 +37,7 @@ NOT_MODELLED: Final = {
 """Calls and flags that the model does not know; nothing after a call: all of it."""
 NOT_IN_LOCKSTEP: Final = {
     "setrlimit": ("",),
-    "prctl": ("PR_SET_VMA_ANON_NAME",),
+    "prctl": ("PR_SET_VMA_ANON_NAME", "PR_SET_MM with CAP_SYS_RESOURCE"),
     "mmap": ("MAP_32BIT without MAP_FIXED",),
 }
 """Modelled, but no step of the lockstep does it."""

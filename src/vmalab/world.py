@@ -7,6 +7,7 @@ from mypy_extensions import mypyc_attr
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import permissions
 from vmalab.vma.area import Userfaultfd, Vma
+from vmalab.vma.shm import IpcNamespace
 from vmalab.vma.space import Limits, Mm
 
 
@@ -14,17 +15,30 @@ from vmalab.vma.space import Limits, Mm
 class ProcessState:
     """A process: its address space, its limits, and what it holds that calls refer to by number."""
 
-    def __init__(self, pid: int, mm: Mm, limits: Limits) -> None:
+    def __init__(self, pid: int, mm: Mm, limits: Limits, ipc: IpcNamespace) -> None:
         self.pid: int = pid
         self.mm: Mm = mm
         self.limits: Limits = limits
+        self.ipc: IpcNamespace = ipc
+        ipc.holders += 1
         self.personality: int = 0
         self.policy_mode: int = 0
         """The mode (MPOL_) of its own memory policy, which set_mempolicy sets."""
         self.uffds: dict[int, Userfaultfd] = {}
 
+    def find_process(self, pid: int) -> ProcessState | None:
+        """The process of a number, as far as this one knows of others."""
+        return self if pid == self.pid else None
+
+    def enter_ipc(self, namespace: IpcNamespace) -> None:
+        """Be in another IPC namespace from now on, and let go of the one before."""
+        namespace.holders += 1
+        self.ipc.leave()
+        self.ipc = namespace
+
     def inherit_state(self, parent: ProcessState) -> None:
         """What a child has from its parent besides memory and limits."""
+        self.enter_ipc(parent.ipc)
         self.personality = parent.personality
         self.policy_mode = parent.policy_mode
         self.uffds = dict(parent.uffds)

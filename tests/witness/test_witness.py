@@ -1,16 +1,22 @@
 """Every witness, in the model and on this kernel: the answer that it names, and the same VMAs after each call."""
 
+import errno
+import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from tests.witness.witnesses import AT, FIXED, MEMORY_CAPABILITIES, PAGE, WITNESSES, Witness, mapped
+from tests.witness.witnesses import AT, FIXED, MADE, MEMORY_CAPABILITIES, PAGE, WITNESSES, Witness, mapped
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.live.agent import why_not
 from vmalab.reason import errno_of, explain
+from vmalab.syscalls import shm
 
 RELEASE = os.uname().release
 REASON = why_not() or ("" if RELEASE.startswith("6.18.") else f"the model is of 6.18, this is {RELEASE}")
@@ -24,14 +30,29 @@ def files() -> Iterator[Files]:
     made.close()
 
 
+@contextmanager
+def alone_with(witness: Witness) -> Iterator[None]:
+    """What is locked of segments counts for the user: tests that lock some take turns."""
+    if not any(op.name == "shmctl" and op.args[0] == shm.LOCK for op in witness.ops):
+        yield
+        return
+    with open(Path(tempfile.gettempdir()) / f"vmalab-locked-segments-{os.geteuid()}", "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.mark.parametrize("witness", WITNESSES, ids=[each.fact for each in WITNESSES])
 def test_witness(files: Files, witness: Witness) -> None:
-    with Lockstep(files=files, pages=witness.pages) as lockstep:
-        left = Op("capset", (lockstep.capabilities & ~MEMORY_CAPABILITIES,))
-        found = lockstep.run([left if op.name == "capset" else op for op in witness.ops])
+    with alone_with(witness), Lockstep(files=files, pages=witness.pages) as lockstep:
+        found = lockstep.run([_left(op, lockstep.capabilities) if op.name == "capset" else op for op in witness.ops])
     assert found is None, str(found)
     assert lockstep.steps == len(witness.ops) + 1, "the first fork is a step as well"
     assert errno_of(lockstep.last_reason) == witness.errno, explain(lockstep.last_reason).name
+
+
+def _left(op: Op, capabilities: int) -> Op:
+    """A capset that leaves what it does not name."""
+    return Op("capset", (capabilities & ~(op.args[0] or MEMORY_CAPABILITIES),), op.who)
 
 
 def test_they_differ() -> None:
@@ -62,6 +83,18 @@ def test_the_map_count_limit() -> None:
             (0, Op("mmap", (3 * AT, PAGE, 3, FIXED, 0))),
             (12, Op("mmap", (3 * AT + 2 * PAGE, PAGE, 3, FIXED, 0))),
         ]
-        for errno, op in at_the_limit:
+        for number, op in at_the_limit:
             assert lockstep.run([op]) is None
-            assert errno_of(lockstep.last_reason) == errno, str(op)
+            assert errno_of(lockstep.last_reason) == number, str(op)
+
+
+def test_the_limit_of_segments() -> None:
+    """kernel.shmmni segments there can be in a namespace; their numbers go round."""
+    with Lockstep("none") as lockstep:
+        first = [Op("shmget", (0, PAGE, 0o1600), 0, MADE + at) for at in range(shm.MOST_SEGMENTS - 2)]
+        assert lockstep.run(first) is None
+        again = [Op("shmctl", (0, 0), 0, MADE + 7), Op("shmget", (0, PAGE, 0o1600), 0, MADE)]
+        assert lockstep.run(again) is None
+        assert lockstep.last_reason == 0
+        assert lockstep.run([Op("shmget", (0, PAGE, 0o1600), 0, MADE + 7)]) is None
+        assert errno_of(lockstep.last_reason) == errno.ENOSPC

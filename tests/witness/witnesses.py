@@ -19,7 +19,11 @@ MADE = 16
 VVAR, VDSO = 0x7FFFF7FF7000, 0x7FFFF7FFD000
 MOVE = f.MREMAP_MAYMOVE
 TO = f.MREMAP_MAYMOVE | f.MREMAP_FIXED
-MEMORY_CAPABILITIES = 1 << 14 | 1 << 17
+MEMORY_CAPABILITIES = 1 << f.CAP_IPC_LOCK | 1 << f.CAP_IPC_OWNER | 1 << f.CAP_SYS_RAWIO | 1 << f.CAP_SYS_NICE
+MEMORY_CAPABILITIES |= 1 << f.CAP_SYS_RESOURCE
+"""What is lost by a capset of 0; one of another number loses those bits."""
+LOOKING = 1 << f.CAP_SYS_PTRACE | 1 << f.CAP_SYS_ADMIN | 1 << f.CAP_PERFMON
+RESTORING = 1 << f.CAP_SYS_ADMIN | 1 << f.CAP_CHECKPOINT_RESTORE
 
 
 class Witness(NamedTuple):
@@ -48,6 +52,14 @@ def call(name: str, *args: int, file: int = -1) -> Op:
     return Op(name, args, 0, file)
 
 
+def laid_out(**changes: int) -> Op:
+    """PR_SET_MM_MAP of a layout with its heap at 2 * AT, empty."""
+    parts = {"start_code": AT, "end_code": AT + PAGE, "start_data": AT + PAGE, "end_data": AT + 2 * PAGE}
+    parts |= {"start_brk": 2 * AT, "brk": 2 * AT, "start_stack": 3 * AT, "arg_start": 3 * AT, "arg_end": 3 * AT}
+    parts |= {"env_start": 3 * AT, "env_end": 3 * AT}
+    return Op("layout", tuple((parts | changes).values()))
+
+
 def limited(resource: int, pages: int, *ops: Op) -> tuple[Op, ...]:
     """Calls under a limit in pages."""
     return (*ops[:-1], call("prlimit64", resource, pages * PAGE), ops[-1])
@@ -63,6 +75,11 @@ SEALED = (mapped(), call("mseal", AT + PAGE, PAGE, 0))
 DROPPABLE = call("mmap", AT, 4 * PAGE, RW, f.MAP_DROPPABLE | f.MAP_ANONYMOUS | f.MAP_FIXED, 0)
 HOLE = (mapped(), call("munmap", AT + PAGE, PAGE))
 UFFD = call("userfaultfd", file=MADE)
+NEW = f.IPC_CREAT | 0o600
+ATTACHED = call("shmat", AT, 0, file=0)
+TO_GO = (ATTACHED, call("shmctl", f.IPC_RMID, 0, file=0))
+KEYED = call("shmget", 1, PAGE, NEW, file=MADE)
+KEYED_TO_GO = (KEYED, call("shmat", AT, 0, file=MADE), call("shmctl", f.IPC_RMID, 0, file=MADE))
 
 WITNESSES = (
     # -- mmap
@@ -90,6 +107,8 @@ WITNESSES = (
     Witness("mmap: RLIMIT_DATA is not for shared memory", 0, limited(f.RLIMIT_DATA, 100, mapped(flags=SHARED))),
     Witness("mmap: more than there is", errno.ENOMEM, (call("mmap", 0, 1 << 46, RW, 0x22, 0),)),
     Witness("mmap: more than there is, unreserved", 0, (call("mmap", 0, 1 << 46, RW, 0x4022, 0),)),
+    Witness("mmap: more than there is, shared", errno.ENOMEM, (call("mmap", 0, 1 << 46, 1, 0x21, 0),)),
+    Witness("mmap: more than there is, shared and unreserved", 0, (call("mmap", 0, 1 << 46, RW, 0x4021, 0),)),
     Witness(
         "mmap: memory-deny-write-execute", errno.EACCES, (call("prctl", f.PR_SET_MDWE, 1, 0, 0, 0), mapped(prot=7))
     ),
@@ -267,6 +286,56 @@ WITNESSES = (
     ),
     Witness("process_madvise: flags", errno.EINVAL, (mapped(), call("process_madvise", 4, 1, AT, PAGE))),
     Witness("process_madvise: not user space", errno.EFAULT, (call("process_madvise", 4, 0, TASK_SIZE, PAGE),)),
+    # What went well before a refusal is the result, so here as well there is no errno to see.
+    Witness(
+        "process_madvise: what went well counts, though the next range has a hole",
+        errno.ENOMEM,
+        (*HOLE, call("process_madvise", 20, 0, AT, PAGE, AT, 4 * PAGE)),
+    ),
+    Witness(
+        "process_madvise: a hole in the first range", errno.ENOMEM, (*HOLE, call("process_madvise", 20, 0, AT, 0x4000))
+    ),
+    Witness(
+        "process_madvise: of another process",
+        0,
+        (mapped(), Op("fork"), call("process_madvise", f.MADV_COLD, 0, AT, PAGE, file=1)),
+    ),
+    Witness(
+        "process_madvise: a part of another process",
+        errno.ENOMEM,
+        (*HOLE, Op("fork"), call("process_madvise", f.MADV_COLD, 0, AT, PAGE, AT, 0x4000, file=1)),
+    ),
+    Witness(
+        "process_madvise: not this advice about another process",
+        errno.EINVAL,
+        (mapped(), Op("fork"), call("process_madvise", f.MADV_DONTNEED, 0, AT, PAGE, file=1)),
+    ),
+    Witness(
+        "process_madvise: of another process without CAP_SYS_NICE",
+        errno.EPERM,
+        unprivileged(mapped(), Op("fork"), call("process_madvise", f.MADV_COLD, 0, AT, PAGE, file=1)),
+    ),
+    Witness(
+        "process_madvise: of one that has more capabilities",
+        errno.EACCES,
+        (
+            mapped(),
+            Op("fork"),
+            call("capset", LOOKING | 1 << f.CAP_SYS_RAWIO),
+            call("process_madvise", f.MADV_DONTNEED, 0, AT, PAGE, file=1),
+        ),
+    ),
+    Witness(
+        "process_madvise: of one that has as many capabilities, without CAP_SYS_PTRACE and the like",
+        0,
+        (
+            mapped(),
+            Op("fork"),
+            Op("capset", (LOOKING | 1 << f.CAP_SYS_RAWIO,), 1),
+            call("capset", LOOKING | 1 << f.CAP_SYS_RAWIO),
+            call("process_madvise", f.MADV_COLD, 0, AT, PAGE, file=1),
+        ),
+    ),
     # -- locks
     Witness("mlock: a hole", errno.ENOMEM, (*HOLE, call("mlock", AT, 4 * PAGE))),
     Witness("mlock: wraps", errno.EINVAL, (call("mlock", (1 << 64) - PAGE, 2 * PAGE),)),
@@ -305,7 +374,25 @@ WITNESSES = (
         pages=True,
     ),
     Witness(
+        "mbind: a page on another node, and a hole behind it",
+        errno.EFAULT,
+        (*HOLE, call("write", AT), call("mbind", AT, 4 * PAGE, 4, 0, 1)),
+        pages=True,
+    ),
+    Witness(
+        "mbind: a page on another node, and a hole further on",
+        errno.EIO,
+        (mapped(), mapped(AT + 4 * PAGE, prot=1), call("write", AT), call("mbind", AT, 10 * PAGE, 4, 0, 1)),
+        pages=True,
+    ),
+    Witness(
         "mbind: a page that may move", 0, (mapped(), call("write", AT), call("mbind", AT, PAGE, 4, 0, 2)), pages=True
+    ),
+    Witness("mbind: MOVE_ALL", 0, (mapped(), call("mbind", AT, PAGE, 2, 1, 4))),
+    Witness(
+        "mbind: MOVE_ALL without CAP_SYS_NICE",
+        errno.EPERM,
+        unprivileged(mapped(), call("mbind", AT + 1, PAGE, 2, 1, 4)),
     ),
     Witness("mbind: no nodes", errno.EINVAL, (mapped(), call("mbind", AT, PAGE, 2, 0, 0))),
     Witness("set_mempolicy: no nodes", errno.EINVAL, (call("set_mempolicy", 2, 0),)),
@@ -358,6 +445,108 @@ WITNESSES = (
     Witness("shmat: something is there", errno.EINVAL, (mapped(), call("shmat", AT, 0, file=0))),
     Witness("shmat: SHM_REMAP without an address", errno.EINVAL, (call("shmat", 0, f.SHM_REMAP, file=0),)),
     Witness("shmdt: nothing is attached", errno.EINVAL, (mapped(), call("shmdt", AT))),
+    Witness("shmget: no bytes", errno.EINVAL, (call("shmget", 0, 0, NEW, file=MADE),)),
+    Witness("shmget: more than there is", errno.ENOMEM, (call("shmget", 0, 1 << 46, NEW, file=MADE),)),
+    Witness("shmget: more than there is, unreserved", 0, (call("shmget", 0, 1 << 46, NEW | 0o10000, file=MADE),)),
+    Witness("shmget: no such key", errno.ENOENT, (call("shmget", 1, PAGE, 0o600, file=MADE),)),
+    Witness("shmget: the key", 0, (KEYED, call("shmget", 1, PAGE, 0o600, file=MADE + 1))),
+    Witness("shmget: the key is taken", errno.EEXIST, (KEYED, call("shmget", 1, PAGE, NEW | 0o2000, file=MADE + 1))),
+    Witness("shmget: it is smaller", errno.EINVAL, (KEYED, call("shmget", 1, 4 * PAGE, NEW, file=MADE + 1))),
+    Witness(
+        "shmget: its mode does not permit it",
+        errno.EACCES,
+        unprivileged(KEYED, call("shmctl", 1, 0o400, file=MADE), call("shmget", 1, PAGE, 0o600, file=MADE + 1)),
+    ),
+    Witness(
+        "shmat: its mode does not permit it",
+        errno.EACCES,
+        unprivileged(call("shmctl", 1, 0o400, file=0), call("shmat", 0, 0, file=0)),
+    ),
+    Witness(
+        "shmat: its mode permits reading",
+        0,
+        unprivileged(call("shmctl", 1, 0o400, file=0), call("shmat", 0, f.SHM_RDONLY, file=0)),
+    ),
+    Witness("shmat: to execute it", errno.EACCES, unprivileged(call("shmat", 0, f.SHM_EXEC, file=0))),
+    Witness("shmat: a segment that is gone", errno.EINVAL, (call("shmctl", 0, 0, file=0), call("shmat", 0, 0, file=0))),
+    Witness("shmat: one that is to go, and is attached", 0, (*TO_GO, call("shmat", 0, 0, file=0))),
+    Witness(
+        "shmat: one that went with its last attachment",
+        errno.EINVAL,
+        (*TO_GO, call("shmdt", AT), call("shmat", 0, 0, file=0)),
+    ),
+    Witness("shmat: over its own last attachment", 0, (*TO_GO, call("shmat", AT, f.SHM_REMAP, file=0))),
+    Witness(
+        "shmctl: how many VMAs have it", 0, (ATTACHED, call("munmap", AT + PAGE, PAGE), call("shmctl", 2, 0, file=0))
+    ),
+    Witness("shmctl: also those of a child", 0, (ATTACHED, Op("fork"), call("shmctl", 2, 0, file=0))),
+    Witness(
+        "shmctl: not those of one that has ended",
+        0,
+        (ATTACHED, Op("fork"), Op("exit", (), 1), call("shmctl", 2, 0, file=0)),
+    ),
+    Witness(
+        "shmctl: nor those of one that executes",
+        0,
+        (ATTACHED, Op("fork"), Op("exec", (), 1), call("shmctl", 2, 0, file=0)),
+    ),
+    Witness("shmctl: its size", 0, (call("shmget", 0, 5, NEW, file=MADE), call("shmctl", 2, 1, file=MADE))),
+    Witness("shmctl: its mode says that it is to go", 0, (*TO_GO, call("shmctl", 2, 2, file=0))),
+    Witness(
+        "shmctl: its mode says that it is locked", 0, (call("shmctl", 11, 0, file=0), call("shmctl", 2, 2, file=0))
+    ),
+    Witness(
+        "shmctl: one that is to go has no key", errno.ENOENT, (*KEYED_TO_GO, call("shmget", 1, PAGE, 0, file=MADE + 1))
+    ),
+    Witness("shmctl: one that is gone", errno.EINVAL, (call("shmctl", 0, 0, file=0), call("shmctl", 2, 0, file=0))),
+    Witness("shmctl: unknown command", errno.EINVAL, (call("shmctl", 99, 0, file=0),)),
+    Witness(
+        "shmctl: reading is not permitted",
+        errno.EACCES,
+        unprivileged(call("shmctl", 1, 0o200, file=0), call("shmctl", 2, 0, file=0)),
+    ),
+    Witness("shmctl: of any index", 0, unprivileged(call("shmctl", 1, 0o200, file=0), call("shmctl", 15, 0, file=0))),
+    Witness(
+        "shmctl: RLIMIT_MEMLOCK of the user",
+        errno.ENOMEM,
+        unprivileged(*limited(f.RLIMIT_MEMLOCK, 18, call("shmctl", 11, 0, file=1), call("shmctl", 11, 0, file=0))),
+    ),
+    Witness(
+        "shmctl: what is locked is not counted twice",
+        0,
+        unprivileged(*limited(f.RLIMIT_MEMLOCK, 18, call("shmctl", 11, 0, file=1), call("shmctl", 11, 0, file=1))),
+    ),
+    Witness(
+        "shmctl: what was locked is given back",
+        0,
+        unprivileged(
+            *limited(
+                f.RLIMIT_MEMLOCK,
+                18,
+                call("shmctl", 11, 0, file=1),
+                call("shmctl", 12, 0, file=1),
+                call("shmctl", 11, 0, file=0),
+            )
+        ),
+    ),
+    Witness(
+        "shmctl: what was locked goes with its segment",
+        0,
+        unprivileged(
+            *limited(
+                f.RLIMIT_MEMLOCK,
+                18,
+                call("shmctl", 11, 0, file=1),
+                call("shmctl", 0, 0, file=1),
+                call("shmctl", 11, 0, file=0),
+            )
+        ),
+    ),
+    Witness(
+        "shmctl: no right to lock at all",
+        errno.EPERM,
+        unprivileged(*limited(f.RLIMIT_MEMLOCK, 0, call("shmctl", 11, 0, file=0))),
+    ),
     # -- userfaultfd
     Witness("register: nothing is mapped", errno.EINVAL, (UFFD, call("register", AT, PAGE, 1, file=MADE))),
     Witness("register: not aligned", errno.EINVAL, (UFFD, mapped(), call("register", AT + 1, PAGE, 1, file=MADE))),
@@ -407,6 +596,36 @@ WITNESSES = (
     Witness("prctl: MDWE stays", errno.EPERM, (call("prctl", 65, 1, 0, 0, 0), call("prctl", 65, 0, 0, 0, 0))),
     Witness("prctl: MDWE, unknown bits", errno.EINVAL, (call("prctl", 65, 4, 0, 0, 0),)),
     Witness("prctl: arguments that are none", errno.EINVAL, (call("prctl", 67, 1, 1, 0, 0),)),
+    Witness("prctl: PR_SET_MM without CAP_SYS_RESOURCE", errno.EPERM, unprivileged(call("prctl", 35, 7, AT, 0, 0))),
+    Witness("prctl: PR_SET_MM, an argument that is none", errno.EINVAL, (call("prctl", 35, 7, AT, 1, 0),)),
+    Witness("prctl: PR_SET_MM_MAP, no such size", errno.EINVAL, (call("prctl", 35, 14, AT, 96, 0),)),
+    Witness("layout: as it may be", 0, (laid_out(),)),
+    Witness("layout: below mmap_min_addr", errno.EINVAL, (laid_out(arg_start=0x1000),)),
+    Witness("layout: not in user space", errno.EINVAL, (laid_out(start_stack=TASK_SIZE),)),
+    Witness("layout: no code", errno.EINVAL, (laid_out(end_code=AT),)),
+    Witness("layout: data that end before they start", errno.EINVAL, (laid_out(end_data=AT),)),
+    Witness("layout: a break below the heap", errno.EINVAL, (laid_out(brk=2 * AT - 1),)),
+    Witness("layout: arguments that end before they start", errno.EINVAL, (laid_out(arg_end=AT),)),
+    Witness("layout: an environment that ends before it starts", errno.EINVAL, (laid_out(env_end=AT),)),
+    Witness("layout: RLIMIT_DATA", errno.EINVAL, limited(f.RLIMIT_DATA, 2, laid_out(brk=2 * AT + 2 * PAGE))),
+    Witness("layout: RLIMIT_DATA, just", 0, limited(f.RLIMIT_DATA, 2, laid_out(brk=2 * AT + PAGE))),
+    Witness("layout: no auxiliary vector of that size", errno.EINVAL, (laid_out(vector=0, size=16, file=0xFFFFFFFF),)),
+    Witness("layout: nor of this one", errno.EINVAL, (laid_out(vector=AT, size=449, file=0xFFFFFFFF),)),
+    Witness(
+        "layout: another executable, which needs a capability",
+        errno.EPERM,
+        (call("capset", RESTORING), laid_out(vector=0, size=0, file=0)),
+    ),
+    Witness("layout: the heap is where it says", 0, (laid_out(), call("brk", 2 * AT + PAGE))),
+    Witness("layout: not below it", errno.ENOMEM, (laid_out(), call("brk", 2 * AT - 1))),
+    Witness(
+        "layout: what is mapped there goes as the heap does",
+        0,
+        (mapped(2 * AT, 8, prot=1), laid_out(brk=2 * AT + 8 * PAGE), call("brk", 2 * AT + PAGE)),
+    ),
+    Witness(
+        "layout: a break below which nothing is", errno.ENOMEM, (laid_out(brk=2 * AT + 0x8000), call("brk", 2 * AT))
+    ),
     Witness("remap_file_pages: private memory", errno.EINVAL, (mapped(), call("remap_file_pages", AT, PAGE, 0, 0, 0))),
     Witness(
         "remap_file_pages: permissions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from vmalab.flags import IPC_SET, IPC_STAT
 from vmalab.fuzz.events import EVENTS
 from vmalab.fuzz.files import FILE_PAGES, SEGMENT_PAGES
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
@@ -12,7 +13,9 @@ _HEAD: Final = """\
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/prctl.h>
 #include <linux/userfaultfd.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,8 +30,8 @@ _HEAD: Final = """\
 #include <sys/wait.h>
 #include <unistd.h>
 
-static long files[64], segments[2], result;
-static int failed;
+static long files[64], segments[64], result;
+static int failed, pids[8];
 static sigjmp_buf back;
 
 static void caught(int number)
@@ -76,6 +79,8 @@ int main(int argc, char **argv)
 	struct sigaction action = {.sa_handler = caught, .sa_flags = SA_ONSTACK};
 
 	(void)argc;
+	if (unshare(CLONE_NEWIPC))
+		perror("an IPC namespace of its own");
 	if (!(personality(0xffffffff) & ADDR_NO_RANDOMIZE)) {
 		personality(ADDR_NO_RANDOMIZE);
 		execv("/proc/self/exe", argv);
@@ -94,12 +99,11 @@ def as_c(ops: list[Op]) -> str:
     done with all of its own: where the order matters, the Python form keeps it.
     """
     lines = [_HEAD, *_functions(ops), _MAIN.rstrip("\n"), *[f"	{line}" for line in _files(ops)], "	process0();"]
-    lines += [f"	shmctl(segments[{at}], IPC_RMID, NULL);" for at in range(len(SEGMENT_PAGES)) if _has_segments(ops)]
     return "\n".join([*lines, "	return 0;", "}", ""])
 
 
 def _has_segments(ops: list[Op]) -> bool:
-    return any(op.name == "shmat" for op in ops)
+    return any(op.name in ("shmat", "shmctl") for op in ops)
 
 
 def _functions(ops: list[Op]) -> list[str]:
@@ -122,6 +126,7 @@ def _functions(ops: list[Op]) -> list[str]:
             "",
             f"static void process{who}(void)",
             "{",
+            f"	pids[{who}] = getpid();",
             *[f"	{line}" for line in body],
             f"	show({who});",
             "}",
@@ -191,9 +196,17 @@ def _call(op: Op, args: list[str], file: str) -> str:
     if op.name == "process_madvise":
         ranges = ", ".join([f"{{(void *){args[at]}, {args[at + 1]}}}" for at in range(2, len(args), 2)])
         count = f"{(len(args) - 2) // 2}ul"
-        return f"struct iovec ranges[] = {{{ranges}}}; {_syscall(440, ['-10000L', 'ranges', count, args[0], args[1]])}"
+        of = "-10000L" if op.file < 0 else f"syscall(434, pids[{op.file}], 0)"
+        return f"struct iovec ranges[] = {{{ranges}}}; {_syscall(440, [of, 'ranges', count, args[0], args[1]])}"
     if op.name == "shmat":
         return _syscall(30, [f"segments[{op.file}]", *args])
+    if op.name == "layout":
+        fields = ", ".join(args if len(args) > 11 else [*args, "0", "0", "-1"])
+        return f"struct prctl_mm_map map = {{{fields}}}; {_syscall(157, ['35ul', '14ul', '&map', '104ul', '0ul'])}"
+    if op.name == "shmget":
+        return f"{_syscall(29, args)} segments[{op.file}] = result;"
+    if op.name == "shmctl":
+        return _shmctl(op)
     if op.name == "seal":
         return f"result = fcntl({file}, F_ADD_SEALS, {args[0]});"
     if op.name == "register":
@@ -219,6 +232,17 @@ def _call(op: Op, args: list[str], file: str) -> str:
         head = "unsigned head[] = {0x20080522, 0}"
         return f"{head}, caps[] = {{{low}u, {low}u, 0, {high}u, {high}u, 0}}; {_syscall(126, ['head', 'caps'])}"
     return _syscall(NUMBERS[op.name], args)
+
+
+def _shmctl(op: Op) -> str:
+    segment = f"segments[{op.file}]"
+    if op.args[0] == IPC_STAT:
+        field = ("shm_nattch", "shm_segsz", "shm_perm.mode")[op.args[1] % 3]
+        return f"struct shmid_ds told; result = shmctl({segment}, IPC_STAT, &told); if (!result) result = told.{field};"
+    if op.args[0] == IPC_SET:
+        fields = f".shm_perm = {{.uid = geteuid(), .gid = getegid(), .mode = {op.args[1] & 0xFFFF:#o}}}"
+        return f"struct shmid_ds set = {{{fields}}}; result = shmctl({segment}, IPC_SET, &set);"
+    return f"static struct shmid_ds told[9]; {_syscall(31, [segment, f'{op.args[0]:#x}ul', 'told'])}"
 
 
 def _fill(op: Op, file: str) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from vmalab import flags as f
+from vmalab.fuzz.ops import REMOTE_MADVISE
 from vmalab.reason import explain
-from vmalab.syscalls import policy, uffd
+from vmalab.syscalls import policy, shm, uffd
+from vmalab.syscalls.madvise import REMOTE
 from vmalab.trace.show import MAP_TYPES, flag_names
 
 
@@ -45,6 +47,7 @@ _BITS: Final[dict[str, list[tuple[int, str]]]] = {
     "mlock2": _bits("MLOCK_"),
     "mlockall": _bits("MCL_"),
     "msync": _bits("MS_"),
+    "shmget": [(f.IPC_CREAT, "IPC_CREAT"), (f.IPC_EXCL, "IPC_EXCL"), (shm.NORESERVE, "SHM_NORESERVE")],
     "shmat": _bits("SHM_"),
     "seal": _bits("F_SEAL_"),
     "memfd": _bits("MFD_"),
@@ -59,18 +62,22 @@ _BITS_OF_SECOND: Final = {"mmap": _MAP, "mbind": _policy_bits("MPOL_MF_")}
 _CHOICES: Final[dict[str, dict[int, str]]] = {
     "madvise": _ADVICES,
     "process_madvise": _ADVICES,
+    REMOTE_MADVISE: {advice: _ADVICES[advice] for advice in sorted(REMOTE)},
     "prctl": _OPTIONS,
     "prlimit64": _LIMITS,
+    "shmctl": shm.COMMANDS,
     "mbind": _POLICIES,
     "set_mempolicy": _POLICIES,
     "fill": {0: "UFFDIO_COPY", 1: "UFFDIO_ZEROPAGE", 2: "UFFDIO_CONTINUE", 3: "UFFDIO_POISON"},
 }
 CALLS: Final = {
+    REMOTE_MADVISE: "process_madvise(another process)",
     "exec": "execve",
     "memfd": "memfd_create",
     "seal": "fcntl(F_ADD_SEALS)",
     "register": "ioctl(UFFDIO_REGISTER)",
     "fill": "ioctl(userfaultfd)",
+    "layout": "prctl(PR_SET_MM_MAP)",
     "writeprotect": "ioctl(UFFDIO_WRITEPROTECT)",
     "unregister": "ioctl(UFFDIO_UNREGISTER)",
     "close": "close(userfaultfd)",

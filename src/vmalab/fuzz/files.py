@@ -1,8 +1,7 @@
-"""The files that all runs of a lockstep map: regular ones, memfds, and segments of shared memory."""
+"""The files that all runs of a lockstep map: regular ones and memfds."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import tempfile
 from pathlib import Path
@@ -15,9 +14,7 @@ from vmalab.vma.area import File
 
 FILE_PAGES: Final = 1 << 18
 SEGMENT_PAGES: Final = (3, 16)
-_IPC_PRIVATE: Final = 0
-_IPC_CREATE: Final = 0o1000 | 0o600
-_IPC_RMID: Final = 0
+"""Sizes of the segments of shared memory that are there from the start of a run."""
 
 
 class Files:
@@ -26,11 +23,8 @@ class Files:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="vmalab-")
         self.descriptors: list[int] = []
-        """Of the files; a segment of shared memory has its number here, and no record."""
+        """Of the files."""
         self.records: list[records.File] = []
-        self.segments: list[int] = []
-        """Numbers of the segments of shared memory."""
-        self._attached: list[int] = []
         path = Path(self._folder.name) / "file"
         path.write_bytes(b"")
         os.truncate(path, FILE_PAGES * PAGE_SIZE)
@@ -40,8 +34,6 @@ class Files:
             descriptor = os.memfd_create(name)
             os.ftruncate(descriptor, pages * PAGE_SIZE)
             self._add(descriptor, "memfd", f"/memfd:{name} (deleted)", True)
-        for pages in SEGMENT_PAGES:
-            self._add_segment(pages)
 
     def _add(self, descriptor: int, kind: str, path: str, writable: bool) -> None:
         found = os.fstat(descriptor)
@@ -51,22 +43,8 @@ class Files:
         self.descriptors.append(descriptor)
         self.records.append(record)
 
-    def _add_segment(self, pages: int) -> None:
-        """A segment that goes when this process detaches it: it is marked for removal as soon as it is attached."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.shmat.restype = ctypes.c_void_p
-        number = int(libc.shmget(_IPC_PRIVATE, ctypes.c_size_t(pages * PAGE_SIZE), _IPC_CREATE))
-        if number < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "shmget")
-        at = libc.shmat(number, None, 0)
-        libc.shmctl(number, _IPC_RMID, None)
-        if at is None or at == ctypes.c_void_p(-1).value:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "shmat")
-        self._attached.append(at)
-        self.segments.append(number)
-
     def models(self) -> list[File]:
-        """The files as a model has them, without the segments."""
+        """The files as a model has them."""
         made = [load_file(record) for record in self.records]
         for file, descriptor in zip(made, self.descriptors, strict=True):
             file.size = os.fstat(descriptor).st_size
@@ -76,10 +54,6 @@ class Files:
         """Close and remove them."""
         for descriptor in self.descriptors:
             os.close(descriptor)
-        libc = ctypes.CDLL(None)
-        for at in self._attached:
-            libc.shmdt(ctypes.c_void_p(at))
-        self._attached = []
         self._folder.cleanup()
 
 

@@ -18,6 +18,7 @@ from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
 from vmalab.fuzz.safety import Safety
 from vmalab.machine import Process
+from vmalab.syscalls import layout, shm
 
 T = TypeVar("T")
 WINDOWS: Final = (0x10000000, 0x20000000 - 16 * PAGE_SIZE, 0x7FFFE0000000)
@@ -45,6 +46,10 @@ RARE_ADVICES: Final = (
     *(f.MADV_GUARD_INSTALL, f.MADV_GUARD_INSTALL, f.MADV_GUARD_REMOVE, f.MADV_REMOVE, f.MADV_COLLAPSE),
     *(f.MADV_COLD, f.MADV_PAGEOUT, f.MADV_WILLNEED),
 )
+REMOTE_ADVICES: Final = (
+    *(f.MADV_COLD, f.MADV_PAGEOUT, f.MADV_WILLNEED, f.MADV_COLLAPSE, f.MADV_COLD, f.MADV_WILLNEED),
+    *(f.MADV_DONTNEED, f.MADV_NORMAL, 99),
+)
 SPECIAL_PROTECTIONS: Final = (f.PROT_GROWSDOWN, f.PROT_GROWSDOWN | f.PROT_GROWSUP, f.PROT_GROWSUP, f.PROT_SEM, 0x10)
 LARGE_FLAGS: Final = (
     *(f.MAP_HUGETLB, f.MAP_HUGETLB | 21 << f.MAP_HUGE_SHIFT, f.MAP_HUGETLB | 30 << f.MAP_HUGE_SHIFT),
@@ -54,6 +59,22 @@ ODD_FLAGS: Final = (
     *(f.MAP_SYNC, f.MAP_32BIT, f.MAP_NONBLOCK, f.MAP_DENYWRITE, f.MAP_ABOVE4G, f.MAP_GROWSDOWN, f.MAP_UNINITIALIZED),
     *(1 << 22, f.MAP_NORESERVE, f.MAP_STACK, f.MAP_POPULATE | f.MAP_NONBLOCK),
 )
+SEGMENT_SIZES: Final = (PAGE_SIZE, 3 * PAGE_SIZE, 16 * PAGE_SIZE, 5 * PAGE_SIZE + 1, 1, 0, 1 << 46)
+SEGMENT_COMMANDS: Final = (
+    *(
+        f.IPC_STAT,
+        f.IPC_STAT,
+        f.IPC_STAT,
+        f.IPC_STAT,
+        f.IPC_RMID,
+        f.IPC_RMID,
+        f.IPC_SET,
+        shm.LOCK,
+        shm.LOCK,
+        shm.UNLOCK,
+    ),
+    *(shm.STAT, shm.STAT_ANY, shm.INFO, f.IPC_INFO, 4),
+)
 SEALS: Final = (
     *(f.F_SEAL_WRITE, f.F_SEAL_FUTURE_WRITE, f.F_SEAL_SEAL, f.F_SEAL_GROW, f.F_SEAL_SHRINK, f.F_SEAL_EXEC),
     64,
@@ -62,9 +83,13 @@ CONTROLS: Final = (
     *((f.PR_SET_MDWE, 1), (f.PR_SET_MDWE, 3), (f.PR_SET_MDWE, 2), (f.PR_SET_MDWE, 0), (f.PR_GET_MDWE, 0)),
     *((f.PR_SET_MEMORY_MERGE, 1), (f.PR_SET_MEMORY_MERGE, 0), (f.PR_GET_MEMORY_MERGE, 0), (f.PR_GET_MDWE, 1)),
     (f.PR_SET_VMA, f.PR_SET_VMA_ANON_NAME, WINDOWS[0], PAGE_SIZE),
+    *((f.PR_SET_MM, layout.BRK, WINDOWS[0]), (f.PR_SET_MM, layout.MAP, 0, 1), (f.PR_SET_MM, 0, WINDOWS[0], 0, 1)),
     *((f.PR_SET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 2), (f.PR_GET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 1)),
 )
-DROPPABLE_CAPABILITIES: Final = 1 << f.CAP_IPC_LOCK | 1 << f.CAP_SYS_RAWIO | 1 << f.CAP_SYS_RESOURCE
+DROPPABLE_CAPABILITIES: Final[int] = sum([1 << bit for bit in f.CAPABILITIES.values()]) & ~(
+    1 << f.CAP_SYS_PTRACE | 1 << f.CAP_SYS_ADMIN
+)
+"""Without the two others there would be no userfaultfds, and no reader of VMAs."""
 KINDS: Final = {
     "mmap": 10,
     "mmap anywhere": 4,
@@ -98,6 +123,7 @@ KINDS: Final = {
     "prctl": 1,
     "personality": 1,
     "query": 2,
+    "layout": 0.5,
     "mempolicy": 1,
     "capset": 1,
     "exec": 0.2,
@@ -177,6 +203,7 @@ class Generator:
             "prctl": self._prctl,
             "personality": self._personality,
             "query": self._query,
+            "layout": self._layout,
             "mempolicy": self._mempolicy,
             "exec": lambda process, who: Op("exec", (), who),
             "capset": lambda process, who: Op("capset", (self._lockstep.capabilities & ~DROPPABLE_CAPABILITIES,), who),
@@ -309,7 +336,7 @@ class Generator:
 
     def _mbind(self, process: Process, who: int) -> Op:
         mode, mask = self._choose(((0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (2, 0), (1, 0)))
-        flags = self._choose((0, 0, 0, 1, 2, 4)) if self._roll() < 0.2 else 0
+        flags = self._choose((0, 0, 1, 2, 3, 4, 5, 6)) if self._roll() < 0.3 else 0
         return Op("mbind", (*self._range(process), mode, mask, flags), who)
 
     def _brk(self, process: Process, who: int) -> Op:
@@ -359,11 +386,15 @@ class Generator:
         return Op("madvise", (*self._range(process), self._choose(RARE_ADVICES)), who)
 
     def _process_madvise(self, process: Process, who: int) -> Op:
+        target = -1
+        if self._roll() < 0.4:
+            target = self._choose(list(self._lockstep.processes))
+            process = self._lockstep.processes[target]
         ranges = [*self._range(process)]
         if self._roll() < 0.5:
             ranges += self._range(process)
-        advice = self._choose((*RARE_ADVICES, *ADVICES))
-        return Op("process_madvise", (advice, self._choose((0, 0, 0, 0, 0, 1)), *ranges), who)
+        advice = self._choose(REMOTE_ADVICES if target >= 0 else (*RARE_ADVICES, *ADVICES))
+        return Op("process_madvise", (advice, self._choose((0, 0, 0, 0, 0, 1)), *ranges), who, target)
 
     def _pkey(self, process: Process, who: int) -> Op:
         which = self._roll()
@@ -376,13 +407,23 @@ class Generator:
         return Op("pkey_mprotect", (*self._range(process), self._choose(PROTECTIONS), key), who)
 
     def _shm(self, process: Process, who: int) -> Op:
-        if self._roll() < 0.4:
+        which = self._roll()
+        if which < 0.3:
             vmas = process.vmas() if process.mm.map_count < FEW_VMAS else []
             attached = [vma.start for vma in vmas if vma.ops is not None and vma.ops.name == "shm"]
             return Op("shmdt", (self._choose(attached) if attached else self._place(),), who)
+        if which < 0.4 and self._lockstep.slots < MOST_SLOTS:
+            mode = f.IPC_CREAT | self._choose((0o600, 0o600, 0o700, 0o400, 0))
+            flags = mode | self._choose((0, 0, f.IPC_EXCL, shm.NORESERVE))
+            flags &= ~self._choose((0, 0, 0, f.IPC_CREAT))
+            return Op("shmget", (self._choose((0, 0, 1, 2)), self._choose(SEGMENT_SIZES), flags), who, self._new_file())
+        segment = self._choose(list(self._lockstep.resources[who].segments) or [0])
+        if which < 0.65:
+            what = self._choose((0, 1, 2, 0o600, 0o400, 0o755))
+            return Op("shmctl", (self._choose(SEGMENT_COMMANDS), what), who, segment)
         flags = self._choose((0, 0, f.SHM_RDONLY, f.SHM_EXEC)) | self._choose((0, f.SHM_REMAP, f.SHM_REMAP))
         addr = self._choose((0, self._place(), self._edge(process), self._place() + 8))
-        return Op("shmat", (addr, flags | self._choose((0, f.SHM_RND))), who, self._choose((0, 1)))
+        return Op("shmat", (addr, flags | self._choose((0, f.SHM_RND))), who, segment)
 
     def _made(self, who: int, contexts: bool) -> list[int]:
         """The files, or the userfaultfds, that the run has made and the process holds."""
@@ -438,6 +479,22 @@ class Generator:
         if option == f.PR_SET_THP_DISABLE:
             args[1] = 1 if self._roll() < 0.5 else 0
         return Op("prctl", tuple(args[:5]), who)
+
+    def _layout(self, process: Process, who: int) -> Op:
+        parts = [part or process.mm.start_stack for part in layout.layout_of(process.mm)]
+        at = layout.ORDER.index(layout.START_BRK)
+        which = self._roll()
+        if which < 0.5:
+            parts[at] = self._edge(process)
+            parts[at + 1] = parts[at] + self._choose((0, 0, PAGE_SIZE, 5 * PAGE_SIZE, 7))
+        elif which < 0.8:
+            parts[at + 1] = max(0, parts[at + 1] + self._choose((PAGE_SIZE, -PAGE_SIZE, 1, 10 * PAGE_SIZE)))
+        else:
+            other = int(self._roll() * len(parts))
+            parts[other] = self._choose(
+                (parts[other] + PAGE_SIZE, parts[other] - 1, 0, TASK_SIZE, self._place(), 1 << 64)
+            )
+        return Op("layout", tuple(parts), who)
 
     def _personality(self, process: Process, who: int) -> Op:
         now = process.personality

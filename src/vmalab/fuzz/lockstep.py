@@ -10,10 +10,21 @@ from typing import Final, final
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
 from vmalab.errors import VmalabError
-from vmalab.flags import MADV_REMOVE, RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_STACK
+from vmalab.flags import (
+    CLONE_NEWIPC,
+    IPC_CREAT,
+    IPC_RMID,
+    IPC_STAT,
+    MADV_REMOVE,
+    RLIM_INFINITY,
+    RLIMIT_AS,
+    RLIMIT_DATA,
+    RLIMIT_MEMLOCK,
+    RLIMIT_STACK,
+)
 from vmalab.fuzz.events import EVENTS, EventReader
-from vmalab.fuzz.files import Files
-from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, Op
+from vmalab.fuzz.files import SEGMENT_PAGES, Files
+from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
 from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, outer_view, same_view
@@ -24,6 +35,7 @@ from vmalab.machine import KernelError, Machine, Process
 from vmalab.pages.memory import Memory
 from vmalab.reason import YES, errno_of, explain
 from vmalab.semantics import Semantics
+from vmalab.syscalls import layout
 from vmalab.trace import records
 from vmalab.trace.load import load_exec, load_machine
 from vmalab.vma.area import AnonVma, File, Policy, Userfaultfd
@@ -36,6 +48,7 @@ AHEAD: Final = 4
 """Batches that are sent before the answer to the first is waited for."""
 ALONE: Final = frozenset({"fork", "exit", "crowd", "exec", "userfaultfd", "close"})
 """Steps that are taken when all before them are compared."""
+UNSHARE: Final = 272
 CROWD: Final = 0x200000000000
 """Where a crowd of VMAs lies."""
 CROWD_FLAGS: Final = 0x4032
@@ -157,6 +170,7 @@ class Lockstep:
 
     def restart(self) -> None:
         """End the processes of the run before, and begin the next."""
+        self._remove_segments()
         while self.processes:
             for who in list(self.processes):
                 if who not in self.parents.values():
@@ -189,7 +203,7 @@ class Lockstep:
         """Those steps by name, by the arguments that FLAG_ARGUMENTS names, and by the model's answer (a reason)."""
         self.slots: int = 0
         """The first that no file of the run has been made in."""
-        self.resources = {-1: Resources(self.models, self._descriptors, self.files.segments, self._hard_limits)}
+        self.resources = {-1: Resources(self.models, self._descriptors, {}, self._hard_limits)}
         self.own: Ranges = Ranges()
         """Where the agent's own memory lies, in any process of the run."""
         self.own.add_all(self._first.mm)
@@ -197,7 +211,31 @@ class Lockstep:
         mine.source, mine.content = self._source
         memory = self.machine.memory
         self._watch: PageWatch | None = PageWatch(memory, self.own) if memory is not None else None
-        self._first_fork: Divergence | None = self._fork(Op("fork", (), -1))
+        mine.user, mine.group = os.geteuid(), os.getegid()
+        self._first_fork: Divergence | None = self._fork(Op("fork", (), -1)) or self._make_segments()
+
+    def _make_segments(self) -> Divergence | None:
+        """Give the run an IPC namespace of its own, where that is permitted, and its first segments."""
+        first = self.resources[0].segments
+        (unshared,) = self.agent.run([Step(UNSHARE, (CLONE_NEWIPC,))], 1, report=0)
+        if unshared.result < 0:
+            return None
+        self.processes[0].do(Call("unshare", (CLONE_NEWIPC,)))
+        for at, pages in enumerate(SEGMENT_PAGES):
+            call = Call("shmget", (0, pages * PAGE_SIZE, IPC_CREAT | 0o600))
+            outcome = self.processes[0].do(call)
+            (reply,) = self.agent.run([Step(NUMBERS["shmget"], call.args)], 1, report=0)
+            if reply.result != outcome.result:
+                found = (hex(outcome.result), _result_text(reply.result))
+                return Divergence(-1, Op("shmget", call.args, 0, at), "result", *found)
+            first[at] = reply.result
+        return None
+
+    def _remove_segments(self) -> None:
+        """What the run has locked of segments counts for the user: they are to go with its processes, not some time."""
+        if self.processes and not self._stopped:
+            ids = list(self.processes[0].ipc.segments)
+            self.agent.run([Step(NUMBERS["shmctl"], (each, IPC_RMID, 0)) for each in ids], 1, report=0)
 
     def __enter__(self) -> Lockstep:
         return self
@@ -243,7 +281,7 @@ class Lockstep:
             self._last_place = place
             self.sequence.append(op)
             found: Divergence | None = None
-            if op.who not in self.processes or not self.resources[op.who].has(op):
+            if not self._is_possible(op):
                 # What makes the process, or the file, is left out of a sequence that is made short.
                 continue
             switches = op.name in ALONE or (len(waiting) > 0 and waiting[0].op.who != op.who)
@@ -266,6 +304,14 @@ class Lockstep:
                 return found
         found = self._send(waiting, 0)
         return self._conclude() if found is None else found
+
+    def _is_possible(self, op: Op) -> bool:
+        """Whether the process of a step is there, and what it acts on."""
+        if op.who not in self.processes:
+            return False
+        if op.name == "process_madvise":
+            return op.file < 0 or op.file in self.processes
+        return self.resources[op.who].has(op)
 
     def _take(self, place: int, op: Op, waiting: list[_Expected]) -> Divergence | None:
         """Perform a step that concerns processes at once; take any other in the model, and put it among the waiting."""
@@ -297,6 +343,11 @@ class Lockstep:
                 if kernel.get(name, pages) != pages:
                     text = f"process {who}: {name} in pages"
                     return Divergence(self._last_place, op, text, str(pages), str(kernel[name]))
+            shown = _layout(self.agent.pid_of(who + 1))
+            for option, ours, theirs in zip(layout.ORDER, layout.layout_of(mm), shown, strict=True):
+                if ours != theirs and ours and theirs > 1:
+                    text = f"process {who}: {layout.OPTIONS[option]}"
+                    return Divergence(self._last_place, op, text, hex(ours), hex(theirs))
         try:
             self.machine.validate()
         except AssertionError as error:
@@ -330,13 +381,21 @@ class Lockstep:
                 child = self.machine.fork(process, op.clone)
                 outcome = child.do(call)
                 self.machine.exit(child)
-                steps[0].number |= op.clone << 32
+                for step in steps:
+                    if step.number == NUMBERS[op.name]:
+                        step.number |= op.clone << 32
             else:
                 outcome = process.do(call)
             expected = _Expected(place, op, steps)
             expected.result = outcome.result
             expected.known = outcome.known
             expected.reason = outcome.reason
+            if op.name == "shmget":
+                self.resources[op.who].segments[op.file] = outcome.result
+            elif op.name == "shmctl" and op.args[0] == IPC_STAT and outcome.result == 0:
+                segment = process.ipc.segments[call.args[0]]
+                fields = (segment.attached, segment.size, segment.mode)
+                expected.result = fields[op.args[1] % len(fields)]
         expected.view = self._view(op.who)
         return expected
 
@@ -400,11 +459,12 @@ class Lockstep:
     def _count(self, op: Op, reason: int) -> None:
         self.last_reason = reason
         first = second = 0
+        name = REMOTE_MADVISE if op.name == "process_madvise" and op.file >= 0 else op.name
         at = FLAG_ARGUMENTS.get(op.name)
         if at is not None and op.args:
             first = op.args[at[0]]
             second = op.args[at[1]]
-        keys = [(op.name, first, second, reason)]
+        keys = [(name, first, second, reason)]
         if op.clone:
             keys.append(("clone", op.clone, 0, YES))
         for key in keys:
@@ -443,8 +503,12 @@ class Lockstep:
         if MADV_REMOVE in op.args or (op.name == "mbind" and op.args[4]):
             # A file's pages are taken from all who map them, or pages are moved; what others have is seen later.
             watch.forget_all()
-        found = watch.compare(who, self.processes[who], self.agent.pid_of(who + 1))
-        return None if found is None else Divergence(expected.place, op, *found)
+        seen = (who, op.file) if op.name == "process_madvise" and op.file >= 0 else (who,)
+        for each in seen:
+            found = watch.compare(each, self.processes[each], self.agent.pid_of(each + 1))
+            if found is not None:
+                return Divergence(expected.place, op, *found)
+        return None
 
     def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence:
         """What exactly differs."""
@@ -506,6 +570,7 @@ class Lockstep:
         self.processes[child] = process
         self.parents[child] = op.who
         self.resources[child] = self.resources[op.who].inherited()
+        self.resources[child].peers[child] = (pid, process.pid)
         shown = self.agent.first
         self._kernel[child] = [] if shown is None else shown
         closing = self.resources[op.who].contexts()
@@ -535,6 +600,7 @@ class Lockstep:
             adopt(mm, shown)
         self.own.add_all(mm)
         self.resources[op.who].made.clear()
+        self.resources[op.who].pidfds.clear()
         self.steps += 1
         return self._look(op, op.who)
 
@@ -555,6 +621,9 @@ class Lockstep:
         process = self.processes.pop(who)
         parent = self.parents.pop(who)
         del self.resources[who]
+        for each in self.resources.values():
+            # A process that has the number after it is another one.
+            each.pidfds.discard(who)
         if self._watch is not None:
             self._watch.forget(who)
         self.machine.exit(process)
@@ -577,6 +646,17 @@ def _counters(pid: int) -> dict[str, int]:
     """What /proc/PID/status counts, in pages."""
     fields = read_status(pid)
     return {name: int(fields[name.encode()].split()[0]) // 4 for name in COUNTERS if name.encode() in fields}
+
+
+def _layout(pid: int) -> list[int]:
+    """What /proc/PID/stat tells of the layout, in the order of layout.ORDER; 0 for the break, which it does not tell.
+
+    Whoever may not know it is told 1.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        words = file.read().rpartition(b") ")[2].split()
+    fields = (26, 27, 45, 46, 47, 0, 28, 48, 49, 50, 51)
+    return [int(words[field - 3]) if field else 0 for field in fields]
 
 
 _FACTS: list[records.Machine] = []

@@ -13,7 +13,9 @@ NUMBERS: Final = {
     "msync": 26,
     "mincore": 27,
     "madvise": 28,
+    "shmget": 29,
     "shmat": 30,
+    "shmctl": 31,
     "shmdt": 67,
     "personality": 135,
     "mlock": 149,
@@ -39,7 +41,7 @@ OTHERS: Final = (
     *("read", "write", "fork", "exit"),
     *("crowd", "exec"),
     *("memfd", "memfd_secret", "seal", "userfaultfd", "register", "unregister", "close", "capset"),
-    *("fill", "writeprotect"),
+    *("fill", "writeprotect", "layout"),
 )
 """Steps that are no system call, or several."""
 
@@ -52,7 +54,9 @@ FLAG_ARGUMENTS: Final = {
     "mlock2": (2, 2),
     "mlockall": (0, 0),
     "msync": (2, 2),
+    "shmget": (2, 2),
     "shmat": (1, 1),
+    "shmctl": (0, 0),
     "seal": (0, 0),
     "memfd": (0, 0),
     "register": (2, 2),
@@ -70,15 +74,21 @@ FLAG_ARGUMENTS: Final = {
 """Which arguments of a step are flags, an advice or an option: one, named twice, or two."""
 
 
+REMOTE_MADVISE: Final = "remote madvise"
+"""What a process_madvise of another process is counted as."""
+
+
 @final
 class Op:
     """One step: a system call, or one of OTHERS; who does it, and to which file (-1: none).
+
+    The file of a process_madvise is the process that it is about (-1: the caller itself).
 
     clone: where not 0, a child of that process does the system call, and ends.  It is made with these flags, CLONE_VM
     among them, and so shares the memory.
 
     Processes are numbered from 0.  Files are those that all runs have, from 0; and from FIRST_MADE on those that the
-    run itself makes: memfds and userfaultfds.
+    run itself makes: memfds, userfaultfds and segments.  Segments 0 and 1 are there from the start of a run.
     """
 
     __slots__ = ("args", "clone", "file", "name", "who")

@@ -10,6 +10,7 @@ from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.machine import Process
 from vmalab.pages.table import UFFD_WP
+from vmalab.syscalls import shm
 from vmalab.syscalls.policy import MPOL_F_ADDR, MPOL_F_NODE, MPOL_MF_STRICT
 from vmalab.vma.area import Vma
 
@@ -36,7 +37,7 @@ IF_LOCKED: Final = frozenset({"mprotect", "pkey_mprotect", "mremap"})
 NO_RANGE: Final = frozenset(
     {"crowd", "fork", "exit", "prlimit64", "munlockall", "prctl", "personality", "capset", "memfd", "seal", "close"}
     | {"memfd_secret", "userfaultfd", "pkey_alloc", "pkey_free", "set_mempolicy", "get_mempolicy", "mincore", "msync"}
-    | {"shmdt", "mlockall"}
+    | {"shmdt", "mlockall", "shmget", "layout"}
 )
 """Steps that change no VMA of their own choice, or none of the agent's."""
 LOOKS_AT_PAGE: Final = MPOL_F_NODE | MPOL_F_ADDR
@@ -56,8 +57,15 @@ class Safety:
         """Whether a step may be taken now."""
         process = self._lockstep.processes[op.who]
         args = op.args
+        if op.name == "process_madvise" and op.file >= 0:
+            target = self._lockstep.processes.get(op.file)
+            if target is None:
+                return False
+            process = target
         if op.clone and op.name == "pkey_alloc":
             # Rights to memory with a key are the thread's own; in the model there are none but those of its owner.
+            return False
+        if op.name.startswith("shm") and not self._may_share(process, op):
             return False
         if op.name in TOUCHES and not _can_follow(process, op):
             return False
@@ -70,7 +78,9 @@ class Safety:
             # Whether pages are there, and not where a policy wants them.
             return False
         if op.name == "brk":
-            return abs(args[0] - process.mm.brk) < LARGE
+            # The break may have been put anywhere: below it the agent's own memory could go.
+            low, high = sorted((args[0], process.mm.brk))
+            return high - low < LARGE and not self.is_own(low, high + PAGE_SIZE)
         if op.name == "mmap" and not args[3] & (f.MAP_FIXED | f.MAP_FIXED_NOREPLACE):
             # The low search starts at a random page.
             return args[1] < LARGE and not args[3] & f.MAP_32BIT
@@ -87,6 +97,24 @@ class Safety:
                 return False
         return True
 
+    def _may_share(self, process: Process, op: Op) -> bool:
+        """Whether a step of System V shared memory may be taken: in the run's own IPC namespace, where there is one.
+
+        What is locked counts for the user, and who else runs as the same user is not known.
+        """
+        namespace = process.ipc
+        if not namespace.whole:
+            return False
+        if op.name == "shmget":
+            return not op.args[2] & shm.HUGETLB
+        if op.name != "shmctl" or op.args[0] & 0xFFFFFFFF != shm.LOCK:
+            return True
+        limits = process.limits
+        segment = namespace.segments.get(self._lockstep.resources[op.who].segments.get(op.file, -1))
+        if segment is None or limits.ipc_lock or limits.memlock in (0, f.RLIM_INFINITY):
+            return True
+        return segment.size > limits.memlock
+
     def is_own(self, start: int, end: int) -> bool:
         """Whether a range touches the memory of the agent itself, which is left alone."""
         return self._lockstep.own.touch(start, end)
@@ -99,6 +127,8 @@ def _ranges(op: Op) -> list[tuple[int, int]]:
         return [(args[at], args[at + 1]) for at in range(2, len(args), 2)]
     if op.name == "mremap":
         return [(args[0], args[1]), (args[4], args[2])]
+    if op.name == "shmctl":
+        return []
     if op.name == "shmat":
         return [(args[0], 16 * PAGE_SIZE)] if args[0] else []
     if op.name == "mlockall":

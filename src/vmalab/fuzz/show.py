@@ -131,7 +131,10 @@ class _Recorder:
                 self._children -= 1
                 self._writer.write(records.Fork(0, self._children, self._children, pid, pid, flags=op.clone | SIGCHLD))
                 pid = self._children
-            self._writer.write(records.Call(0, pid, pid, call.name, words, result, file=file, data=call.data))
+            data = call.data
+            if "pid" in data:
+                data = {**data, "pid": self._pids[op.file]}
+            self._writer.write(records.Call(0, pid, pid, call.name, words, result, file=file, data=data))
             if op.clone:
                 self._writer.write(records.Exit(0, pid, code=0))
 

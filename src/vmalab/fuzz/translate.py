@@ -10,7 +10,10 @@ from vmalab.calls import Call
 from vmalab.flags import (
     F_ADD_SEALS,
     F_SEAL_SEAL,
+    IPC_SET,
+    IPC_STAT,
     MFD_ALLOW_SEALING,
+    PR_SET_MM,
     RLIM_INFINITY,
     UFFD_FEATURE_SIGBUS,
     UFFDIO_API,
@@ -22,14 +25,16 @@ from vmalab.flags import (
     UFFDIO_WRITEPROTECT,
     UFFDIO_ZEROPAGE,
 )
-from vmalab.fuzz.files import SEGMENT_PAGES
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
-from vmalab.live.agent import Step
-from vmalab.vma.area import SECRET_OPS, SHM_OPS, SHMEM_OPS, File
+from vmalab.live.agent import DATA, PUT, WORD, Step
+from vmalab.syscalls import layout
+from vmalab.vma.area import SECRET_OPS, SHMEM_OPS, File
 
 NODE_MASK_BITS: Final = 64
 PIDFD_SELF: Final = (1 << 64) - 10000
 """This thread group, where a call takes a descriptor of a process (Linux 6.14)."""
+PIDFD_SLOT: Final = 48
+"""The slot of the agent for a descriptor of process 0; that of process 1 follows."""
 CLOSE: Final = 3
 _FTRUNCATE: Final = 77
 _CAPSET: Final = 126
@@ -37,14 +42,17 @@ _IOCTL: Final = 16
 _FCNTL: Final = 72
 _MEMFD_CREATE: Final = 319
 _USERFAULTFD: Final = 323
+_PIDFD_OPEN: Final = 434
 _MEMFD_SECRET: Final = 447
 _UFFD_API: Final = 0xAA
 _CAPABILITY_VERSION: Final = 0x20080522
 _O_CLOEXEC: Final = 0o2000000
 
+SEGMENT_FIELDS: Final = ((88, 8), (48, 8), (20, 2))
+"""Where struct shmid64_ds has shm_nattch, shm_segsz and the mode, and how many bytes they are."""
 FILLS: Final = (UFFDIO_COPY, UFFDIO_ZEROPAGE, UFFDIO_CONTINUE, UFFDIO_POISON)
 """What a step called fill does, by its kind."""
-MAKERS: Final = ("memfd", "memfd_secret", "userfaultfd")
+MAKERS: Final = ("memfd", "memfd_secret", "userfaultfd", "shmget")
 """Steps that make a file."""
 
 Translated = tuple[Call, list[Step]]
@@ -55,11 +63,12 @@ class Resources:
     """What a process of a run holds: files that all runs have, and what the run has made, by slot."""
 
     def __init__(
-        self, files: list[File], descriptors: list[int], segments: list[int], hard_limits: dict[int, int]
+        self, files: list[File], descriptors: list[int], segments: dict[int, int], hard_limits: dict[int, int]
     ) -> None:
         self.files: list[File] = files
         self.descriptors: list[int] = descriptors
-        self.segments: list[int] = segments
+        self.segments: dict[int, int] = segments
+        """The ids of segments of shared memory, by file; minus an errno where none could be made."""
         self.hard_limits: dict[int, int] = hard_limits
         """They stay as they are."""
         self.made: dict[int, File | None] = {}
@@ -67,17 +76,30 @@ class Resources:
         self.source: int = 0
         """Where the agent has something that can be copied, and what that is."""
         self.content: bytes = b""
+        self.user: int = 0
+        """Whose the agent is."""
+        self.group: int = 0
+        self.peers: dict[int, tuple[int, int]] = {}
+        """The processes of the run: their numbers on the kernel and in the model."""
+        self.pidfds: set[int] = set()
+        """Of which processes this one holds a descriptor, in the slot PIDFD_SLOT and further."""
 
     def inherited(self) -> Resources:
         """What a child has of it: a userfaultfd is closed there, it speaks for the parent's memory."""
-        child = Resources(self.files, self.descriptors, self.segments, self.hard_limits)
+        child = Resources(self.files, self.descriptors, dict(self.segments), self.hard_limits)
         child.source = self.source
         child.content = self.content
+        child.user = self.user
+        child.group = self.group
+        child.peers = self.peers
+        child.pidfds = set(self.pidfds)
         child.made = {slot: file for slot, file in self.made.items() if file is not None}
         return child
 
     def has(self, op: Op) -> bool:
         """Whether the file of a step is there, or is made by it."""
+        if op.name in ("shmat", "shmctl"):
+            return op.file in self.segments
         return op.file < FIRST_MADE or op.name in MAKERS or op.file - FIRST_MADE in self.made
 
     def contexts(self) -> list[int]:
@@ -151,17 +173,36 @@ def _mincore(op: Op, resources: Resources, scratch: int) -> Translated:
 def _process_madvise(op: Op, resources: Resources, scratch: int) -> Translated:
     advice, flags, ranges = op.args[0], op.args[1], list(op.args[2:])
     args = (PIDFD_SELF, scratch, len(ranges) // 2, advice, flags)
-    data = b"".join([_bytes(word) for word in ranges])
-    return Call("process_madvise", args, data={"ranges": ranges}), [Step(NUMBERS["process_madvise"], args, data)]
+    packed = b"".join([_bytes(word) for word in ranges])
+    data: dict[str, int | str | list[int]] = {"ranges": ranges}
+    if op.file < 0:
+        return Call("process_madvise", args, data=data), [Step(NUMBERS["process_madvise"], args, packed)]
+    pid, data["pid"] = resources.peers[op.file]
+    slot = PIDFD_SLOT + op.file
+    steps = [Step(NUMBERS["process_madvise"], args, packed, slots=_first(slot))]
+    if op.file not in resources.pidfds:
+        resources.pidfds.add(op.file)
+        steps.insert(0, Step(_PIDFD_OPEN, (pid, 0), to=slot + 1))
+    return Call("process_madvise", args, data=data), steps
 
 
 def _shmat(op: Op, resources: Resources, scratch: int) -> Translated:
-    addr, flags = op.args
-    number = resources.segments[op.file]
-    segment = File("/SYSV00000000 (deleted)", "00:01", ino=number, kind="shm", ops=SHM_OPS, private_ops=SHM_OPS)
-    segment.size = SEGMENT_PAGES[op.file] * PAGE_SIZE
-    call = Call("shmat", (number, addr, flags), segment, {"size": segment.size})
-    return call, [Step(NUMBERS["shmat"], (number, addr, flags))]
+    args = (resources.segments[op.file], *op.args)
+    return Call("shmat", args), [Step(NUMBERS["shmat"], args)]
+
+
+def _shmctl(op: Op, resources: Resources, scratch: int) -> Translated:
+    """With a command; and the mode for IPC_SET, or which field of what IPC_STAT tells is the answer."""
+    command, what = op.args
+    args = (resources.segments[op.file], command, scratch)
+    if command == IPC_SET:
+        owner = b"".join([each.to_bytes(4, "little") for each in (0, resources.user, resources.group, 0, 0)])
+        packed = owner + (what & 0xFFFFFFFF).to_bytes(4, "little")
+        return Call("shmctl", args, data={"mode": what & 0xFFFF}), [Step(NUMBERS["shmctl"], args, packed)]
+    steps = [Step(NUMBERS["shmctl"], args)]
+    if command == IPC_STAT:
+        steps.append(Step(WORD, SEGMENT_FIELDS[what % len(SEGMENT_FIELDS)]))
+    return Call("shmctl", args), steps
 
 
 def _memfd(op: Op, resources: Resources, scratch: int) -> Translated:
@@ -247,6 +288,16 @@ def _writeprotect(op: Op, resources: Resources, scratch: int) -> Translated:
     return Call("ioctl", (slot, UFFDIO_WRITEPROTECT, scratch), data=data), [step]
 
 
+def _layout(op: Op, resources: Resources, scratch: int) -> Translated:
+    """PR_SET_MM_MAP: eleven addresses; where there are more, the auxiliary vector, its size and the executable."""
+    count = len(layout.ORDER)
+    parts, rest = list(op.args[:count]), list(op.args[count:]) or [0, 0, layout.NO_FILE]
+    packed = b"".join([_bytes(part) for part in [*parts, rest[0], rest[1] | rest[2] << 32]])
+    args = (PR_SET_MM, layout.MAP, scratch, len(packed), 0)
+    steps = [Step(PUT, (DATA,), packed[DATA:]), Step(NUMBERS["prctl"], args, packed[:DATA])]
+    return Call("prctl", args, data={"layout": parts, "rest": rest}), steps
+
+
 def _capset(op: Op, resources: Resources, scratch: int) -> Translated:
     effective = op.args[0]
     low, high = effective & 0xFFFFFFFF, effective >> 32
@@ -271,6 +322,7 @@ _TRANSLATORS: Final[dict[str, Callable[[Op, Resources, int], Translated]]] = {
     "mincore": _mincore,
     "process_madvise": _process_madvise,
     "shmat": _shmat,
+    "shmctl": _shmctl,
     "memfd": _memfd,
     "memfd_secret": _memfd_secret,
     "seal": _seal,
@@ -278,6 +330,7 @@ _TRANSLATORS: Final[dict[str, Callable[[Op, Resources, int], Translated]]] = {
     "register": _register,
     "fill": _fill,
     "writeprotect": _writeprotect,
+    "layout": _layout,
     "unregister": _unregister,
     "capset": _capset,
     "close": _close,

@@ -25,8 +25,10 @@ CHANNELS: Final = 8
 """How many processes an agent can have: itself and its descendants."""
 MAX_STEPS: Final = 400
 """Steps of one batch: they fit into the pipe, so that neither side waits for the other."""
-READ, WRITE, FORK, WAIT, SET_READER, EXEC, CLOCK = -1, -2, -3, -4, -5, -6, -7
+READ, WRITE, FORK, WAIT, SET_READER, EXEC, CLOCK, WORD, PUT = -1, -2, -3, -4, -5, -6, -7, -8, -9
 """Steps that are no system calls."""
+DATA: Final = 64
+"""Bytes that a step takes along."""
 SAME: Final = 0xFFFFFFFF
 READERS: Final = ("bpf", "query", "smaps", "maps", "none")
 _READER_NUMBERS: Final = {"none": 0, "query": 1, "bpf": 2, "smaps": 0, "maps": 0}

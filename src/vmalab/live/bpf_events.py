@@ -8,10 +8,7 @@ from typing import Final
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
     ADDR_COMPAT_LAYOUT,
-    CAP_IPC_LOCK,
-    CAP_SYS_ADMIN,
-    CAP_SYS_RAWIO,
-    CAP_SYS_RESOURCE,
+    CAPABILITIES,
     CLONE_THREAD,
     RLIM_INFINITY,
     VM_EXEC,
@@ -33,12 +30,6 @@ _VMA: Final = struct.Struct("<7QII24s")
 _DUMP_END: Final = struct.Struct("<QQ")
 _EXIT: Final = struct.Struct("<4Q")
 _FILE: Final = struct.Struct("<QQ4I32sI4x")
-_CAPS: Final = {
-    "ipc_lock": CAP_IPC_LOCK,
-    "sys_rawio": CAP_SYS_RAWIO,
-    "sys_admin": CAP_SYS_ADMIN,
-    "sys_resource": CAP_SYS_RESOURCE,
-}
 _WRITE_FAULT: Final = 2
 _THP_DISABLED: Final = 24
 _MERGE_ANY: Final = 30
@@ -292,7 +283,7 @@ class Translator:
             start_data=start_data,
             end_data=end_data,
             limits=Limits(as_=_limit(limit_as), data=_limit(data), stack=_limit(stack), memlock=_limit(memlock)),
-            caps=[name for name, bit in _CAPS.items() if caps >> bit & 1],
+            caps=[name for name, bit in CAPABILITIES.items() if caps >> bit & 1],
             personality=personality,
             thp_disabled=mm_flags >> _THP_DISABLED & 1 != 0,
             memory_merge=mm_flags >> _MERGE_ANY & 1 != 0,

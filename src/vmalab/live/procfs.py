@@ -38,12 +38,6 @@ LEGACY_BASE: Final = 0x2AAAAAAAB000
 """Where the search starts without randomisation in the layout from the bottom up: a third of the address space."""
 PIE_BASE: Final = 0x555555554000
 """Position-independent programs start here: two thirds."""
-_CAPS: Final = {
-    "ipc_lock": flags.CAP_IPC_LOCK,
-    "sys_rawio": flags.CAP_SYS_RAWIO,
-    "sys_admin": flags.CAP_SYS_ADMIN,
-    "sys_resource": flags.CAP_SYS_RESOURCE,
-}
 _SIZE: Final = re.compile(rb" *(\d{1,20}) kB")
 
 
@@ -200,7 +194,7 @@ def describe_vmas(vmas: list[Vma], files: ProcessFiles | None = None, pid: int =
         start_data=numbers[42],
         end_data=numbers[43],
         limits=limits,
-        caps=[name for name, bit in _CAPS.items() if effective >> bit & 1],
+        caps=[name for name, bit in flags.CAPABILITIES.items() if effective >> bit & 1],
         personality=personality,
         thp_disabled=status.get(b"THP_enabled") == b"0",
         memory_merge=_fields(files.ksm_stat).get(b"ksm_merge_any") == b"yes",

@@ -57,9 +57,11 @@ from vmalab.pages.advice import advise_pages
 from vmalab.pages.ksm import unmerge_ksm_pages
 from vmalab.pages.port import memory_of
 from vmalab.reason import (
+    ACCESS_NOT_PERMITTED,
     ADVICE_LOCKED,
     ADVICE_NOT_ANONYMOUS,
     ADVICE_NOT_FILE,
+    ADVICE_NOT_REMOTE,
     ADVICE_NOT_SUPPORTED,
     ADVICE_NOT_WRITABLE,
     ADVICE_SPECIAL_VMA,
@@ -71,6 +73,7 @@ from vmalab.reason import (
     NAME_BAD,
     NAME_NOT_SUPPORTED,
     NAME_ON_FILE,
+    NICE_NOT_PERMITTED,
     NO_MEMORY_ANON_VMA,
     NO_MEMORY_EAGAIN,
     NO_MEMORY_POLICY,
@@ -86,7 +89,7 @@ from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import UffdMessage, Vma
 from vmalab.vma.map import ksm_compatible
 from vmalab.vma.modify import set_flag_atomic, vma_modify_flags, vma_modify_flags_name
-from vmalab.vma.space import Mm
+from vmalab.vma.space import Limits, Mm
 
 READS_ONLY: Final = frozenset(
     {
@@ -103,6 +106,9 @@ READS_ONLY: Final = frozenset(
     }
 )
 """Advices that change no VMA, and so hold the lock for reading."""
+
+REMOTE: Final = frozenset({MADV_COLD, MADV_PAGEOUT, MADV_WILLNEED, MADV_COLLAPSE})
+"""Advices that a process may give about another (process_madvise_remote_valid)."""
 
 KEEP_NAME: Final = "\0"
 """Stands for "leave the name as it is": no name can hold it."""
@@ -127,6 +133,16 @@ def madvise(mm: Mm, start: int, length: int, advice: int) -> int:
         refusal = _walk(mm, start, end, advice, KEEP_NAME)
         mm.mmap_write_unlock()
     return -refusal
+
+
+def may_advise_other(caller: Limits, target: Limits, advice: int) -> int:
+    """Whether a process may advise about the address space of another: YES or a reason (process_madvise)."""
+    looks = caller.sys_ptrace or caller.sys_admin or caller.perfmon
+    if not looks and target.capabilities() & ~caller.capabilities():
+        return ACCESS_NOT_PERMITTED
+    if advice not in REMOTE:
+        return ADVICE_NOT_REMOTE
+    return YES if caller.sys_nice else NICE_NOT_PERMITTED
 
 
 def set_anon_name(mm: Mm, start: int, length: int, name: str | None) -> int:

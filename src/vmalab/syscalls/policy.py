@@ -11,6 +11,7 @@ from vmalab.pages.port import memory_of
 from vmalab.pages.zap import has_pages
 from vmalab.reason import (
     LENGTH_WRAPS,
+    MOVE_ALL_NOT_PERMITTED,
     NO_PAGE_EFAULT,
     NOT_MAPPED_EFAULT,
     NOT_MODELLED,
@@ -139,6 +140,8 @@ def mbind(mm: Mm, start: int, length: int, mode: int, nodes: tuple[int, ...], fl
         return -refusal
     if flags & ~MPOL_MF_VALID:
         return -UNKNOWN_FLAGS
+    if flags & MPOL_MF_MOVE_ALL and not mm.limits.sys_nice:
+        return -MOVE_ALL_NOT_PERMITTED
     if start & PAGE_MASK:
         return -UNALIGNED
     end = start + page_up(length)
@@ -194,6 +197,9 @@ def _queue_pages_range(mm: Mm, start: int, end: int, nodes: tuple[int, ...]) -> 
         if vma is None:
             return NOT_MAPPED_EFAULT
         upto: int = min(vma.end, within_word(end))
+        if upto < end and mm.vma_lookup(upto) is None:
+            # A hole behind it is noticed before its pages are looked at.
+            return NOT_MAPPED_EFAULT
         if has_pages(tables, at, upto):
             return POLICY_MISPLACED
         at = upto

@@ -1,9 +1,17 @@
-"""shmat and shmdt: System V shared memory, as far as VMAs are concerned."""
+"""System V shared memory: shmget, shmat, shmdt, shmctl (ipc/shm.c)."""
 
 from __future__ import annotations
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_down, page_up
+from typing import Final
+
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, ULONG_END, page_down, page_up
 from vmalab.flags import (
+    IPC_CREAT,
+    IPC_EXCL,
+    IPC_INFO,
+    IPC_RMID,
+    IPC_SET,
+    IPC_STAT,
     MAP_FIXED,
     MAP_SHARED,
     PROT_EXEC,
@@ -15,16 +23,111 @@ from vmalab.flags import (
     SHM_RND,
     VM_LOCKED,
 )
-from vmalab.reason import SHM_NOT_ATTACHED, SHM_OVERLAPS, SHM_REMAP_NEEDS_ADDRESS, UNALIGNED, YES
-from vmalab.syscalls.map import do_mmap
+from vmalab.reason import (
+    LOCK_NOT_PERMITTED,
+    SHM_COMMAND,
+    SHM_EXISTS,
+    SHM_LOCK_LIMIT,
+    SHM_NO_KEY,
+    SHM_NO_SEGMENT,
+    SHM_NOT_ATTACHED,
+    SHM_NOT_PERMITTED,
+    SHM_OVERLAPS,
+    SHM_REMAP_NEEDS_ADDRESS,
+    SHM_SIZE,
+    SHM_TOO_MANY,
+    SHM_TOO_SMALL,
+    UNALIGNED,
+    YES,
+)
+from vmalab.syscalls.map import can_do_mlock, do_mmap
 from vmalab.syscalls.populate import mm_populate
-from vmalab.vma.area import File
-from vmalab.vma.space import Mm
+from vmalab.vma.area import SHM_OPS, File
+from vmalab.vma.shm import IPC_PRIVATE, MOST_INDEXES, SHM_LOCKED, IpcNamespace, Segment
+from vmalab.vma.space import OVERCOMMIT_NEVER, Limits, Mm
 from vmalab.vma.unmap import munmap_range
 
+LOCK: Final = 11
+UNLOCK: Final = 12
+STAT: Final = 13
+INFO: Final = 14
+STAT_ANY: Final = 15
+COMMANDS: Final = {
+    IPC_RMID: "IPC_RMID",
+    IPC_SET: "IPC_SET",
+    IPC_STAT: "IPC_STAT",
+    IPC_INFO: "IPC_INFO",
+    LOCK: "SHM_LOCK",
+    UNLOCK: "SHM_UNLOCK",
+    STAT: "SHM_STAT",
+    INFO: "SHM_INFO",
+    STAT_ANY: "SHM_STAT_ANY",
+}
+"""What shmctl can be asked to do."""
+HUGETLB: Final = 0o4000
+NORESERVE: Final = 0o10000
+PERMISSIONS: Final = 0o777
+READ: Final = 4
+WRITE: Final = 2
+EXECUTE: Final = 1
+MOST_SEGMENTS: Final = 4096
+"""The sysctl kernel.shmmni, and below shmmax in bytes, as a new namespace has them."""
+MOST_BYTES: Final[int] = ULONG_END - 1 - (1 << 24)
+MOST_OF_A_FILE: Final[int] = (1 << 63) - 1
 
-def shmat(mm: Mm, segment: File, size: int, addr: int, flags: int) -> int:
-    """Attach a segment of size bytes: the address, or minus a reason.  Every attach is a file of its own."""
+
+def _may(limits: Limits, segment: Segment, wanted: int) -> bool:
+    """Whether the mode of a segment lets its owner do that: READ, WRITE, EXECUTE together (ipcperms)."""
+    return wanted & ~(segment.mode >> 6) == 0 or limits.ipc_owner
+
+
+def shmget(mm: Mm, namespace: IpcNamespace, key: int, size: int, flags: int) -> int:
+    """Find or make a segment of size bytes: its id, or minus a reason."""
+    if key == IPC_PRIVATE:
+        return _new_segment(mm, namespace, key, size, flags)
+    segment = next((each for each in namespace.segments.values() if each.key == key), None)
+    if segment is None:
+        return _new_segment(mm, namespace, key, size, flags) if flags & IPC_CREAT else -SHM_NO_KEY
+    if flags & IPC_CREAT and flags & IPC_EXCL:
+        return -SHM_EXISTS
+    if segment.size < size:
+        return -SHM_TOO_SMALL
+    if not _may(mm.limits, segment, (flags >> 6 | flags >> 3 | flags) & 7):
+        return -SHM_NOT_PERMITTED
+    return segment.id
+
+
+def _new_segment(mm: Mm, namespace: IpcNamespace, key: int, size: int, flags: int) -> int:
+    if size < 1 or size > MOST_BYTES or size > MOST_OF_A_FILE:
+        return -SHM_SIZE
+    pages = page_up(size) >> PAGE_SHIFT
+    if flags & NORESERVE and mm.commit.mode != OVERCOMMIT_NEVER:
+        pages = 0
+    refusal = mm.charge(pages) if pages else YES
+    if refusal != YES:
+        return -refusal
+    if len(namespace.segments) >= MOST_SEGMENTS:
+        mm.commit.uncharge(pages)
+        return -SHM_TOO_MANY
+    segment = Segment(namespace, namespace.new_id(), key, size, flags & PERMISSIONS, pages)
+    namespace.add(segment)
+    return segment.id
+
+
+def found_segment(namespace: IpcNamespace, id_: int, key: int, size: int, mode: int) -> Segment:
+    """A segment that the model did not make itself, by the id that it was found to have.
+
+    Nobody knows what else has it attached, or what is committed for it.
+    """
+    segment = namespace.segments.get(id_)
+    if segment is None:
+        segment = Segment(namespace, id_, key, size, mode, 0)
+        namespace.add(segment)
+    return segment
+
+
+def shmat(mm: Mm, namespace: IpcNamespace, id_: int, addr: int, flags: int, file: File | None = None) -> int:
+    """Attach a segment: the address, or minus a reason.  Every attach is a file of its own, as it is given or new."""
     map_flags = MAP_SHARED
     if addr:
         if addr & PAGE_MASK:
@@ -37,19 +140,97 @@ def shmat(mm: Mm, segment: File, size: int, addr: int, flags: int) -> int:
     elif flags & SHM_REMAP:
         return -SHM_REMAP_NEEDS_ADDRESS
     prot = PROT_READ if flags & SHM_RDONLY else PROT_READ | PROT_WRITE
+    wanted = READ if flags & SHM_RDONLY else READ | WRITE
     if flags & SHM_EXEC:
         prot |= PROT_EXEC
+        wanted |= EXECUTE
+    segment = namespace.segments.get(id_)
+    if segment is None:
+        return -SHM_NO_SEGMENT
+    if not _may(mm.limits, segment, wanted):
+        return -SHM_NOT_PERMITTED
+    if file is None:
+        file = File(segment.name, "00:01", segment.id, kind="shm", ops=SHM_OPS, private_ops=SHM_OPS)
+    file.writable = not flags & SHM_RDONLY
+    file.size = segment.size
+    file.segment = segment
+    result = _attach(mm, segment, file, addr, prot, map_flags, flags & SHM_REMAP != 0)
+    if result >= 0 and mm.def_flags & VM_LOCKED:
+        mm_populate(mm, result, result + page_up(segment.size))
+    return result
+
+
+def _attach(mm: Mm, segment: Segment, file: File, addr: int, prot: int, map_flags: int, replaces: bool) -> int:
+    # What goes to make room may be the last attachment of the same segment.
+    segment.open()
     mm.mmap_write_lock()
-    if addr and not flags & SHM_REMAP and _is_in_the_way(mm, addr, addr + size):
+    if addr and not replaces and _is_in_the_way(mm, addr, addr + segment.size):
         result = -SHM_OVERLAPS
     else:
-        segment.writable = not flags & SHM_RDONLY
-        segment.size = size
-        result = do_mmap(mm, segment, addr, size, prot, map_flags, 0, 0)
+        result = do_mmap(mm, file, addr, segment.size, prot, map_flags, 0, 0)
     mm.mmap_write_unlock()
-    if result >= 0 and mm.def_flags & VM_LOCKED:
-        mm_populate(mm, result, result + page_up(size))
+    segment.close()
     return result
+
+
+def shmctl(mm: Mm, namespace: IpcNamespace, id_: int, command: int, mode: int) -> int:
+    """shmctl: 0, an id or an index, or minus a reason.  mode: the permissions that IPC_SET gives; -1 where
+    nobody knows them.
+
+    What IPC_STAT tells is in the segment.
+    """
+    if command not in COMMANDS:
+        return -SHM_COMMAND
+    if id_ < 0:
+        return -SHM_NO_SEGMENT
+    if command in (IPC_INFO, INFO):
+        return max([each % MOST_INDEXES for each in namespace.segments], default=0)
+    segment = namespace.segments.get(id_)
+    if command in (STAT, STAT_ANY):
+        found = [each for each in namespace.segments.values() if each.id % MOST_INDEXES == id_ % MOST_INDEXES]
+        segment = found[0] if found else None
+    if segment is None:
+        return -SHM_NO_SEGMENT
+    if command in (IPC_STAT, STAT, STAT_ANY):
+        if command != STAT_ANY and not _may(mm.limits, segment, READ):
+            return -SHM_NOT_PERMITTED
+        return 0 if command == IPC_STAT else segment.id
+    if command == IPC_RMID:
+        namespace.remove(segment)
+    elif command == IPC_SET:
+        if mode >= 0:
+            segment.mode = segment.mode & ~PERMISSIONS | mode & PERMISSIONS
+    elif command == LOCK:
+        return -_lock(mm, segment)
+    else:
+        _unlock(segment)
+    return 0
+
+
+def _lock(mm: Mm, segment: Segment) -> int:
+    """Keep the pages of a segment in memory (shmctl_do_lock, user_shm_lock): YES or a reason.
+
+    They count for the user, not for any address space, and what is locked is counted only once.
+    """
+    if not can_do_mlock(mm):
+        return LOCK_NOT_PERMITTED
+    if segment.mode & SHM_LOCKED:
+        return YES
+    namespace = segment.namespace
+    pages = (segment.size + PAGE_SIZE - 1) >> PAGE_SHIFT
+    if namespace.user_locked + pages > mm.limits.memlock >> PAGE_SHIFT and not mm.limits.ipc_lock:
+        return SHM_LOCK_LIMIT
+    namespace.user_locked += pages
+    segment.locked = pages
+    segment.mode |= SHM_LOCKED
+    return YES
+
+
+def _unlock(segment: Segment) -> None:
+    if segment.mode & SHM_LOCKED:
+        segment.mode &= ~SHM_LOCKED
+        segment.namespace.user_locked -= segment.locked
+        segment.locked = 0
 
 
 def _is_in_the_way(mm: Mm, start: int, end: int) -> bool:

@@ -7,7 +7,7 @@ only the records before it can tell.
 import re
 from typing import Final
 
-from vmalab.flags import CLONE_THREAD, vm_flags_from_text
+from vmalab.flags import CAPABILITIES, CLONE_THREAD, vm_flags_from_text
 from vmalab.text import escape_text
 from vmalab.trace.records import (
     Call,
@@ -102,7 +102,7 @@ ARGUMENTS: Final[dict[str, int]] = {
 
 FAULTS: Final = frozenset({"exact", "at-calls", "none"})
 KINDS: Final = frozenset({"regular", "memfd", "shm", "hugetlb", "device", "other"})
-CAPS: Final = frozenset({"ipc_lock", "sys_rawio", "sys_admin", "sys_resource"})
+CAPS: Final = frozenset(CAPABILITIES)
 REASONS: Final = frozenset({"done", "interrupted"})
 
 _CALL_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,63}")

@@ -7,6 +7,7 @@ from typing import Final
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
 from vmalab.flags import (
     ADDR_COMPAT_LAYOUT,
+    CAPABILITIES,
     RLIM_INFINITY,
     VM_ACCOUNT,
     VM_LOCKED,
@@ -61,6 +62,8 @@ def load_machine(machine: records.Machine, semantics: Semantics | None = None, m
     settings.pkeys = machine.pkeys
     ram = machine.ram_pages or 4 << 20
     made = Machine(semantics, ram_pages=ram, swap_pages=machine.swap_pages, settings=settings, memory=memory)
+    # Who else has made segments of shared memory, and attached them, is not in a trace.
+    made.ipc.whole = False
     made.commit.mode = machine.overcommit_memory
     made.commit.ratio = machine.overcommit_ratio
     made.commit.kbytes = machine.overcommit_kbytes
@@ -75,9 +78,7 @@ def load_limits(exec_: records.Exec) -> Limits:
     limits.data = RLIM_INFINITY if given.data is None else given.data
     limits.stack = RLIM_INFINITY if given.stack is None else given.stack
     limits.memlock = RLIM_INFINITY if given.memlock is None else given.memlock
-    limits.ipc_lock = "ipc_lock" in exec_.caps
-    limits.sys_rawio = "sys_rawio" in exec_.caps
-    limits.sys_admin = "sys_admin" in exec_.caps
+    limits.take_capabilities(sum([1 << CAPABILITIES[name] for name in exec_.caps]))
     return limits
 
 

@@ -119,7 +119,7 @@ class Exec(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="
     end_data: int = 0
     limits: Limits = msgspec.field(default_factory=Limits)
     caps: list[str] = []
-    """Of ipc_lock, sys_rawio, sys_admin, sys_resource: the effective ones."""
+    """The effective ones of vmalab.flags.CAPABILITIES."""
     personality: int = 0
     thp_disabled: bool = False
     memory_merge: bool = False

@@ -337,6 +337,8 @@ class Replay:
             partial = PartialCalls(process, known)
             outcome = partial.perform(call, ret)
             return outcome, partial.certain and (not record.unordered or outcome.result == ret)
+        if record.call == "shmget" and ret >= 0:
+            call.data = {**call.data, "id": ret}
         chosen = _random_choice(record, call.file)
         if chosen is not None:
             outcome = perform(process, chosen)

@@ -11,6 +11,7 @@ from vmalab.flags import VM_MAYWRITE, VM_SHARED, permissions
 from vmalab.vma.keys import COMPILED
 
 if TYPE_CHECKING:
+    from vmalab.vma.shm import Segment
     from vmalab.vma.space import Mm
 
 
@@ -180,6 +181,7 @@ class File:
     """An open file description.  VMAs are compared by it, so two opens of one path are different files."""
 
     __slots__ = (
+        "charged",
         "dev",
         "driver_flags",
         "fs",
@@ -193,6 +195,7 @@ class File:
         "readable",
         "refs",
         "seals",
+        "segment",
         "size",
         "thp_aligned",
         "writable",
@@ -241,6 +244,17 @@ class File:
         """Bytes, where that is known, else -1: pages beyond it cannot be touched."""
         self.refs: int = 0
         """How many VMAs hold it."""
+        self.charged: int = 0
+        """Committed pages that are given back with it: shared anonymous memory is charged as it is made."""
+        self.segment: Segment | None = None
+        """Of System V shared memory, if it is an attachment of one that is known."""
+
+    def hold(self) -> None:
+        """One VMA more holds it."""
+        self.refs += 1
+        segment = self.segment
+        if segment is not None:
+            segment.open()
 
 
 @mypyc_attr(free_list_len=1)
@@ -336,7 +350,7 @@ class Vma:
     def take_references(self) -> None:
         """Count what a duplicate holds, now that nothing can fail any more."""
         if self.file is not None:
-            self.file.refs += 1
+            self.file.hold()
             self.file.writers += self.is_shared_writer()
         if self.policy is not None:
             self.policy.refs += 1

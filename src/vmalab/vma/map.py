@@ -184,12 +184,18 @@ def _new_vma(mapping: Mapping, end: i64) -> tuple[Vma, i64]:
         # Shared anonymous memory is a file of its own that nobody else can open; so is a shared /dev/zero.
         file = File("/dev/zero (deleted)", "00:01", 0, kind="shm", fs="tmpfs", ops=SHMEM_OPS)
         file.size = mapping.length
+        if not mapping.flags & VM_NORESERVE:
+            # All of it is committed at once, whatever its permissions are (shmem_acct_size).
+            refusal = mm.charge(vma.pages())
+            if refusal != YES:
+                return vma, refusal
+            file.charged = vma.pages()
     if file is not None:
         vma.file = file
         # A descriptor that cannot write makes a shared mapping without VM_SHARED; it keeps its driver.
         vma.ops = file.ops if mapping.flags & VM_MAYSHARE else file.private_ops
         vma.flags = vma.flags | file.driver_flags
-        file.refs += 1
+        file.hold()
         file.writers += vma.is_shared_writer()
         if file.huge_size and mapping.pgoff << PAGE_SHIFT & (file.huge_size - 1):
             refusal = HUGETLB_OFFSET

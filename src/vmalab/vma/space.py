@@ -8,6 +8,15 @@ from mypy_extensions import i64
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, within_word
 from vmalab.flags import (
+    CAP_CHECKPOINT_RESTORE,
+    CAP_IPC_LOCK,
+    CAP_IPC_OWNER,
+    CAP_PERFMON,
+    CAP_SYS_ADMIN,
+    CAP_SYS_NICE,
+    CAP_SYS_PTRACE,
+    CAP_SYS_RAWIO,
+    CAP_SYS_RESOURCE,
     RLIM_INFINITY,
     VM_GROWSDOWN,
     VM_LOCKED,
@@ -38,7 +47,7 @@ UNMAPPED_BASE: Final = 0x2AAAAAAAB000
 class Commit:
     """How much memory the machine has promised; sizes in pages (mm/util.c).  Shared by all address spaces."""
 
-    __slots__ = ("admin_reserve", "committed", "kbytes", "lost", "mode", "ram", "ratio", "swap", "user_reserve")
+    __slots__ = ("admin_reserve", "committed", "kbytes", "lost", "mode", "ram", "ratio", "shm", "swap", "user_reserve")
 
     def __init__(self, ram: i64, swap: i64 = 0, mode: i64 = OVERCOMMIT_GUESS) -> None:
         self.ram: i64 = ram
@@ -51,6 +60,8 @@ class Commit:
         self.committed: i64 = 0
         self.lost: i64 = 0
         """Committed pages that no VMA stands for, because the kernel loses count; negative: given back twice."""
+        self.shm: int = 0
+        """Committed pages of segments of System V shared memory, attached or not."""
 
     def limit(self) -> i64:
         """The most that may be committed in mode 2 (vm_commit_limit)."""
@@ -85,13 +96,18 @@ class Limits:
         "_as_bytes",
         "_data",
         "as_pages",
+        "checkpoint_restore",
         "data_pages",
         "ipc_lock",
+        "ipc_owner",
         "memlock",
+        "perfmon",
         "stack",
         "sys_admin",
+        "sys_nice",
         "sys_ptrace",
         "sys_rawio",
+        "sys_resource",
     )
 
     def __init__(self) -> None:
@@ -103,9 +119,14 @@ class Limits:
         self.stack: int = 8 << 20
         self.memlock: int = 8 << 20
         self.ipc_lock: bool = False
+        self.ipc_owner: bool = False
         self.sys_rawio: bool = False
         self.sys_admin: bool = False
         self.sys_ptrace: bool = True
+        self.sys_nice: bool = False
+        self.sys_resource: bool = False
+        self.perfmon: bool = False
+        self.checkpoint_restore: bool = False
 
     @property
     def as_bytes(self) -> int:
@@ -134,11 +155,34 @@ class Limits:
         new.data = self.data
         new.stack = self.stack
         new.memlock = self.memlock
-        new.ipc_lock = self.ipc_lock
-        new.sys_rawio = self.sys_rawio
-        new.sys_admin = self.sys_admin
-        new.sys_ptrace = self.sys_ptrace
+        new.take_capabilities(self.capabilities())
         return new
+
+    def capabilities(self) -> int:
+        """The capabilities as the bits of the kernel's set."""
+        return (
+            self.ipc_lock << CAP_IPC_LOCK
+            | self.ipc_owner << CAP_IPC_OWNER
+            | self.sys_rawio << CAP_SYS_RAWIO
+            | self.sys_ptrace << CAP_SYS_PTRACE
+            | self.sys_admin << CAP_SYS_ADMIN
+            | self.sys_nice << CAP_SYS_NICE
+            | self.sys_resource << CAP_SYS_RESOURCE
+            | self.perfmon << CAP_PERFMON
+            | self.checkpoint_restore << CAP_CHECKPOINT_RESTORE
+        )
+
+    def take_capabilities(self, effective: int) -> None:
+        """Have those capabilities alone whose bits are set; others than memory calls ask for are passed over."""
+        self.ipc_lock = effective >> CAP_IPC_LOCK & 1 != 0
+        self.ipc_owner = effective >> CAP_IPC_OWNER & 1 != 0
+        self.sys_rawio = effective >> CAP_SYS_RAWIO & 1 != 0
+        self.sys_ptrace = effective >> CAP_SYS_PTRACE & 1 != 0
+        self.sys_admin = effective >> CAP_SYS_ADMIN & 1 != 0
+        self.sys_nice = effective >> CAP_SYS_NICE & 1 != 0
+        self.sys_resource = effective >> CAP_SYS_RESOURCE & 1 != 0
+        self.perfmon = effective >> CAP_PERFMON & 1 != 0
+        self.checkpoint_restore = effective >> CAP_CHECKPOINT_RESTORE & 1 != 0
 
 
 @final
@@ -208,6 +252,11 @@ class Mm:
         self.start_data: int = 0
         self.end_data: int = 0
         self.start_stack: int = 0
+        self.arg_start: int = 0
+        """Where the arguments of the program are, and below its environment; 0 where nobody has told."""
+        self.arg_end: int = 0
+        self.env_start: int = 0
+        self.env_end: int = 0
         self.def_flags: int = 0
         """Flags of every new VMA: VM_LOCKED after mlockall(MCL_FUTURE)."""
         self.merge_any: bool = False
@@ -259,6 +308,10 @@ class Mm:
         self.start_data = parent.start_data
         self.end_data = parent.end_data
         self.start_stack = parent.start_stack
+        self.arg_start = parent.arg_start
+        self.arg_end = parent.arg_end
+        self.env_start = parent.env_start
+        self.env_end = parent.env_end
         self.outlive(parent)
         self.pkeys = parent.pkeys
         self.execute_only_pkey = parent.execute_only_pkey
@@ -417,6 +470,12 @@ class Mm:
         if file is not None:
             file.refs -= 1
             file.writers -= vma.is_shared_writer()
+            if file.refs == 0 and file.charged:
+                self.commit.uncharge(file.charged)
+                file.charged = 0
+            segment = file.segment
+            if segment is not None:
+                segment.close()
         policy = vma.policy
         if policy is not None:
             policy.refs -= 1

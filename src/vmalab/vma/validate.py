@@ -138,9 +138,18 @@ def violations_of_all(commit: Commit, mms: list[Mm]) -> list[str]:
     for policy, count in policies.values():
         if policy.refs != count:
             found.append(f"a policy of mode {policy.mode} has {policy.refs} references, {count} VMAs hold it")
-    if commit.committed - commit.lost != committed:
+    for file, _ in files.values():
+        committed += file.charged
+        segment = file.segment
+        if segment is None:
+            continue
+        attached = sum([count for other, count in files.values() if other.segment is segment])
+        if segment.attached != attached:
+            found.append(f"segment {segment.id} counts {segment.attached} attachments, {attached} VMAs have it")
+    if commit.committed - commit.lost - commit.shm != committed:
         found.append(
-            f"{commit.committed} pages are committed, {commit.lost} of them lost; the VMAs account for {committed}"
+            f"{commit.committed} pages are committed, {commit.lost} of them lost and {commit.shm} of segments; "
+            f"the VMAs account for {committed}"
         )
     return found
 

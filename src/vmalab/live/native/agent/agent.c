@@ -25,6 +25,7 @@ enum {
 };
 
 enum { STEP_READ = -1, STEP_WRITE = -2, STEP_FORK = -3, STEP_WAIT = -4, STEP_READER = -5, STEP_EXEC = -6, STEP_CLOCK = -7 };
+enum { STEP_WORD = -8, STEP_PUT = -9 };
 enum { READER_NONE, READER_QUERY, READER_BPF };
 enum { REPORT_NONE, REPORT_EACH, REPORT_LAST };
 
@@ -78,7 +79,7 @@ static u8 out[1 << 20];
 static u8 signal_stack[65536] __attribute__((aligned(4096)));
 static u8 child_stack[4096] __attribute__((aligned(4096)));
 u8 scratch[4096] __attribute__((aligned(4096)));
-static i64 slots[SLOTS];
+static i64 slots[SLOTS], last_result;
 static u32 count_before, out_used;
 static int in_fd = FIRST_CHANNEL, out_fd = FIRST_CHANNEL + 1, maps_fd = -1, link_fd = -1;
 static int reader = READER_QUERY;
@@ -465,9 +466,21 @@ static i64 read_clock(u64 which)
 	return failed ? failed : time[0] * 1000000000 + time[1];
 }
 
+/* Up to eight bytes of the scratch page, at an offset; where the step before has failed, that is the answer. */
+static i64 read_scratch(u64 offset, u64 length)
+{
+	i64 word = 0;
+
+	if (last_result < 0)
+		return last_result;
+	memcpy(&word, scratch + offset % (sizeof(scratch) - 8), length % 9);
+	return word;
+}
+
 static i64 perform(struct step *step)
 {
 	u64 *a = step->args;
+	u64 at = step->nr == STEP_PUT ? a[0] % (sizeof(scratch) - sizeof(step->data)) : 0;
 	int i;
 
 	signalled = 0;
@@ -475,7 +488,7 @@ static i64 perform(struct step *step)
 		if (step->from[i])
 			a[i] = slots[(step->from[i] - 1) % SLOTS];
 	if (step->length)
-		memcpy(scratch, step->data, step->length);
+		memcpy(scratch + at, step->data, step->length);
 	switch (step->nr) {
 	case STEP_READ:
 		return touch_read(a[0]);
@@ -489,6 +502,10 @@ static i64 perform(struct step *step)
 		return exec_on();
 	case STEP_READER:
 		return set_reader(a[0], a[1]);
+	case STEP_WORD:
+		return read_scratch(a[0], a[1]);
+	case STEP_PUT:
+		return 0;
 	case STEP_CLOCK:
 		return read_clock(a[0]);
 	default:
@@ -526,6 +543,7 @@ __attribute__((used)) void run(u64 *started)
 			struct reply reply;
 
 			reply.result = perform(&steps[i]);
+			last_result = reply.result;
 			reply.signal = signalled;
 			if (mine != in_fd)
 				break;
