@@ -283,6 +283,7 @@ def _wp_page_copy(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: in
     if new is None:
         return FAULT_NO_MEMORY
     new.set_content(0, old.content(bits >> PAGE_AT))
+    memory.note_copy(vma.mm, addr, old, bits >> PAGE_AT)
     memory.drop(tables, leaf, at)
     memory.map_new_anon(tables, new, vma, addr & -PAGE_SIZE)
     writable = WRITE if vma.flags & VM_WRITE and not flags & FAULT_UNSHARE else 0

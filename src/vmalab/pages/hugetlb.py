@@ -283,6 +283,7 @@ def _wp(memory: Memory, tables: Tables, vma: Vma, addr: int, huge: Huge, flags: 
     if own is None:
         return FAULT_NO_HUGE_PAGES
     own.copy_from(folio)
+    memory.note_copy(vma.mm, addr & -(PAGE_SIZE << folio.order), folio, 0)
     memory.drop_huge(tables, huge)
     memory.map_new_anon(tables, own, vma, addr & -(4096 << folio.order))
     writable = WRITE if vma.flags & VM_WRITE and not flags & FAULT_UNSHARE else 0

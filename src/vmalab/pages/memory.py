@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from vmalab.addr import PAGE_SIZE
 from vmalab.flags import VM_MAYWRITE, VM_SHARED
 from vmalab.pages.folio import (
     ANON,
@@ -89,6 +90,9 @@ class Memory:
         """Pages among them that nobody can get any more."""
         self.hugetlb_surplus: dict[int, int] = {}
         """Pages beyond the size of the pool; as many as that do not come back to it."""
+        self.copies: list[tuple[Mm, int, Folio, int]] | None = None
+        """Where somebody has made it a list, each copy that a write or a pin has made is put there: in which address
+        space, at which address, of which folio, of which page of it."""
         self._tables: dict[int, Tables] = {}
         self._inodes: dict[tuple[str, int], PageCache] = {}
         self._files: dict[int, tuple[File, PageCache]] = {}
@@ -179,6 +183,11 @@ class Memory:
                     self.hugetlb_surplus[folio.order] -= 1
                 else:
                     self.hugetlb_free[folio.order] += 1
+
+    def note_copy(self, mm: Mm, addr: int, folio: Folio, page: int) -> None:
+        """Copy-on-write gives a process a page of its own in place of one of a folio."""
+        if self.copies is not None:
+            self.copies.append((mm, addr & -PAGE_SIZE, folio, page))
 
     # -- reverse map ----------------------------------------------------------------------------------
 
