@@ -121,6 +121,8 @@ def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
         "runs": campaign.runs,
         "next_seed": campaign.seed,
         "interrupted": interrupted,
+        "pages_compared": dict(campaign.pages),
+        "pages_not_compared": campaign.missing,
         "features": dict(sorted(by_feature(campaign.counts).items())),
         "outcomes": {
             f"{call}: {reason}": steps for (call, reason), steps in sorted(by_outcome(campaign.counts).items())
@@ -140,6 +142,10 @@ def _show_live(campaign: Campaign, seed: int, interrupted: bool, pages: bool) ->
     done = f"{campaign.steps:,} steps in {campaign.runs:,} runs from seed {seed}, read by {campaign.reader}{better}"
     if campaign.seconds:
         done += f", {campaign.steps / campaign.seconds:,.0f} a second"
+    if campaign.pages:
+        compared = ", ".join([f"{count:,} by {what}" for what, count in campaign.pages.items()])
+        missing = "".join([f"; not by {what}: {why}" for what, why in campaign.missing.items()])
+        done += f"\n  pages compared: {compared}{missing}\n "
     if campaign.divergence is None:
         more = f"; interrupted, go on with --seed {campaign.seed}" if interrupted else ""
         out.print(f"{done}: no difference{more}")

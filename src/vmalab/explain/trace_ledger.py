@@ -69,13 +69,13 @@ def where(text: str) -> Where:
         start = addr & -PAGE_SIZE
         return Where(start, start + PAGE_SIZE)
     low, dash, high = text.partition("-")
-    start, end = address_of(low), address_of(high)
-    if dash and start is not None and end is not None:
-        if end <= start:
+    first, last = address_of(low), address_of(high)
+    if dash and first is not None and last is not None:
+        if last <= first:
             raise ValueError("the range is empty")
-        if end - start > MOST_RANGE * PAGE_SIZE:
+        if last - first > MOST_RANGE * PAGE_SIZE:
             raise ValueError(f"the range has more than {MOST_RANGE:,} pages")
-        return Where(start & -PAGE_SIZE, end)
+        return Where(first & -PAGE_SIZE, last)
     if not text:
         raise ValueError("give an address, a range START-END, or the name of a VMA")
     return Where(name=text)
@@ -139,8 +139,8 @@ class _Reading:
         """By process: the record that began its program, or that of the process it was forked from."""
         self.mismatches = 0
 
-    def records(self, update: Callable[[int], None]) -> Iterator[records.Record]:
-        """The records, each when the model has taken it."""
+    def follow(self, update: Callable[[int], None]) -> Iterator[records.Record]:
+        """The records of the trace, each when the model has taken it."""
         for record in self.reader:
             assert self.memory.copies is not None
             self.memory.copies.clear()
@@ -214,7 +214,7 @@ def read_ledger(
 def _survey(reading: _Reading, update: Callable[[int], None]) -> dict[Page, Touched]:
     """Which pages a trace touches, and which of them part."""
     found: dict[Page, Touched] = {}
-    for record in reading.records(update):
+    for record in reading.follow(update):
         for mm, addr, folio, _ in reading.memory.copies or []:
             if not folio.flags & ANON or not folio.mapcount():
                 # Nobody else had it.
@@ -253,7 +253,7 @@ class _Writer:
     def write(self, update: Callable[[int], None]) -> list[Step]:
         """All steps."""
         steps: list[Step] = []
-        for record in self._reading.records(update):
+        for record in self._reading.follow(update):
             now = self._look()
             if now != self._last:
                 steps.append(self._step(record, now))

@@ -14,6 +14,7 @@ from vmalab.flags import MADV_REMOVE, RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, RLI
 from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, Op
+from vmalab.fuzz.page_views import PageViews
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
 from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, outer_view, same_view
@@ -133,6 +134,7 @@ class Lockstep:
         load_exec(self._first, found)
         self.models: list[File] = self.files.models()
         self._descriptors: list[int] = self._open_files()
+        self.page_views: PageViews | None = PageViews(memory, self.agent) if memory is not None else None
         self.whole: bool = self.agent.reader == "bpf"
         outside = self.agent.reads_outside() or self.pages
         if self.pages:
@@ -196,7 +198,9 @@ class Lockstep:
         mine = self.resources[-1]
         mine.source, mine.content = self._source
         memory = self.machine.memory
-        self._watch: PageWatch | None = PageWatch(memory, self.own) if memory is not None else None
+        self._watch: PageWatch | None = None
+        if memory is not None and self.page_views is not None:
+            self._watch = PageWatch(memory, self.own, self.page_views)
         self._first_fork: Divergence | None = self._fork(Op("fork", (), -1))
 
     def __enter__(self) -> Lockstep:
@@ -213,6 +217,8 @@ class Lockstep:
             for each in self._readers.values():
                 each.forget()
             self._readers.clear()
+            if self.page_views is not None:
+                self.page_views.close()
         self._close_files()
 
     def _close_files(self) -> None:
@@ -297,6 +303,9 @@ class Lockstep:
                 if kernel.get(name, pages) != pages:
                     text = f"process {who}: {name} in pages"
                     return Divergence(self._last_place, op, text, str(pages), str(kernel[name]))
+            found = self._look_at_pages(who, whole=True)
+            if found is not None:
+                return Divergence(self._last_place, op, *found)
         try:
             self.machine.validate()
         except AssertionError as error:
@@ -436,15 +445,18 @@ class Lockstep:
         return found
 
     def _compare_pages(self, expected: _Expected, who: int) -> Divergence | None:
+        op = expected.op
+        if self._watch is not None and (MADV_REMOVE in op.args or (op.name == "mbind" and op.args[4])):
+            # A file's pages are taken from all who map them, or pages are moved; what others have is seen later.
+            self._watch.forget_all()
+        found = self._look_at_pages(who, whole=False)
+        return None if found is None else Divergence(expected.place, op, *found)
+
+    def _look_at_pages(self, who: int, *, whole: bool) -> tuple[str, str, str] | None:
         watch = self._watch
         if watch is None or not self.looks:
             return None
-        op = expected.op
-        if MADV_REMOVE in op.args or (op.name == "mbind" and op.args[4]):
-            # A file's pages are taken from all who map them, or pages are moved; what others have is seen later.
-            watch.forget_all()
-        found = watch.compare(who, self.processes[who], self.agent.pid_of(who + 1))
-        return None if found is None else Divergence(expected.place, op, *found)
+        return watch.compare(who, self.processes[who], self.agent.pid_of(who + 1), whole=whole)
 
     def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence:
         """What exactly differs."""

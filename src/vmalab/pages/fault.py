@@ -78,7 +78,11 @@ def handle_mm_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
     leaf = memory.leaf_for(tables, addr)
     if leaf is None:
         return FAULT_NO_MEMORY
-    return _handle_pte_fault(memory, tables, vma, leaf, addr, flags)
+    refusal = _handle_pte_fault(memory, tables, vma, leaf, addr, flags)
+    if refusal != YES and found is None and not vma.is_anonymous():
+        # The page table of a file's page is put in place with the page.
+        del tables.pmds[number]
+    return refusal
 
 
 def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
