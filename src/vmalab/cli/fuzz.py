@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmalab.cli.common import console, json_option, print_json, progress, semantics_option
+from vmalab.cli.common import console, escape_text, json_option, print_json, progress, semantics_option
 
 if TYPE_CHECKING:
     from vmalab.fuzz.campaign import Campaign
@@ -142,15 +142,13 @@ def _show_live(campaign: Campaign, seed: int, interrupted: bool, pages: bool) ->
     done = f"{campaign.steps:,} steps in {campaign.runs:,} runs from seed {seed}, read by {campaign.reader}{better}"
     if campaign.seconds:
         done += f", {campaign.steps / campaign.seconds:,.0f} a second"
-    if campaign.pages:
-        compared = ", ".join([f"{count:,} by {what}" for what, count in campaign.pages.items()])
-        missing = "".join([f"; not by {what}: {why}" for what, why in campaign.missing.items()])
-        done += f"\n  pages compared: {compared}{missing}\n "
     if campaign.divergence is None:
         more = f"; interrupted, go on with --seed {campaign.seed}" if interrupted else ""
         out.print(f"{done}: no difference{more}")
+        _show_pages(campaign)
         return
     out.print(f"{done}: seed {campaign.seed} diverges")
+    _show_pages(campaign)
     out.print(f"  {campaign.divergence}")
     for line in strips(campaign.divergence):
         out.print(line)
@@ -158,3 +156,11 @@ def _show_live(campaign: Campaign, seed: int, interrupted: bool, pages: bool) ->
     out.print(as_python(campaign.ops, pages))
     out.print("and as C:\n")
     out.print(as_c(campaign.ops))
+
+
+def _show_pages(campaign: Campaign) -> None:
+    """How many pages were compared, by what; and what could not be."""
+    if campaign.pages:
+        compared = ", ".join([f"{count:,} by {what}" for what, count in campaign.pages.items()])
+        missing = "".join([f"; not by {what}: {escape_text(why)}" for what, why in campaign.missing.items()])
+        console().print(f"  pages: {compared}{missing}")

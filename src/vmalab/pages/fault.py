@@ -376,8 +376,7 @@ def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
 
 def _fault_around(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int) -> None:
     """Map the pages around an address that are in memory already, so that they need no fault (do_fault_around)."""
-    assert vma.file is not None
-    cache = memory.cache_of(vma.file)
+    cache = memory.cache_for(vma)
     at = pte_index(addr)
     before = (addr - vma.start) >> PAGE_SHIFT
     first = max(at & -FAULT_AROUND, at - min(at, before))
@@ -399,10 +398,9 @@ def file_folio(memory: Memory, vma: Vma, index: int) -> tuple[Folio | None, int,
 
     A userfaultfd may want to know of pages that are not there, or that are (minor): it is asked first.
     """
+    cache = memory.cache_for(vma)
     file = vma.file
-    assert file is not None, "a VMA with operations has a file"
-    cache = memory.cache_of(file)
-    if file.size >= 0 and index << PAGE_SHIFT >= file.size:
+    if file is not None and file.size >= 0 and index << PAGE_SHIFT >= file.size:
         return None, 0, FAULT_BEYOND_FILE
     folio = cache.pages.get(index)
     if vma.flags & (VM_UFFD_MISSING if folio is None else VM_UFFD_MINOR):

@@ -8,7 +8,7 @@ from vmalab.addr import PAGE_SIZE
 from vmalab.flags import UFFD_FEATURE_WP_ASYNC, VM_UFFD_WP
 from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import Memory
-from vmalab.pages.table import GUARD, PAGE_AT, POISON, UFFD_WP, Huge, Tables
+from vmalab.pages.table import GUARD, POISON, UFFD_WP, Tables, pte_index
 from vmalab.vma.area import Vma
 
 PAGE_IS_WPALLOWED: Final = 1
@@ -66,18 +66,13 @@ def page_categories(tables: Tables, vma: Vma, addr: int) -> int:
 def page_mapcount(memory: Memory, folio: Folio, page: int) -> int:
     """How many page-table entries map one page of a folio, huge ones included (folio_precise_page_mapcount).
 
-    That of a large folio is counted, in all address spaces that map it.
+    That of a large folio is counted where the reverse map finds it.
     """
     if not folio.order or not folio.mapped or folio.flags & HUGETLB:
         return folio.mapcount()
     found: int = folio.entire
-    for tables in memory.all_tables():
-        if folio.sharers is not None and id(tables) not in folio.sharers:
-            continue
-        for table in tables.pmds.values():
-            if isinstance(table, Huge):
-                continue
-            for at, entry in enumerate(table.pages):
-                if entry is folio and table.bits[at] >> PAGE_AT == page:
-                    found += 1
+    for tables, addr, which in memory.places_of(folio):
+        leaf = tables.leaf(addr)
+        if which == page and leaf is not None and leaf.pages[pte_index(addr)] is folio:
+            found += 1
     return found
