@@ -150,7 +150,7 @@ class PageWatch:
             if kernel != model:
                 return f"page {addr:x}", _text(model), _text(kernel)
             if isinstance(entry, Folio):
-                frames[addr] = (word & _FRAME, (id(entry), bits >> PAGE_AT if not entry.flags & ZERO else 0))
+                frames[addr] = (word & _FRAME, (id(entry), bits >> PAGE_AT))
         return None
 
     def _sharing(self) -> Difference | None:
@@ -217,7 +217,8 @@ def _word(entry: Folio | SwapSlot | None, bits: int) -> int:
         return word
     word |= PM_PRESENT
     if entry.flags & ZERO:
-        return word
+        # Of a huge entry pagemap looks at the page itself, which is not anonymous.
+        return word | PM_FILE if entry.order else word
     if not entry.flags & ANON:
         word |= PM_FILE
     return word | PM_EXCLUSIVE if entry.mapcount() == 1 else word

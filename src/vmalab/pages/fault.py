@@ -79,8 +79,8 @@ def handle_mm_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
     if leaf is None:
         return FAULT_NO_MEMORY
     refusal = _handle_pte_fault(memory, tables, vma, leaf, addr, flags)
-    if refusal != YES and found is None and not vma.is_anonymous():
-        # The page table of a file's page is put in place with the page.
+    if refusal != YES and found is None and not vma.is_anonymous() and leaf.is_empty():
+        # The page table of a file's page is put in place with the page, or with others around it.
         del tables.pmds[number]
     return refusal
 
