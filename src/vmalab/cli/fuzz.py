@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmalab.cli.common import console, json_option, print_json, progress, semantics_option
+from vmalab.cli.common import console, escape_text, json_option, print_json, progress, semantics_option
 
 if TYPE_CHECKING:
     from vmalab.fuzz.campaign import Campaign
@@ -121,6 +121,8 @@ def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
         "runs": campaign.runs,
         "next_seed": campaign.seed,
         "interrupted": interrupted,
+        "pages_compared": dict(campaign.pages),
+        "pages_not_compared": campaign.missing,
         "features": dict(sorted(by_feature(campaign.counts).items())),
         "outcomes": {
             f"{call}: {reason}": steps for (call, reason), steps in sorted(by_outcome(campaign.counts).items())
@@ -143,8 +145,10 @@ def _show_live(campaign: Campaign, seed: int, interrupted: bool, pages: bool) ->
     if campaign.divergence is None:
         more = f"; interrupted, go on with --seed {campaign.seed}" if interrupted else ""
         out.print(f"{done}: no difference{more}")
+        _show_pages(campaign)
         return
     out.print(f"{done}: seed {campaign.seed} diverges")
+    _show_pages(campaign)
     out.print(f"  {campaign.divergence}")
     for line in strips(campaign.divergence):
         out.print(line)
@@ -152,3 +156,11 @@ def _show_live(campaign: Campaign, seed: int, interrupted: bool, pages: bool) ->
     out.print(as_python(campaign.ops, pages))
     out.print("and as C:\n")
     out.print(as_c(campaign.ops))
+
+
+def _show_pages(campaign: Campaign) -> None:
+    """How many pages were compared, by what; and what could not be."""
+    if campaign.pages:
+        compared = ", ".join([f"{count:,} by {what}" for what, count in campaign.pages.items()])
+        missing = "".join([f"; not by {what}: {escape_text(why)}" for what, why in campaign.missing.items()])
+        console().print(f"  pages: {compared}{missing}")

@@ -26,7 +26,8 @@ class Sight:
     page: str
     frame: str
     """Which page of memory it is: zero, #1, #2 ..."""
-    content: bytes
+    content: bytes | None
+    """What it holds, without the zeros at its end; None where that is not known."""
     marks: list[str] = field(default_factory=list)
     """Writable, exclusive, in swap ..."""
     alarm: str = ""
@@ -115,7 +116,7 @@ class Ledger:
         """Write down what all see now."""
         step = Step(len(self.steps) + 1, text, said)
         for (viewer, page), (process, addr) in self._pages.items():
-            step.sights.append(self._sight(viewer, page, process, addr))
+            step.sights.append(self.sight(viewer, page, process, addr))
         for viewer, holding in self._holdings.items():
             for number in range(holding.pages):
                 step.sights.append(self._held(viewer, holding, number))
@@ -124,7 +125,8 @@ class Ledger:
         self.steps.append(step)
         return step
 
-    def _frame(self, folio: Folio, page: int) -> str:
+    def frame(self, folio: Folio, page: int) -> str:
+        """The name of a page of memory, which it keeps for good."""
         if folio.flags & ZERO:
             return "zero"
         key = (id(folio), page)
@@ -133,7 +135,8 @@ class Ledger:
             self._frames[key] = f"#{len(self._frames) + 1}"
         return self._frames[key]
 
-    def _sight(self, viewer: str, page: str, process: Process, addr: int) -> Sight:
+    def sight(self, viewer: str, page: str, process: Process, addr: int) -> Sight:
+        """What a process sees of one page now."""
         seen = process.page(addr)
         if seen.slot is not None:
             return Sight(viewer, page, "swap", seen.content, ["exclusive"] if seen.exclusive else [])
@@ -142,7 +145,7 @@ class Ledger:
         marks = ["writable"] if seen.writable else []
         marks += ["exclusive"] if seen.exclusive else []
         marks += ["the file's"] if not seen.folio.flags & (ANON | ZERO) else []
-        sight = Sight(viewer, page, self._frame(seen.folio, seen.number), seen.content, marks)
+        sight = Sight(viewer, page, self.frame(seen.folio, seen.number), seen.content, marks)
         vma = process.mm.vma_lookup(addr)
         if seen.folio.flags & ANON and vma is not None:
             if self.shows_anon_vma:
@@ -166,7 +169,7 @@ class Ledger:
         folio, page = _held_of(holding.holder).page(number)
         is_pin = isinstance(holding.holder, MemoryRegion)
         name = _numbered(holding.page, number, holding.pages)
-        sight = Sight(viewer, name, self._frame(folio, page), folio.content(page), ["pin" if is_pin else "reference"])
+        sight = Sight(viewer, name, self.frame(folio, page), folio.content(page), ["pin" if is_pin else "reference"])
         owner = holding.owner
         addr = holding.addr + number * PAGE_SIZE
         if not is_pin:
@@ -183,7 +186,7 @@ class Ledger:
         folio = cache.pages.get(0)
         if folio is None:
             return Sight(name, "", "-", first, ["not in memory"])
-        sight = Sight(name, "", self._frame(folio, 0), folio.content(0), ["in the page cache"])
+        sight = Sight(name, "", self.frame(folio, 0), folio.content(0), ["in the page cache"])
         if sight.content != first:
             sight.alarm = "the file has changed"
         return sight
@@ -203,7 +206,9 @@ def lines_of(step: Step) -> list[str]:
     found = [f"{step.number:3}  {escape_text(step.text)}{said}"]
     for sight in step.sights:
         who = escape_text(f"{sight.viewer}.{sight.page}" if sight.page else sight.viewer)
-        content = escape_text(repr(sight.content[:_SHOWN])[1:]) if sight.content else "zeros"
-        line = f"   {'!' if sight.alarm else ' '}   {who:<16} {sight.frame:<5} {content:<18} {', '.join(sight.marks)}"
+        content = ""
+        if sight.content is not None:
+            content = f"{escape_text(repr(sight.content[:_SHOWN])[1:]) if sight.content else 'zeros':<18} "
+        line = f"   {'!' if sight.alarm else ' '}   {who:<16} {sight.frame:<5} {content}{', '.join(sight.marks)}"
         found.append(line.rstrip() + (f"   <- {sight.alarm}" if sight.alarm else ""))
     return found

@@ -318,11 +318,11 @@ def run_script(text: str, name: str) -> Ledger:
     return script.ledger
 
 
-def read_script(path: str) -> Ledger:
-    """Run the script of a file."""
+def read_script(path: str, name: str = "") -> Ledger:
+    """Run the script of a file.  name: what it is called in errors, if not by its path."""
     with Path(path).open("rb") as file:
         data = file.read(MOST + 1)
-    name = escape_text(path)
+    name = name or escape_text(path)
     if len(data) > MOST:
         raise InputError(f"{name}: this is no script: it has more than {MOST} bytes")
     try:

@@ -60,6 +60,10 @@ class Run:
     kernel: str = field(default_factory=lambda: os.uname().release)
     counts: Counts = field(default_factory=dict)
     """The steps that were compared."""
+    pages: Counter[str] = field(default_factory=Counter)
+    """How many pages were compared, by what."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """What was not compared of pages, and why."""
     divergence: Divergence | None = None
     ops: list[Op] = field(default_factory=list)
     """The sequence, if it diverges."""
@@ -79,6 +83,10 @@ class Campaign:
     why_not_bpf: str = ""
     counts: Counter[tuple[str, int, int, int]] = field(default_factory=Counter)
     """The steps that were compared."""
+    pages: Counter[str] = field(default_factory=Counter)
+    """How many pages were compared, by what."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """What was not compared of pages, and why."""
     divergence: Divergence | None = None
     ops: list[Op] = field(default_factory=list)
     """The sequence that diverges, made short if that was asked for."""
@@ -89,6 +97,8 @@ class Campaign:
         self.runs += 1
         self.reader, self.why_not_bpf = run.reader, run.why_not_bpf
         self.counts.update(run.counts)
+        self.pages.update(run.pages)
+        self.missing.update(run.missing)
         self.divergence, self.ops = run.divergence, run.ops
         self.seed = run.seed if run.divergence is not None else run.seed + 1
 
@@ -147,10 +157,14 @@ class Runner:
         """The run of a seed."""
         lockstep, found = self.run(lambda it: Generator(it, seed, swarm=self._options.swarm).steps(RUN_STEPS))
         agent = lockstep.agent
-        ops = lockstep.sequence if found is not None else []
-        return Run(
-            seed, lockstep.steps, agent.reader, agent.why_not_bpf, counts=lockstep.counts, divergence=found, ops=ops
-        )
+        done = Run(seed, lockstep.steps, agent.reader, agent.why_not_bpf, counts=lockstep.counts, divergence=found)
+        if found is not None:
+            done.ops = lockstep.sequence
+        views = lockstep.page_views
+        if views is not None:
+            done.pages, views.compared = views.compared, Counter()
+            done.missing = views.missing
+        return done
 
 
 def _safe(lockstep: Lockstep, ops: list[Op]) -> Iterator[Op]:

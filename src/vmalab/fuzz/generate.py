@@ -24,6 +24,14 @@ T = TypeVar("T")
 WINDOWS: Final = (0x10000000, 0x20000000 - 16 * PAGE_SIZE, 0x7FFFE0000000)
 """Where fixed addresses lie: the second around a boundary of huge pages, the third near what the kernel chooses."""
 WINDOW_PAGES: Final = 28
+HUGE_WINDOW: Final = 0x40000000
+"""Where memory that may be huge lies, where pages are compared: HUGE_PAGES times 2 MiB."""
+HUGE_PAGES: Final = 4
+HUGE_ADVICES: Final = (
+    *(f.MADV_HUGEPAGE, f.MADV_HUGEPAGE, f.MADV_HUGEPAGE, f.MADV_NOHUGEPAGE, f.MADV_COLLAPSE, f.MADV_COLLAPSE),
+    *(f.MADV_DONTNEED, f.MADV_DONTNEED, f.MADV_FREE, f.MADV_PAGEOUT, f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE),
+    *(f.MADV_GUARD_INSTALL, f.MADV_GUARD_REMOVE, f.MADV_DONTFORK, f.MADV_WIPEONFORK, f.MADV_DOFORK, f.MADV_KEEPONFORK),
+)
 SHARING: Final = (f.CLONE_VM, f.CLONE_VM | f.CLONE_VFORK)
 """How a child is made that does one call in the memory of its parent."""
 CROWDED: Final = 0.003
@@ -127,6 +135,7 @@ KINDS: Final = {
     "mempolicy": 1,
     "capset": 1,
     "exec": 0.2,
+    "huge": 4,
 }
 """The kinds of step, with their weights where a run has them all."""
 
@@ -206,6 +215,7 @@ class Generator:
             "layout": self._layout,
             "mempolicy": self._mempolicy,
             "exec": lambda process, who: Op("exec", (), who),
+            "huge": self._huge,
             "capset": lambda process, who: Op("capset", (self._lockstep.capabilities & ~DROPPABLE_CAPABILITIES,), who),
         }
 
@@ -517,3 +527,45 @@ class Generator:
         if which < 0.8:
             return Op("set_mempolicy_home_node", (*self._range(process), 0, self._choose((0, 0, 0, 1))), who)
         return Op("get_mempolicy", (self._choose((0, self._edge(process))), self._choose((0, 1, 2, 3, 4, 5, 8))), who)
+
+    # -- huge pages ---------------------------------------------------------------------------------------
+
+    def _huge_range(self) -> tuple[int, int]:
+        """A part of the window of huge pages: whole ones, or cut at some page within."""
+        first = HUGE_WINDOW + int(self._roll() * HUGE_PAGES) * PMD_SIZE
+        length = self._choose((1, 1, 1, 2, 3)) * PMD_SIZE
+        cut = self._choose((1, 1, 16, 255, 256, 511)) * PAGE_SIZE
+        which = self._roll()
+        if which < 0.5:
+            return first, length
+        if which < 0.65:
+            return first + cut, length - cut
+        return (first, cut) if which < 0.8 else (first + cut, self._pages())
+
+    def _huge(self, process: Process, who: int) -> Op:
+        """What makes huge pages, shares them, and cuts them up."""
+        if not self._lockstep.pages:
+            return self._mmap_anywhere(process, who)
+        addr, length = self._huge_range()
+        which = self._roll()
+        if which < 0.12:
+            flags = (
+                f.MAP_FIXED
+                | f.MAP_ANONYMOUS
+                | self._choose((f.MAP_PRIVATE, f.MAP_PRIVATE, f.MAP_PRIVATE, f.MAP_SHARED))
+            )
+            flags |= self._choose((0, 0, 0, f.MAP_POPULATE, f.MAP_LOCKED))
+            return Op("mmap", (addr, length, self._choose((3, 3, 3, 1)), flags, 0), who)
+        if which < 0.45:
+            at = addr & -PMD_SIZE | self._choose((0, 1, 17, 255, 256, 511)) * PAGE_SIZE
+            return Op(self._choose(("write", "write", "read")), (at,), who)
+        if which < 0.75:
+            return Op("madvise", (addr, length, self._choose(HUGE_ADVICES)), who)
+        if which < 0.82:
+            return Op("mprotect", (addr, length, self._choose((1, 3, 3))), who)
+        if which < 0.85:
+            return Op("munmap", (addr, length), who)
+        if which < 0.93:
+            goal, _ = self._huge_range()
+            return Op("mremap", (addr, length, length, f.MREMAP_MAYMOVE | f.MREMAP_FIXED, goal), who)
+        return Op(self._choose(("fork", "exit")), (), who)

@@ -25,6 +25,7 @@ from vmalab.flags import (
 from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import SEGMENT_PAGES, Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
+from vmalab.fuzz.page_views import PageViews
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
 from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, outer_view, same_view
@@ -146,6 +147,7 @@ class Lockstep:
         load_exec(self._first, found)
         self.models: list[File] = self.files.models()
         self._descriptors: list[int] = self._open_files()
+        self.page_views: PageViews | None = PageViews(memory, self.agent) if memory is not None else None
         self.whole: bool = self.agent.reader == "bpf"
         outside = self.agent.reads_outside() or self.pages
         if self.pages:
@@ -210,7 +212,9 @@ class Lockstep:
         mine = self.resources[-1]
         mine.source, mine.content = self._source
         memory = self.machine.memory
-        self._watch: PageWatch | None = PageWatch(memory, self.own) if memory is not None else None
+        self._watch: PageWatch | None = None
+        if memory is not None and self.page_views is not None:
+            self._watch = PageWatch(memory, self.own, self.page_views)
         mine.user, mine.group = os.geteuid(), os.getegid()
         self._first_fork: Divergence | None = self._fork(Op("fork", (), -1)) or self._make_segments()
 
@@ -251,6 +255,8 @@ class Lockstep:
             for each in self._readers.values():
                 each.forget()
             self._readers.clear()
+            if self.page_views is not None:
+                self.page_views.close()
         self._close_files()
 
     def _close_files(self) -> None:
@@ -348,6 +354,9 @@ class Lockstep:
                 if ours != theirs and ours and theirs > 1:
                     text = f"process {who}: {layout.OPTIONS[option]}"
                     return Divergence(self._last_place, op, text, hex(ours), hex(theirs))
+            found = self._look_at_pages(who, whole=True)
+            if found is not None:
+                return Divergence(self._last_place, op, *found)
         try:
             self.machine.validate()
         except AssertionError as error:
@@ -496,19 +505,22 @@ class Lockstep:
         return found
 
     def _compare_pages(self, expected: _Expected, who: int) -> Divergence | None:
-        watch = self._watch
-        if watch is None or not self.looks:
-            return None
         op = expected.op
-        if MADV_REMOVE in op.args or (op.name == "mbind" and op.args[4]):
+        if self._watch is not None and (MADV_REMOVE in op.args or (op.name == "mbind" and op.args[4])):
             # A file's pages are taken from all who map them, or pages are moved; what others have is seen later.
-            watch.forget_all()
+            self._watch.forget_all()
         seen = (who, op.file) if op.name == "process_madvise" and op.file >= 0 else (who,)
         for each in seen:
-            found = watch.compare(each, self.processes[each], self.agent.pid_of(each + 1))
+            found = self._look_at_pages(each, whole=False)
             if found is not None:
                 return Divergence(expected.place, op, *found)
         return None
+
+    def _look_at_pages(self, who: int, *, whole: bool) -> tuple[str, str, str] | None:
+        watch = self._watch
+        if watch is None or not self.looks:
+            return None
+        return watch.compare(who, self.processes[who], self.agent.pid_of(who + 1), whole=whole)
 
     def _difference(self, expected: _Expected, kernel: Vmas) -> Divergence:
         """What exactly differs."""
@@ -692,6 +704,7 @@ def adopt(mm: Mm, shown: Vmas) -> None:
             anon_vma.links += 1
             vma.anon_vma = anon_vma
             vma.chain = (anon_vma,)
+            mm.port.anon_vma_changed(vma)
         if extra & 1 and vma.policy is None:
             vma.set_policy(Policy(0, 0, ()))
         if extra & 2 and vma.uffd is None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import struct
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
 from vmalab.flags import VM_HUGETLB
+from vmalab.fuzz.page_views import EVERY, PageViews
 from vmalab.fuzz.view import Ranges
-from vmalab.live.facts import THP, chosen
+from vmalab.live.agent import AgentDied
+from vmalab.live.facts import POOLS, THP, chosen
 from vmalab.live.procfs import PM_EXCLUSIVE, PM_FILE, PM_GUARD, PM_PRESENT, PM_SWAP, PM_UFFD_WP
 from vmalab.machine import Process
 from vmalab.pages.folio import ANON, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import ALWAYS, MADVISE, NEVER, Memory, PageSettings
-from vmalab.pages.table import GUARD, POISON, PRESENT, UFFD_WP
+from vmalab.pages.table import BITS, GUARD, PAGE_AT, PMD_SHIFT, POISON, PRESENT, UFFD_WP, Huge, Leaf, Tables
+from vmalab.pages.zap import leaf_range
 from vmalab.vma.area import Vma
 
 _FRAME: Final = (1 << 55) - 1
@@ -27,6 +31,8 @@ _NAMES: Final = {
     PM_UFFD_WP: "userfaultfd-wp",
     PM_EXCLUSIVE: "mapped once",
 }
+PLENTY: Final = 1 << 20
+"""Pages of a pool of which nobody counts those that others use."""
 MOST_PAGES: Final = 4096
 """A VMA with more pages is not looked at."""
 
@@ -39,7 +45,7 @@ def page_settings() -> PageSettings:
     settings = PageSettings()
     settings.thp = {}
     # Others use the pools as well: a mapping that the kernel refuses for that is no difference.
-    settings.hugetlb = dict.fromkeys(settings.hugetlb, 1 << 20)
+    settings.hugetlb = {order: PLENTY if _has_pool(order) else 0 for order in settings.hugetlb}
     top = _mode(THP)
     for order in range(2, 10):
         mode = _mode(THP / f"hugepages-{(PAGE_SIZE << order) >> 10}kB")
@@ -52,6 +58,13 @@ def page_settings() -> PageSettings:
     return settings
 
 
+def _has_pool(order: int) -> bool:
+    """Whether this machine has huge pages of an order, or makes some where they are asked for."""
+    pool = POOLS / f"hugepages-{(PAGE_SIZE << order) >> 10}kB"
+    counts = [pool / name for name in ("nr_hugepages", "nr_overcommit_hugepages")]
+    return any([path.exists() and path.read_text("ascii").strip() != "0" for path in counts])
+
+
 def _mode(folder: Path) -> str:
     path = folder / "enabled"
     return chosen(path.read_text("ascii"), "never") if path.exists() else "never"
@@ -60,9 +73,12 @@ def _mode(folder: Path) -> str:
 class PageWatch:
     """Compares the pages of the processes of a run, one process after each of its steps."""
 
-    def __init__(self, memory: Memory, own: Ranges) -> None:
+    def __init__(self, memory: Memory, own: Ranges, views: PageViews) -> None:
         self._memory = memory
         self._own = own
+        self._views = views
+        views.begin(own)
+        self._looks = 0
         self._frames: dict[int, dict[int, tuple[int, tuple[int, int]]]] = {}
         """By process and address: the kernel's frame, and the model's (a folio's identity, the page in it)."""
 
@@ -74,8 +90,13 @@ class PageWatch:
         """Nothing is known of any process's frames any more."""
         self._frames.clear()
 
-    def compare(self, who: int, process: Process, pid: int) -> Difference | None:
-        """The first difference between the pages of a process and its model's."""
+    def compare(self, who: int, process: Process, pid: int, *, whole: bool = False) -> Difference | None:
+        """The first difference between the pages of a process and its model's.
+
+        Now and then, and where it is to be the whole, everything else that the kernel shows of them is looked at too.
+        """
+        self._looks += 1
+        vmas: list[Vma] = []
         frames: dict[int, tuple[int, tuple[int, int]]] = {}
         try:
             file = open(f"/proc/{pid}/pagemap", "rb", buffering=0)  # noqa: SIM115 - closed below
@@ -90,8 +111,21 @@ class PageWatch:
                 found = self._compare_vma(process, vma, data, frames)
                 if found is not None:
                     return found
-        self._frames[who] = frames
-        return self._sharing()
+                self._views.compared["pagemap"] += vma.pages()
+                if has_own_pages(vma) and self._memory.tables(process.mm).spans(vma.start, vma.end):
+                    vmas.append(vma)
+        found = None
+        if self._frames.get(who) != frames:
+            self._frames[who] = frames
+            found = self._sharing()
+        if found is not None or not vmas or (not whole and self._looks % EVERY):
+            return found
+        places = itertools.chain.from_iterable([range(vma.start, vma.end, PAGE_SIZE) for vma in vmas])
+        shown = {addr: frames[addr][0] for addr in places if addr in frames}
+        try:
+            return self._views.compare(who + 1, process, pid, vmas, shown)
+        except AgentDied as died:
+            return "pages", "the process tells of them", str(died)
 
     def _compare_vma(
         self, process: Process, vma: Vma, data: bytes, frames: dict[int, tuple[int, tuple[int, int]]]
@@ -103,23 +137,20 @@ class PageWatch:
         if not data.strip(b"\0") and not tables.spans(start, vma.end):
             return None
         strict = has_own_pages(vma)
-        for at, word in enumerate(struct.unpack(f"<{len(data) // 8}Q", data)):
-            addr = start + (at << PAGE_SHIFT)
-            entry, bits, page = tables.entry(addr)
-            if not word and entry is None and not bits:
-                continue
-            model = _word(entry, bits)
+        for addr, word, entry, bits in _entries(tables, start, memoryview(data).cast("Q")):
+            model = _word(entry, bits & BITS)
             kernel = word & _SHOWN
-            if isinstance(entry, Folio) and entry.order:
+            if isinstance(entry, Folio) and entry.order and entry.mapped:
+                # It is told of each page, and the model counts those of the folio.
                 kernel &= ~PM_EXCLUSIVE
                 model &= ~PM_EXCLUSIVE
-            if (not strict and (kernel | model) & PM_FILE) or (not strict and not (kernel and model)):
+            if not strict and ((kernel | model) & PM_FILE or not (kernel and model)):
                 # The page cache has a history of its own: other runs, reading ahead.
                 continue
             if kernel != model:
                 return f"page {addr:x}", _text(model), _text(kernel)
             if isinstance(entry, Folio):
-                frames[addr] = (word & _FRAME, (id(entry), page if not entry.flags & ZERO else 0))
+                frames[addr] = (word & _FRAME, (id(entry), bits >> PAGE_AT))
         return None
 
     def _sharing(self) -> Difference | None:
@@ -136,6 +167,34 @@ class PageWatch:
                 if other[0] != frame:
                     return f"page {name}", f"the frame of {other[1]}", f"another frame than {other[1]}"
         return None
+
+
+def _entries(
+    tables: Tables, start: int, words: memoryview[int]
+) -> Iterator[tuple[int, int, Folio | SwapSlot | None, int]]:
+    """Of the pages from start on those where the kernel or the model has anything.
+
+    The address, the kernel's word, what the model's entry refers to, its bits with the page in the folio above them.
+    """
+    end = start + (len(words) << PAGE_SHIFT)
+    for number in range(start >> PMD_SHIFT, (end - 1 >> PMD_SHIFT) + 1):
+        low, high = leaf_range(number, start, end)
+        base = number << PMD_SHIFT
+        first = (base - start >> PAGE_SHIFT) + low
+        part = words[first : first + high - low]
+        found = tables.pmds.get(number)
+        if isinstance(found, Huge):
+            for at, word in enumerate(part, low):
+                yield base + (at << PAGE_SHIFT), word, found.folio, found.bits | at << PAGE_AT
+        elif isinstance(found, Leaf):
+            pages, bits = found.pages, found.bits
+            for at, word in enumerate(part, low):
+                if word or pages[at] is not None or bits[at]:
+                    yield base + (at << PAGE_SHIFT), word, pages[at], bits[at]
+        elif any(part):
+            for at, word in enumerate(part, low):
+                if word:
+                    yield base + (at << PAGE_SHIFT), word, None, 0
 
 
 def has_own_pages(vma: Vma) -> bool:
@@ -158,7 +217,8 @@ def _word(entry: Folio | SwapSlot | None, bits: int) -> int:
         return word
     word |= PM_PRESENT
     if entry.flags & ZERO:
-        return word
+        # Of a huge entry pagemap looks at the page itself, which is not anonymous.
+        return word | PM_FILE if entry.order else word
     if not entry.flags & ANON:
         word |= PM_FILE
     return word | PM_EXCLUSIVE if entry.mapcount() == 1 else word

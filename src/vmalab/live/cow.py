@@ -26,12 +26,11 @@ from vmalab.flags import (
     PROT_WRITE,
 )
 from vmalab.live.agent import Agent, Step, why_not
-from vmalab.live.facts import THP, chosen
+from vmalab.live.facts import POOLS, THP, chosen
 from vmalab.live.procfs import PM_PRESENT, PM_SWAP
 from vmalab.testing.cow import HUGETLB_SIZES, THP_SIZES, UNIT, Actor, Held, Range, Skip, expected
 from vmalab.testing.cow_families import PIN, Case, Ground
 
-POOLS: Final = Path("/sys/kernel/mm/hugepages")
 SWAP_PAGES: Final = 16384
 _POOL: Final = 3
 """Huge pages of each pool that a case can do with: its page, a copy, and one to spare for what is freed late."""

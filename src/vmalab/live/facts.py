@@ -12,6 +12,8 @@ from vmalab.trace.records import Machine
 
 THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
 """The settings of transparent huge pages."""
+POOLS: Final = Path("/sys/kernel/mm/hugepages")
+"""The pools of huge pages."""
 _PR_SET_VMA: Final = 0x53564D41
 _CALL_PKEY_ALLOC: Final = 330
 _CALL_PKEY_FREE: Final = 331
@@ -63,9 +65,8 @@ def chosen(text: str, default: str) -> str:
 
 def _huge_pages() -> dict[str, int]:
     """Pages that nobody has, nor was promised, by size in KiB."""
-    pools = Path("/sys/kernel/mm/hugepages")
     found = {}
-    for pool in sorted(pools.glob("hugepages-*kB")) if pools.is_dir() else []:
+    for pool in sorted(POOLS.glob("hugepages-*kB")) if POOLS.is_dir() else []:
         free = _number(str(pool / "free_hugepages"), 0) - _number(str(pool / "resv_hugepages"), 0)
         found[pool.name.removeprefix("hugepages-").removesuffix("kB")] = max(free, 0)
     return found

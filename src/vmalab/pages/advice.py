@@ -95,14 +95,10 @@ def _punch_hole(memory: Memory, vma: Vma, start: int, end: int) -> None:
     assert vma.file is not None
     cache = memory.cache_of(vma.file)
     first, last = vma.pgoff_at(start), vma.pgoff_at(end - 1) + 1
-    for tables in memory.all_tables():
-        for each in tables.mm.vmas():
-            if each.file is None or memory.cache_of(each.file) is not cache:
-                continue
-            low = max(each.start, each.start + (first - each.pgoff << PAGE_SHIFT))
-            high = min(each.end, each.start + (last - each.pgoff << PAGE_SHIFT))
-            if low < high:
-                _zap_file_pages(memory, each, low, high)
+    for each in cache.mappings.overlapping(first, last):
+        low = max(each.start, each.start + (first - each.pgoff << PAGE_SHIFT))
+        high = min(each.end, each.start + (last - each.pgoff << PAGE_SHIFT))
+        _zap_file_pages(memory, each, low, high)
     for index in range(first, last):
         folio = cache.pages.pop(index, None)
         if folio is not None:

@@ -78,7 +78,11 @@ def handle_mm_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
     leaf = memory.leaf_for(tables, addr)
     if leaf is None:
         return FAULT_NO_MEMORY
-    return _handle_pte_fault(memory, tables, vma, leaf, addr, flags)
+    refusal = _handle_pte_fault(memory, tables, vma, leaf, addr, flags)
+    if refusal != YES and found is None and not vma.is_anonymous() and leaf.is_empty():
+        # The page table of a file's page is put in place with the page, or with others around it.
+        del tables.pmds[number]
+    return refusal
 
 
 def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
@@ -283,6 +287,7 @@ def _wp_page_copy(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: in
     if new is None:
         return FAULT_NO_MEMORY
     new.set_content(0, old.content(bits >> PAGE_AT))
+    memory.note_copy(vma.mm, addr, old, bits >> PAGE_AT)
     memory.drop(tables, leaf, at)
     memory.map_new_anon(tables, new, vma, addr & -PAGE_SIZE)
     writable = WRITE if vma.flags & VM_WRITE and not flags & FAULT_UNSHARE else 0
@@ -371,8 +376,7 @@ def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
 
 def _fault_around(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int) -> None:
     """Map the pages around an address that are in memory already, so that they need no fault (do_fault_around)."""
-    assert vma.file is not None
-    cache = memory.cache_of(vma.file)
+    cache = memory.cache_for(vma)
     at = pte_index(addr)
     before = (addr - vma.start) >> PAGE_SHIFT
     first = max(at & -FAULT_AROUND, at - min(at, before))
@@ -394,10 +398,9 @@ def file_folio(memory: Memory, vma: Vma, index: int) -> tuple[Folio | None, int,
 
     A userfaultfd may want to know of pages that are not there, or that are (minor): it is asked first.
     """
+    cache = memory.cache_for(vma)
     file = vma.file
-    assert file is not None, "a VMA with operations has a file"
-    cache = memory.cache_of(file)
-    if file.size >= 0 and index << PAGE_SHIFT >= file.size:
+    if file is not None and file.size >= 0 and index << PAGE_SHIFT >= file.size:
         return None, 0, FAULT_BEYOND_FILE
     folio = cache.pages.get(index)
     if vma.flags & (VM_UFFD_MISSING if folio is None else VM_UFFD_MINOR):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from vmalab.pages.rmap import Intervals
+
 if TYPE_CHECKING:
     from mypy_extensions import i64
 
@@ -46,10 +48,12 @@ class SwapSlot:
 class PageCache:
     """The pages of one file in memory, by their index in pages.  A folio is found under each of its indexes."""
 
-    __slots__ = ("content", "huge_order", "pages", "reserved")
+    __slots__ = ("content", "huge_order", "mappings", "pages", "reserved")
 
     def __init__(self) -> None:
         self.pages: dict[int, Folio] = {}
+        self.mappings: Intervals = Intervals(None)
+        """The VMAs that map the file (i_mmap), as far as any of its pages was touched in them."""
         self.huge_order: int = 0
         """The order of the pages of a hugetlb file."""
         self.reserved: set[int] = set()

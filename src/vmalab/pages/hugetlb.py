@@ -162,8 +162,7 @@ def _alloc(memory: Memory, vma: Vma, addr: int, order: int, flags: int) -> Folio
     index = vma.pgoff_at(addr) >> order << order
     found = vma.private_data
     if vma.flags & VM_MAYSHARE:
-        assert vma.file is not None
-        cache = memory.cache_of(vma.file)
+        cache = memory.cache_for(vma)
         folio = memory.alloc_hugetlb(vma.mm, order, flags, index in cache.reserved)
         if folio is not None:
             cache.reserved.add(index)
@@ -177,20 +176,19 @@ def _alloc(memory: Memory, vma: Vma, addr: int, order: int, flags: int) -> Folio
 
 def _unmap_ref_private(memory: Memory, vma: Vma, addr: int, folio: Folio) -> None:
     """Take a page away from others, so that its owner, to whom it was promised, can write to it."""
-    for tables in memory.all_tables():
-        for other in tables.mm.vmas():
-            if other is vma or other.file is not vma.file or isinstance(other.private_data, Reservation):
-                continue
-            for at in range(other.start, other.end, PAGE_SIZE << folio.order):
-                huge = tables.huge(at)
-                if huge is None or huge.folio is not folio:
-                    continue
-                if folio.order == PUD_ORDER:
-                    del tables.puds[at >> PUD_SHIFT]
-                else:
-                    del tables.pmds[at >> PMD_SHIFT]
-                memory.drop_huge(tables, huge)
-                other.private_data = UNMAPPED
+    for tables, at, page in memory.places_of(folio):
+        huge = tables.huge(at) if page == 0 else None
+        other = tables.mm.vma_lookup(at)
+        if huge is None or other is None or other is vma or huge.folio is not folio:
+            continue
+        if other.file is not vma.file or isinstance(other.private_data, Reservation):
+            continue
+        if folio.order == PUD_ORDER:
+            del tables.puds[at >> PUD_SHIFT]
+        else:
+            del tables.pmds[at >> PMD_SHIFT]
+        memory.drop_huge(tables, huge)
+        other.private_data = UNMAPPED
 
 
 def hugetlb_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
@@ -216,8 +214,7 @@ def _set(tables: Tables, addr: int, huge: Huge) -> None:
 
 def _cached(memory: Memory, vma: Vma, addr: int, order: int) -> tuple[Folio | None, PageCache]:
     """What the file holds for an address."""
-    assert vma.file is not None
-    cache = memory.cache_of(vma.file)
+    cache = memory.cache_for(vma)
     index = vma.pgoff_at(addr) >> order << order
     return cache.pages.get(index), cache
 
@@ -283,6 +280,7 @@ def _wp(memory: Memory, tables: Tables, vma: Vma, addr: int, huge: Huge, flags: 
     if own is None:
         return FAULT_NO_HUGE_PAGES
     own.copy_from(folio)
+    memory.note_copy(vma.mm, addr & -(PAGE_SIZE << folio.order), folio, 0)
     memory.drop_huge(tables, huge)
     memory.map_new_anon(tables, own, vma, addr & -(4096 << folio.order))
     writable = WRITE if vma.flags & VM_WRITE and not flags & FAULT_UNSHARE else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
 from vmalab.flags import VM_MAYWRITE, VM_SHARED
 from vmalab.pages.folio import (
     ANON,
@@ -17,6 +18,7 @@ from vmalab.pages.folio import (
     zero_folio,
 )
 from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
+from vmalab.pages.rmap import ReverseMap
 from vmalab.pages.table import (
     BITS,
     DIRTY,
@@ -30,6 +32,7 @@ from vmalab.pages.table import (
     Huge,
     Leaf,
     Tables,
+    pte_index,
 )
 from vmalab.vma.area import File, Vma
 from vmalab.vma.port import ALLOC_PAGE, ALLOC_PAGE_TABLE
@@ -89,6 +92,10 @@ class Memory:
         """Pages among them that nobody can get any more."""
         self.hugetlb_surplus: dict[int, int] = {}
         """Pages beyond the size of the pool; as many as that do not come back to it."""
+        self.copies: list[tuple[Mm, int, Folio, int]] | None = None
+        """Where somebody has made it a list, each copy that a write or a pin has made is put there: in which address
+        space, at which address, of which folio, of which page of it."""
+        self.rmap: ReverseMap = ReverseMap()
         self._tables: dict[int, Tables] = {}
         self._inodes: dict[tuple[str, int], PageCache] = {}
         self._files: dict[int, tuple[File, PageCache]] = {}
@@ -180,7 +187,40 @@ class Memory:
                 else:
                     self.hugetlb_free[folio.order] += 1
 
-    # -- reverse map ----------------------------------------------------------------------------------
+    def note_copy(self, mm: Mm, addr: int, folio: Folio, page: int) -> None:
+        """Copy-on-write gives a process a page of its own in place of one of a folio."""
+        if self.copies is not None:
+            self.copies.append((mm, addr & -PAGE_SIZE, folio, page))
+
+    def vma_changed(self, vma: Vma) -> None:
+        """A VMA has new bounds or a new chain, or is a copy: it is found from what it maps."""
+        if vma.chain:
+            self.rmap.changed(vma)
+        known = None if vma.file is None else self._files.get(id(vma.file))
+        if known is not None:
+            known[1].mappings.add(vma)
+
+    def places_of(self, folio: Folio) -> list[tuple[Tables, int, int]]:
+        """Where the pages of a folio can be mapped: page tables, the address, which page of it (rmap_walk).
+
+        Not those of a merged one (KSM), which has no place of its own.
+        """
+        first: int = folio.index
+        last: int = first + folio.count()
+        vmas: list[Vma] = []
+        if folio.anon_vma is not None:
+            vmas = self.rmap.overlapping(folio.anon_vma, first, last)
+        elif folio.cache is not None:
+            vmas = folio.cache.mappings.overlapping(first, last)
+        found: list[tuple[Tables, int, int]] = []
+        for vma in vmas:
+            tables = self.tables(vma.mm)
+            step = folio.count() if folio.flags & HUGETLB else 1
+            for index in range(max(first, vma.pgoff), min(last, vma.pgoff + vma.pages()), step):
+                found.append((tables, vma.start + (index - vma.pgoff << PAGE_SHIFT), index - first))
+        return found
+
+    # -- mappings ----------------------------------------------------------------------------------
 
     def map_new_anon(self, tables: Tables, folio: Folio, vma: Vma, addr: int) -> None:
         """A fresh anonymous folio belongs to the process whose address addr it is for (folio_add_new_anon_rmap).
@@ -314,11 +354,18 @@ class Memory:
         """
         if folio.entire or folio.swap is not None or not folio.has_no_other_references():
             return False
+        places: list[tuple[Leaf, int]] = []
+        for tables, addr, page in self.places_of(folio):
+            leaf = tables.leaf(addr)
+            at = pte_index(addr)
+            if leaf is not None and leaf.pages[at] is folio and leaf.bits[at] >> PAGE_AT == page:
+                places.append((leaf, at))
+        if len(places) != folio.mapped:
+            # Somebody maps it whom the reverse map does not find: it cannot be unmapped.
+            return False
         parts: dict[int, Folio] = {}
-        for tables in self._tables.values():
-            for entry in tables.pmds.values():
-                if isinstance(entry, Leaf):
-                    _replace_parts(entry, folio, parts)
+        for leaf, at in places:
+            _replace_part(leaf, at, folio, parts)
         self.live += len(parts) - 1
         self.resident += len(parts) - folio.count()
         folio.refs = 0
@@ -359,6 +406,13 @@ class Memory:
         self._files[id(file)] = (file, cache)
         return cache
 
+    def cache_for(self, vma: Vma) -> PageCache:
+        """The page cache of the file that a VMA maps; from it the VMA is found from now on."""
+        assert vma.file is not None, "a VMA with operations has a file"
+        cache = self.cache_of(vma.file)
+        cache.mappings.note(vma)
+        return cache
+
     def sweep(self) -> None:
         """Let go of the shared anonymous memory that nobody maps any more: nobody can map it again."""
         for key, (file, cache) in list(self._files.items()):
@@ -380,25 +434,22 @@ class Memory:
         return list({id(cache): cache for _, cache in self._files.values()}.values())
 
 
-def _replace_parts(leaf: Leaf, folio: Folio, parts: dict[int, Folio]) -> None:
-    """Let the entries that map pages of a folio map a folio of their own each, made when it is first needed."""
-    for at in range(ENTRIES):
-        if leaf.pages[at] is not folio:
-            continue
-        bits = leaf.bits[at]
-        page = bits >> PAGE_AT
-        part = parts.get(page)
-        if part is None:
-            part = parts[page] = Folio(0, folio.flags)
-            part.refs = 0
-            part.set_content(0, folio.content(page))
-            part.exclusive = 1 if folio.is_exclusive(page) else 0
-            part.index = folio.index + page
-            part.anon_vma = folio.anon_vma
-        part.refs += 1
-        part.mapped += 1
-        leaf.pages[at] = part
-        leaf.bits[at] = bits & BITS
+def _replace_part(leaf: Leaf, at: int, folio: Folio, parts: dict[int, Folio]) -> None:
+    """Let an entry that maps a page of a folio map a folio of its own, which is made when it is first needed."""
+    bits = leaf.bits[at]
+    page = bits >> PAGE_AT
+    part = parts.get(page)
+    if part is None:
+        part = parts[page] = Folio(0, folio.flags)
+        part.refs = 0
+        part.set_content(0, folio.content(page))
+        part.exclusive = 1 if folio.is_exclusive(page) else 0
+        part.index = folio.index + page
+        part.anon_vma = folio.anon_vma
+    part.refs += 1
+    part.mapped += 1
+    leaf.pages[at] = part
+    leaf.bits[at] = bits & BITS
 
 
 def is_cow_mapping(vma: Vma) -> bool:

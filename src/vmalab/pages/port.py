@@ -59,13 +59,16 @@ class PagePort(Port):
         tables = self.memory.tables(vma.mm)
         split_at(self.memory, tables, vma.start)
         split_at(self.memory, tables, vma.end)
+        self.memory.vma_changed(vma)
         self.outside.resized(vma, old_start, old_end)
 
     def anon_vma_changed(self, vma: Vma) -> None:
+        self.memory.vma_changed(vma)
         self.outside.anon_vma_changed(vma)
 
     def opened(self, vma: Vma) -> None:
         hugetlb.opened(vma)
+        self.memory.vma_changed(vma)
         self.outside.opened(vma)
 
     def closed(self, vma: Vma) -> None:

@@ -239,9 +239,8 @@ def _fill_shared(
     memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, content: bytes, kind: int, protect: bool
 ) -> int:
     """A page of shared memory: made, or for CONTINUE found."""
-    assert vma.file is not None
     at = pte_index(addr)
-    cache = memory.cache_of(vma.file)
+    cache = memory.cache_for(vma)
     index = vma.pgoff_at(addr)
     folio = cache.pages.get(index)
     if kind == CONTINUE:

@@ -32,6 +32,7 @@ def violations_of_memory(memory: Memory) -> list[str]:
     for tables in memory.all_tables():
         found += _count_tables(tables, counts, slots)
         found += _reverse_map_faults(tables)
+        found += memory.rmap.violations(tables.mm.vmas())
     for cache in memory.caches():
         for index, folio in cache.pages.items():
             if not folio.index <= index < folio.index + folio.count():

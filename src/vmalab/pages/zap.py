@@ -79,7 +79,7 @@ def discard(memory: Memory, vma: Vma, start: int, end: int) -> None:
                     memory.drop(tables, found, at)
                     marker &= UFFD_WP
                 found.bits[at] = marker
-            if end - start >= PMD_SIZE and found.is_empty():
+            if (low, high) == (0, ENTRIES) and found.is_empty():
                 del tables.pmds[number]
         else:
             zap_range(memory, tables, max(start, number << PMD_SHIFT), min(end, number + 1 << PMD_SHIFT))

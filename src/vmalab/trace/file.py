@@ -25,6 +25,7 @@ from vmalab.trace.records import VERSION, Header, Record
 MAX_LINE: Final = 64 << 20
 """The longest line that is read, in bytes: a dump of a million VMAs has room."""
 
+STDIN_NAME: Final = "standard input"
 _CHUNK: Final = 1 << 18
 _COMPRESSED_CHUNK: Final = 1 << 9
 """How many compressed bytes are unpacked at once: zstd can make 32,768 times as much of them, 16 MiB."""
@@ -180,9 +181,10 @@ class TraceReader:
     truncated: str | None
     """After the last record: why the trace is not whole, as half a sentence; None if it is."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
+        """Open a file and read its header.  name: what it is called, if not by its path."""
         self._path = os.fspath(path)
-        self.name = "standard input" if self._path == "-" else escape_text(self._path)
+        self.name = name or (STDIN_NAME if self._path == "-" else escape_text(self._path))
         self.size = None
         self.truncated = None
         self._sequence = Sequence()
@@ -347,9 +349,17 @@ class TraceReader:
         return InputError(f"{self.name}: line {number} (record {number - 1}): {problem}{advice}")
 
 
-def read_trace(path: str | os.PathLike[str]) -> TraceReader:
-    """Open a trace and read its header.  ``-`` is standard input.  Raises InputError if it is no trace."""
-    return TraceReader(path)
+def read_trace(path: str | os.PathLike[str], name: str = "") -> TraceReader:
+    """Open a trace and read its header.  ``-`` is standard input.  Raises InputError if it is no trace.
+
+    name: what it is called in errors, if not by its path.
+    """
+    return TraceReader(path, name)
+
+
+def looks_like_trace(start: bytes) -> bool:
+    """Whether a file that begins with these bytes is meant to be a trace: JSON, or compressed."""
+    return start.startswith((_MAGIC, b"{"))
 
 
 class _Source:

@@ -18,7 +18,8 @@ from vmalab.flags import (
     vm_flags_from_text,
 )
 from vmalab.machine import Machine, Process
-from vmalab.pages.memory import Memory
+from vmalab.pages.folio import PMD_ORDER, PUD_ORDER
+from vmalab.pages.memory import ALWAYS, MADVISE, NEVER, Memory, PageSettings
 from vmalab.semantics import Semantics
 from vmalab.trace import records
 from vmalab.vma.anon import anon_vma_found, anon_vma_prepare, anon_vma_restore
@@ -68,6 +69,15 @@ def load_machine(machine: records.Machine, semantics: Semantics | None = None, m
     made.commit.ratio = machine.overcommit_ratio
     made.commit.kbytes = machine.overcommit_kbytes
     return made
+
+
+def load_memory(machine: records.Machine) -> Memory:
+    """An empty memory with the settings of the machine that a trace was recorded on."""
+    settings = PageSettings()
+    settings.thp = {PMD_ORDER: {"always": ALWAYS, "madvise": MADVISE}.get(machine.thp_enabled, NEVER)}
+    settings.swap_pages = machine.swap_pages
+    settings.hugetlb = {order: machine.hugepages.get(str(4 << order), 0) for order in (PMD_ORDER, PUD_ORDER)}
+    return Memory(settings)
 
 
 def load_limits(exec_: records.Exec) -> Limits:

@@ -16,6 +16,7 @@ from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
 from vmalab.flags import CLONE_THREAD, CLONE_VM, MAP_32BIT, MAP_FIXED, MAP_HUGETLB, VM_MAYSHARE, VM_SHARED, VM_WRITE
 from vmalab.machine import KernelError, Process
+from vmalab.pages.memory import Memory
 from vmalab.reason import YES
 from vmalab.semantics import Semantics
 from vmalab.syscalls.populate import grow_stack
@@ -118,10 +119,12 @@ class Replay:
         *,
         write_at_once: bool = False,
         keep_maps: bool = False,
+        memory: Memory | None = None,
     ) -> None:
+        """A model as the header tells.  With a memory there are pages, as far as the faults of the trace show them."""
         self.header = header
         self.keep_maps = keep_maps
-        self.machine = load_machine(header.machine, semantics)
+        self.machine = load_machine(header.machine, semantics, memory)
         self._writer = _WriteAtOnce() if write_at_once else None
         self.observer: Observer | None = self._writer if self._writer is not None else observer
         self.files: dict[int, File] = {}
@@ -156,7 +159,7 @@ class Replay:
             self.files[record.id] = load_file(record)
         elif isinstance(record, records.Fault):
             process = self.machine.processes.get(record.pid)
-            if process is not None and not record.vma_lock:
+            if process is not None and (not record.vma_lock or self.machine.memory is not None):
                 self.refused = process.fault(record.addr, record.write)
         elif isinstance(record, records.Maps):
             self._maps(record)

@@ -64,6 +64,7 @@ def anon_vma_restore(vma: Vma, anon_vma: AnonVma) -> None:
     while anon_vma.parent is not anon_vma:
         anon_vma = anon_vma.parent
         _link(vma, anon_vma)
+    vma.mm.port.anon_vma_changed(vma)
 
 
 def find_mergeable_anon_vma(vma: Vma) -> AnonVma | None:

@@ -1,0 +1,78 @@
+"""What a process can ask about its pages without touching them: mincore, and the categories of PAGEMAP_SCAN."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vmalab.addr import PAGE_SIZE
+from vmalab.flags import UFFD_FEATURE_WP_ASYNC, VM_UFFD_WP
+from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio, SwapSlot
+from vmalab.pages.memory import Memory
+from vmalab.pages.table import GUARD, POISON, UFFD_WP, Tables, pte_index
+from vmalab.vma.area import Vma
+
+PAGE_IS_WPALLOWED: Final = 1
+"""The categories of PAGEMAP_SCAN.  This one: write protection that waits for nobody (UFFD_FEATURE_WP_ASYNC)."""
+PAGE_IS_WRITTEN: Final = 2
+"""Not write-protected by a userfaultfd, as far as there is a page table."""
+PAGE_IS_FILE: Final = 4
+PAGE_IS_PRESENT: Final = 8
+PAGE_IS_SWAPPED: Final = 16
+PAGE_IS_PFNZERO: Final = 32
+PAGE_IS_HUGE: Final = 64
+"""Mapped by one entry of 2 MiB, or of hugetlb."""
+PAGE_IS_SOFT_DIRTY: Final = 128
+PAGE_IS_GUARD: Final = 256
+
+
+def mincore_pages(memory: Memory, vma: Vma, start: int, end: int) -> bytes:
+    """One byte a page of [start, end) within a VMA, in bytes: whether an access would find it in memory (mincore).
+
+    As for a process that may write to the file, or owns it; others are told that all is.
+    """
+    tables = memory.tables(vma.mm)
+    return bytes([_is_resident(memory, tables, vma, addr) for addr in range(start, end, PAGE_SIZE)])
+
+
+def _is_resident(memory: Memory, tables: Tables, vma: Vma, addr: int) -> bool:
+    entry, _, _ = tables.entry(addr)
+    if isinstance(entry, SwapSlot):
+        return entry.cache is not None
+    if entry is not None:
+        return True
+    return vma.file is not None and not vma.is_anonymous() and vma.pgoff_at(addr) in memory.cache_of(vma.file).pages
+
+
+def page_categories(tables: Tables, vma: Vma, addr: int) -> int:
+    """What PAGEMAP_SCAN says of a page of a VMA (pagemap_page_category), without soft-dirty."""
+    allowed = 0
+    if vma.flags & VM_UFFD_WP and vma.uffd is not None and vma.uffd.has(UFFD_FEATURE_WP_ASYNC):
+        allowed = PAGE_IS_WPALLOWED
+    entry, bits, _ = tables.entry(addr)
+    written = 0 if bits & UFFD_WP else PAGE_IS_WRITTEN
+    if entry is None:
+        if bits & (GUARD | POISON | UFFD_WP):
+            return allowed | written | PAGE_IS_SWAPPED | (PAGE_IS_GUARD if bits & GUARD else 0)
+        return allowed | (PAGE_IS_WRITTEN if tables.leaf(addr) is not None else 0)
+    if isinstance(entry, SwapSlot):
+        return allowed | written | PAGE_IS_SWAPPED
+    huge = PAGE_IS_HUGE if tables.huge(addr) is not None else 0
+    found = allowed | written | huge | PAGE_IS_PRESENT
+    if entry.flags & ZERO:
+        return found | PAGE_IS_PFNZERO
+    return found if entry.flags & ANON else found | PAGE_IS_FILE
+
+
+def page_mapcount(memory: Memory, folio: Folio, page: int) -> int:
+    """How many page-table entries map one page of a folio, huge ones included (folio_precise_page_mapcount).
+
+    That of a large folio is counted where the reverse map finds it.
+    """
+    if not folio.order or not folio.mapped or folio.flags & HUGETLB:
+        return folio.mapcount()
+    found: int = folio.entire
+    for tables, addr, which in memory.places_of(folio):
+        leaf = tables.leaf(addr)
+        if which == page and leaf is not None and leaf.pages[pte_index(addr)] is folio:
+            found += 1
+    return found
