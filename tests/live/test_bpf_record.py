@@ -139,6 +139,17 @@ def test_children(record_bpf: Recorder) -> None:
     exact(got)
 
 
+def test_what_execve_writes_is_not_written_by_the_old_program(record_bpf: Recorder, program: Program) -> None:
+    """The kernel fills the new stack before the new program is said to run; the caller of vfork still has the old one.
+
+    Without randomisation the new stack, which is long, lies right below the old one, which would have grown there.
+    """
+    code = "import subprocess; subprocess.run(['true', *['x' * 100_000] * 10, *['y'] * 2000])"
+    got = record_bpf("setarch", "-R", sys.executable, "-c", code)
+    assert [fork.flags for fork in got.of(Fork)] == [VFORK]
+    exact(got)
+
+
 def test_only_faults_that_change(record_bpf: Recorder, program: Program) -> None:
     got = record_bpf(program("threads"), options=["--changing-faults"])
     assert got.of(Fault)

@@ -50,6 +50,7 @@ struct task {
 	u64 released;		/* when it let go of the mmap lock that it held for writing */
 	u64 read;		/* when it let go of the mmap lock that it held for reading */
 	u64 file;
+	u64 mm;			/* its address space, since its last execve */
 	u64 fault_address;
 	u64 args[6];
 	u32 pid, tid;

@@ -4,6 +4,9 @@
 // What happens to an address space is ordered by its mmap lock.  So each event takes its number while the lock is held:
 // a call when it releases the lock that it held for writing, or downgrades it; a fault when it releases the lock that it
 // held for reading.  A fault that takes only the lock of its VMA changes no VMA, and comes whenever it comes.
+//
+// A task also works on address spaces that are not its own: execve fills the new one before the task is said to run the
+// new program, fork locks the copy, other calls reach into other processes.  None of that happens to its own.
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -178,6 +181,7 @@ static __always_inline struct task *adopt(struct task_struct *which)
 	u32 key = which->pid;
 	struct task fresh = {.stack = -1, .fault_stack = -1};
 	struct task_struct *leader = which->group_leader;
+	fresh.mm = (u64)which->mm;
 	fresh.tid = number_of(which);
 	fresh.pid = BPF_CORE_READ(leader, pid);
 	if (settings.pid_level)
@@ -561,7 +565,7 @@ static __always_inline void end_fault(struct task *task)
 static __always_inline int begin_fault(void *ctx, u64 address, u64 code)
 {
 	struct task *task = current_task();
-	if (!task || task->looking || address >= USER_END)
+	if (!task || task->looking || address >= USER_END || (u64)bpf_get_current_task_btf()->mm != task->mm)
 		return 0;
 	end_fault(task);
 	task->fault_address = address;
@@ -585,17 +589,13 @@ int BPF_PROG(kernel_fault, unsigned long address, struct pt_regs *regs, unsigned
 
 // ---- the mmap lock ----
 
-static __always_inline void let_go_for_writing(struct task *task, struct mm_struct *mm)
+static __always_inline void let_go_for_writing(struct task *task)
 {
 	struct process *process = current_process();
 	u32 writes = process ? __sync_fetch_and_add(&process->writes, 1) + 1 : 0;
 	if (!task->number)
 		return;
 	task->writes = writes;
-	// A fork holds the locks of both address spaces; the parent's is what counts.
-	struct task_struct *now = bpf_get_current_task_btf();
-	if (settings.call_mode[(task->number - 1) & (CALLS - 1)] == 1 + NEW_TASK && mm != now->mm)
-		return;
 	task->released = take_order();
 	task->locked = 1;
 }
@@ -605,12 +605,12 @@ int BPF_PROG(lock_acquired, struct mm_struct *mm, bool write, bool success)
 {
 	u32 key = bpf_get_current_pid_tgid();
 	struct task *task = bpf_map_lookup_elem(&tasks, &key);
-	if (!task || !success)
+	if (!task || !success || (u64)mm != task->mm)
 		return 0;
 	if (write)
 		task->locked = 2;	// held; a downgrade looks like taking it for reading
 	else if (task->locked == 2)
-		let_go_for_writing(task, mm);
+		let_go_for_writing(task);
 	return 0;
 }
 
@@ -619,10 +619,10 @@ int BPF_PROG(lock_released, struct mm_struct *mm, bool write)
 {
 	u32 key = bpf_get_current_pid_tgid();
 	struct task *task = bpf_map_lookup_elem(&tasks, &key);
-	if (!task)
+	if (!task || (u64)mm != task->mm)
 		return 0;
 	if (write)
-		let_go_for_writing(task, mm);
+		let_go_for_writing(task);
 	else if (task->fault != FAULT_NONE)
 		tell_fault(task, 1);
 	else if (task->number)
