@@ -1,5 +1,6 @@
 """Recordings with BPF of real programs: replayed, everything is as recorded, also which VMAs share an anon_vma."""
 
+import json
 import os
 import signal
 import subprocess
@@ -213,6 +214,40 @@ def test_flight_recorder_without_a_failure(record_bpf: Recorder) -> None:
     assert got.status == 1
     assert "no memory call failed with ENOMEM" in got.stderr
     assert got.header is None
+
+
+PAGES = 100_000
+
+
+def test_events_are_lost_where_the_ring_is_full(
+    record_bpf: Recorder, program: Program, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """They are counted, and the trace can be trusted again where the process has shown its VMAs anew."""
+    got = record_bpf(program("burst"), str(PAGES), options=["--buffer", "65536", "--json"])
+    summary = json.loads(got.stderr)
+    (block,) = [call.ret for call in got.of(Call) if call.call == "mmap" and call.args[1] == PAGES << 12]
+    first = next(lost.n for lost in got.of(Lost))
+    seen = [fault for fault in got.of(Fault) if fault.n < first and block <= fault.addr < block + (PAGES << 12)]
+    missing = summary["events_lost"] + summary["events_left_out"]
+    assert 0 < len(seen) < PAGES
+    assert PAGES <= len(seen) + missing < PAGES + 200  # lists of VMAs may not have had room either
+    assert sum(lost.events for lost in got.of(Lost)) == summary["events_lost"] > 0
+    assert [len(lost.why) > 0 and lost.pid for lost in got.of(Lost)] == [0] * len(got.of(Lost))
+    replayed = Replay(got.header) if got.header is not None else None
+    assert replayed is not None
+    for each in got.records:
+        replayed.step(each)
+    before, after = replayed.programs
+    assert (bool(before.lost), before.replaced, before.mismatches, before.final) == (True, True, 0, None)
+    assert (after.lost, after.mismatches, after.final) == ("", 0, [])
+    assert after.calls == 10
+    for command in ("replay", "explain", "attribute", "why", "report"):
+        words = [sys.executable, "-m", "vmalab", command, str(tmp_path / "trace.jsonl")]
+        words += {"why": [hex(block)], "report": ["-o", str(tmp_path / "report.html")]}.get(command, [])
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment)
+        assert f"from record {first} on " in done.stdout + done.stderr, command
+        assert f"{summary['events_lost']:,} events in all" in done.stdout + done.stderr, command
+    assert f"from record {first} on " in (tmp_path / "report.html").read_text()
 
 
 def test_ctrl_c(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> None:

@@ -9,7 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from vmalab.behaviours import read_semantics
-from vmalab.cli.common import console, escape_text, file_argument, json_option, print_json, progress, semantics_option
+from vmalab.cli.common import (
+    console,
+    escape_text,
+    file_argument,
+    json_option,
+    print_json,
+    progress,
+    semantics_option,
+    warn_of_shortcomings,
+)
 from vmalab.errors import InputError
 from vmalab.explain.attribution import Attribution, Space
 from vmalab.explain.curve import Curve
@@ -60,8 +69,7 @@ def attribute(file: str, pid: int | None, everything: bool, semantics: str | Non
         print_json(_as_json(reader, attribution, spaces, failures))
         return 0
     _show(attribution, spaces, failures, everything=everything)
-    if reader.truncated:
-        click.echo(f"vmalab: warning: {reader.name} is not whole: {reader.truncated}", err=True)
+    warn_of_shortcomings(reader)
     return 0
 
 
@@ -214,6 +222,7 @@ def _as_json(
         "file": reader.name,
         "records": replay.n,
         "truncated": reader.truncated,
+        "shortcomings": reader.shortcomings(),
         "sight": attribution.sight.value,
         "spaces": [_space_json(attribution, space) for space in spaces],
         "failures": [failure_json(failure) for failure in failures],

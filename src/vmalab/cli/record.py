@@ -38,6 +38,12 @@ DEFAULT: Final = "trace.jsonl.zst"
     metavar="SECONDS",
     help="Keep the last seconds only; written when a memory call fails with ENOMEM (bpf).",
 )
+@click.option(
+    "--buffer",
+    type=click.IntRange(min=4096, max=1 << 30),
+    metavar="BYTES",
+    help="The ring between the kernel and the recorder, 64 MiB unless told: more where events are lost (bpf).",
+)
 @click.option("--changing-faults", is_flag=True, help="Only the faults that can have changed a VMA (bpf).")
 @click.option("-q", "--quiet", is_flag=True, help="No summary.")
 @json_option
@@ -51,6 +57,7 @@ def record(
     size: int | None,
     until_maps: int | None,
     ring: float | None,
+    buffer: int | None,
     changing_faults: bool,
     quiet: bool,
     as_json: bool,
@@ -74,6 +81,7 @@ def record(
         size=size,
         until_maps=until_maps,
         ring=ring,
+        buffer=buffer,
     )
     if pid is not None and command:
         raise InputError("--pid attaches to a running process: give either it or a COMMAND")

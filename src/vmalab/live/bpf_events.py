@@ -60,6 +60,10 @@ class Told:
         """The status of the program, whether Ctrl-C ended it, and why the recording ended."""
         self.started = False
         self.lost: list[str] = []
+        """What is missing, other than events, in words."""
+        self.events_lost = 0
+        self.events_left_out = 0
+        """Events that came after some were lost, before their process showed its VMAs anew."""
         self.processes = 0
         self.threads = 0
         self.calls = 0
@@ -115,6 +119,9 @@ class Translator:
         self._data: dict[int, bytes] = {}
         self._dumps: dict[int, _Dump] = {}
         self._known: set[int] = set()
+        self._at_a_loss = False
+        """Events were lost, and no process has shown its VMAs since."""
+        self._unsaid = 0
         self._symbols = Symbols()
         self._stacks: dict[int, tuple[int, ...]] = {}
         self._told_stacks: dict[tuple[int, int], int] = {}
@@ -156,12 +163,31 @@ class Translator:
         self._names[more] = (_text(body[1:]), body[0] - ord("0"))
         return iter(())
 
-    def _lost(self, _pid: int, _tid: int, _more: int, body: bytes) -> Iterator[Record]:
-        why = _text(body)
-        self.told.lost.append(why)
+    def _lost(self, _pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
+        """Nothing is known of any process any more, until it is found anew.  Told for the first event and the last."""
         self._dumps.clear()
         self._data.clear()
-        yield Lost(n=0, pid=0, why=why)
+        self._known.clear()
+        self.told.events_lost += more
+        if self._at_a_loss:
+            self._unsaid += more
+        elif more:
+            self._at_a_loss = True
+            yield Lost(n=0, pid=0, why=_text(body), events=more)
+
+    def _find_again(self) -> Iterator[Record]:
+        """Something is known again, or the recording is over: says how much more was lost since it was said first."""
+        if self._unsaid:
+            yield Lost(n=0, pid=0, why="more events were lost, before any process was found anew", events=self._unsaid)
+        self._at_a_loss = False
+        self._unsaid = 0
+
+    def _is_known(self, pid: int) -> bool:
+        """Whether an event says something about a process whose VMAs are known; counted if not, after a loss."""
+        known = pid in self._known
+        if not known and self.told.events_lost:
+            self.told.events_left_out += 1
+        return known
 
     def _stack(self, _pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
         self._stacks[more] = struct.unpack(f"<{len(body) // 8}Q", body)
@@ -179,14 +205,14 @@ class Translator:
     def _done(self, _pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
         text = _text(body)
         self.told.done = (more, text[:1] == "i", text[1:])
-        return iter(())
+        return self._find_again()
 
     # -- calls, faults, tasks -------------------------------------------------------------------------
 
     def _call(self, pid: int, tid: int, more: int, body: bytes) -> Iterator[Record]:
         *words, ret, pointer, start, end, flags, stack, _, locked, overtaken = _CALL.unpack_from(body)
         data = self._data.pop(tid, b"")
-        if pid not in self._known:
+        if not self._is_known(pid):
             return
         if ret == -_EINTR and not locked:
             self.told.interrupted_calls += 1
@@ -242,7 +268,7 @@ class Translator:
 
     def _fault(self, pid: int, tid: int, more: int, body: bytes) -> Iterator[Record]:
         address, locked, stack = _FAULT.unpack_from(body)
-        if pid not in self._known:
+        if not self._is_known(pid):
             return
         self.told.faults += 1
         write = more & _WRITE_FAULT != 0
@@ -253,7 +279,7 @@ class Translator:
 
     def _fork(self, pid: int, tid: int, _more: int, body: bytes) -> Iterator[Record]:
         flags, child, child_tid = _FORK.unpack_from(body)
-        if pid not in self._known:
+        if not self._is_known(pid):
             return
         self.told.threads += 1
         if not flags & CLONE_THREAD:
@@ -305,7 +331,7 @@ class Translator:
 
     def _exit(self, pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
         code, start_brk, brk, start_stack = _EXIT.unpack_from(body)
-        if pid not in self._known:
+        if not self._is_known(pid):
             return
         signalled = code & 0x7F
         record = Exit(n=0, pid=pid, code=None if signalled else code >> 8 & 0xFF, signal=signalled or None)
@@ -357,6 +383,7 @@ class Translator:
             record.vmas = dump.vmas
             record.anon_vmas = True
         if complete or isinstance(record, Exit):
+            yield from self._find_again()
             yield record
         elif isinstance(record, Exec):
             self._known.discard(pid)

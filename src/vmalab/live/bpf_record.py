@@ -21,7 +21,7 @@ from vmalab.live.procfs import printable
 from vmalab.live.record import Arrived, Summary, cannot_run, check_command, check_output, signals
 from vmalab.text import escape_text
 from vmalab.trace.file import TraceWriter
-from vmalab.trace.records import VERSION, End, Header
+from vmalab.trace.records import VERSION, End, Header, Lost, Record
 
 QUIET: Final = 0.2
 """Seconds without an event after which what there is goes to the file."""
@@ -44,6 +44,8 @@ class Options(msgspec.Struct):
     """Stop when a process has more VMAs than this."""
     ring: float | None = None
     """Keep the last seconds only, and write them when a call fails with ENOMEM."""
+    buffer: int | None = None
+    """The bytes of the ring between the kernel and the recorder, made a power of two of pages; None: 64 MiB."""
 
     def needs_bpf(self) -> str:
         """The first option that the ptrace recorder does not have; empty if it has all."""
@@ -54,6 +56,7 @@ class Options(msgspec.Struct):
             "--size": self.size,
             "--until-maps": self.until_maps,
             "--ring": self.ring,
+            "--buffer": self.buffer,
             "--changing-faults": None if self.all_faults else True,
         }
         return next((name for name, value in asked.items() if value is not None), "")
@@ -181,19 +184,20 @@ class _Recording:
         words += ["--ms", str(int(options.seconds * 1000))] if options.seconds is not None else []
         words += ["--until-maps", str(options.until_maps)] if options.until_maps is not None else []
         words += ["--ring", str(int(options.ring * 1000))] if options.ring is not None else []
+        words += ["--buffer", str(options.buffer)] if options.buffer is not None else []
         words += ["--pid", str(options.pid)] if options.pid is not None else []
         words += [str(build_native.BPF_OBJECT), str(events)]
         return words + (["--", *command] if options.pid is None else [])
 
     def _follow(self, events: int, helper: "subprocess.Popen[bytes]", arrived: Arrived) -> None:
-        """Read events until there are no more; pass signals on."""
+        """Read events until there are no more; pass signals on.  Once the file is full, the recording is over."""
         enough = False
         for data in arrived.read(events, helper, lambda: QUIET, self._write_out):
             self._take(data)
             if self._started is not None and self._translator.told.started:
                 self._started()
                 self._started = None
-            if not enough and self._is_full():
+            if not enough and (self._is_full() or self._broken is not None):
                 enough = True
                 helper.send_signal(signal.SIGUSR1)
 
@@ -202,13 +206,17 @@ class _Recording:
         return limit is not None and self._writer.bytes_written >= limit
 
     def _take(self, data: bytes) -> None:
-        """Write the records that some bytes complete.  Where the disk is full, what is recorded runs on."""
+        """Write the records that some bytes complete."""
         for record in self._translator.feed(data):
-            if self._broken is None:
-                try:
-                    self._writer.write(record)
-                except InputError as error:
-                    self._broken = error
+            self._write(record)
+
+    def _write(self, record: Record) -> None:
+        """Write a record.  Where the disk is full, what is recorded runs on."""
+        if self._broken is None:
+            try:
+                self._writer.write(record)
+            except InputError as error:
+                self._broken = error
 
     def _write_out(self) -> None:
         if self._broken is None:
@@ -221,12 +229,17 @@ class _Recording:
         summary = self.summary
         summary.processes, summary.threads = told.processes, told.threads
         summary.calls, summary.faults, summary.lost = told.calls, told.faults, told.lost
+        summary.events_lost, summary.events_left_out = told.events_lost, told.events_left_out
+        if told.events_lost:
+            left_out = f", and {told.events_left_out:,} after them left out" if told.events_left_out else ""
+            summary.lost.append(f"{told.events_lost:,} events were lost{left_out}: a larger --buffer loses fewer")
         if told.done is None:
-            self._writer.write(End(n=0, reason="interrupted"))
+            self._write(Lost(n=0, pid=0, why=f"the BPF recorder was ended (status {helper_status})"))
+            self._write(End(n=0, reason="interrupted"))
             kept = f"{escape_text(summary.file)} holds what came before"
             raise InputError(f"the BPF recorder was ended (status {helper_status}); {kept}")
         status, interrupted, summary.reason = told.done
-        self._writer.write(End(n=0, reason="interrupted" if interrupted else "done"))
+        self._write(End(n=0, reason="interrupted" if interrupted else "done"))
         summary.interrupted = interrupted
         summary.signal = status & 0x7F or None
         summary.status = 128 + summary.signal if summary.signal else status >> 8 & 0xFF

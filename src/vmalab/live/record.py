@@ -56,6 +56,10 @@ class Summary(msgspec.Struct):
     lost: list[str] = []
     """What the trace lacks, in words."""
     recorder: str = "ptrace"
+    events_lost: int = 0
+    """Events that there was no room for between the kernel and the recorder."""
+    events_left_out: int = 0
+    """Events that came after that, and before their process showed its VMAs anew."""
     faults: int = 0
     """Page faults that are records of their own."""
     reason: str = "ended"

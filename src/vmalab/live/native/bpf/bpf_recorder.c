@@ -5,7 +5,7 @@
 //   bpf-recorder [OPTIONS] --pid PID OBJECT FD
 //   bpf-recorder --check OBJECT
 //
-//   --stacks  --all-faults  --ms MILLISECONDS  --until-maps N  --ring MILLISECONDS
+//   --stacks  --all-faults  --ms MILLISECONDS  --until-maps N  --ring MILLISECONDS  --buffer BYTES
 //
 // Events are the structures of events.h, one after the other.  SIGUSR1: enough is recorded.
 #define _GNU_SOURCE
@@ -56,7 +56,7 @@ static struct ring_buffer *ring;
 static char last_words[512];
 
 static u32 until_maps;
-static u64 ring_ms, stop_after_ms;
+static u64 ring_ms, stop_after_ms, buffer_bytes;
 static bool attached;
 static pid_t root;
 static int root_status;
@@ -277,22 +277,26 @@ static u64 earliest_in_progress(u32 *count)
 	return least;
 }
 
-static void tell_lost(void)
+static void hold_lost(u64 order, u32 count, const char *why)
 {
-	static u64 told;
-	u64 lost = state->lost;
-	if (lost == told)
-		return;
-	char text[160];
-	snprintf(text, sizeof text, "%llu events were lost%s", (unsigned long long)(lost - told),
-		 state->tasks_lost ? ", and some tasks were not followed: there were too many" : ", the ring was full");
-	struct name_event event = {.head = {.type = EVENT_LOST, .more = (u32)lost, .order = state->lost_at}};
-	snprintf(event.name, sizeof event.name, "%s", text);
+	struct name_event event = {.head = {.type = EVENT_LOST, .more = count, .order = order, .time = now_ns()}};
+	snprintf(event.name, sizeof event.name, "%s", why);
 	event.head.size = sizeof event;
 	take(NULL, &event, sizeof event);
-	state->lost_at = 0;
-	told = lost;
-	state->snapshot_wanted++;	// from the next dump on the trace can be trusted again
+}
+
+// What came between the first and the last event that were lost cannot be trusted, nor what follows, until each process
+// has shown its VMAs anew.
+static void tell_lost(void)
+{
+	u64 lost = __atomic_exchange_n(&state->lost, 0, __ATOMIC_SEQ_CST);
+	if (!lost)
+		return;
+	u64 from = __atomic_exchange_n(&state->lost_from, 0, __ATOMIC_SEQ_CST);
+	hold_lost(from, lost > UINT32_MAX ? UINT32_MAX : (u32)lost,
+		  state->tasks_lost ? "there were too many tasks to follow" : "events were lost, the ring was full");
+	hold_lost(state->lost_until, 0, "");
+	state->snapshot_wanted++;
 }
 
 // One look at everything; returns how many tasks there are.
@@ -508,6 +512,12 @@ static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
 	state->snapshot_wanted = pid || ring_ms ? 1 : 0;
 	if (!stacks)
 		bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "stacks"), 1);
+	if (buffer_bytes) {
+		u64 size = (u64)sysconf(_SC_PAGESIZE);	// a power of two times that
+		while (size < buffer_bytes)
+			size *= 2;
+		bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "events"), (u32)size);
+	}
 	int error = bpf_object__load(object);
 	if (error)
 		return -error;
@@ -599,7 +609,8 @@ int main(int count, char **words)
 		{"stacks", no_argument, NULL, 's'},	      {"all-faults", no_argument, NULL, 'f'},
 		{"ms", required_argument, NULL, 't'},	      {"until-maps", required_argument, NULL, 'm'},
 		{"ring", required_argument, NULL, 'r'},	      {"pid", required_argument, NULL, 'p'},
-		{"check", no_argument, NULL, 'c'},	      {NULL, 0, NULL, 0},
+		{"check", no_argument, NULL, 'c'},	      {"buffer", required_argument, NULL, 'b'},
+		{NULL, 0, NULL, 0},
 	};
 	bool stacks = false, all_faults = false, check = false;
 	u32 pid = 0;
@@ -612,6 +623,7 @@ int main(int count, char **words)
 		case 'm': until_maps = (u32)strtoul(optarg, NULL, 10); break;
 		case 'r': ring_ms = strtoull(optarg, NULL, 10); break;
 		case 'p': pid = (u32)strtoul(optarg, NULL, 10); break;
+		case 'b': buffer_bytes = strtoull(optarg, NULL, 10); break;
 		case 'c': check = true; break;
 		default: return 3;
 		}

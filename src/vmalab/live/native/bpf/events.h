@@ -16,7 +16,7 @@ enum event_type {
 	EVENT_DATA,		/* what a pointer of the next call of this task points to */
 	/* from the loader */
 	EVENT_CALL_NAME = 64,	/* more: the number; a name_event, whose first byte is the number of arguments */
-	EVENT_LOST,		/* more: how many so far; a name_event with the reason */
+	EVENT_LOST,		/* more: how many; a name_event with the reason.  0: no more of them after this one */
 	EVENT_STACK,		/* more: its number; the addresses follow */
 	EVENT_STARTED,
 	EVENT_FAILED,		/* more: the errno; a name_event with what was tried */
@@ -39,7 +39,9 @@ struct settings {
 /* What both read and write while it runs. */
 struct state {
 	u64 next_order;
-	u64 lost, lost_at, tasks_lost, stacks_lost;
+	u64 lost;		/* events, since the loader asked */
+	u64 lost_from, lost_until;	/* the numbers of the first and the last of them */
+	u64 tasks_lost, stacks_lost;
 	u32 snapshot_wanted;	/* a number; each process is dumped once for it */
 	u32 userfaultfds;	/* whether there are any */
 };

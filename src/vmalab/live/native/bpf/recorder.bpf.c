@@ -128,8 +128,9 @@ static __always_inline u64 take_order(void)
 static __always_inline void lose(void)
 {
 	__sync_fetch_and_add(&state.lost, 1);
-	if (!state.lost_at)
-		state.lost_at = state.next_order;
+	state.lost_until = state.next_order;
+	if (!state.lost_from)
+		state.lost_from = state.lost_until;
 }
 
 static __always_inline union scratch *scratch(void)
@@ -381,9 +382,9 @@ static __always_inline void tell_name(const struct task *task, struct vm_area_st
 {
 	if (!bpf_core_field_exists(vma->anon_name))
 		return;
-	if (vma->vm_file)
+	if (BPF_CORE_READ(vma, vm_file))
 		return;
-	struct anon_vma_name *name = vma->anon_name;
+	struct anon_vma_name *name = BPF_CORE_READ(vma, anon_name);
 	if (!name)
 		return;
 	struct name_event *event = RESERVE(name, task, EVENT_VMA_NAME, order);
@@ -393,6 +394,8 @@ static __always_inline void tell_name(const struct task *task, struct vm_area_st
 	SUBMIT(event);
 }
 
+// Pointers are read with BPF_CORE_READ: for each that is followed directly the verifier searches all types of the kernel
+// for the name of the structure, again and again in a loop, which takes seconds.
 static __always_inline void tell_vma(struct task *task, struct vm_area_struct *vma, u64 order)
 {
 	struct file *file = BPF_CORE_READ(vma, vm_file);	// a number to the verifier, as functions take it
@@ -407,7 +410,7 @@ static __always_inline void tell_vma(struct task *task, struct vm_area_struct *v
 	event->end = vma->vm_end;
 	event->flags = vma->vm_flags;
 	event->pgoff = vma->vm_pgoff;
-	event->anon_vma = (u64)vma->anon_vma;
+	event->anon_vma = (u64)BPF_CORE_READ(vma, anon_vma);
 	event->chain = chain_length(vma);
 	event->file = (u64)file;
 	event->inode = event->device = 0;
@@ -416,13 +419,13 @@ static __always_inline void tell_vma(struct task *task, struct vm_area_struct *v
 		struct inode *inode = user_inode(file);
 		event->inode = BPF_CORE_READ(inode, i_ino);
 		event->device = BPF_CORE_READ(inode, i_sb, s_dev);
-	} else if (vma->vm_ops) {	// only what the kernel maps by itself has these without a file
-		struct vm_special_mapping *special = vma->vm_private_data;
+	} else if (BPF_CORE_READ(vma, vm_ops)) {	// only what the kernel maps by itself has these without a file
+		struct vm_special_mapping *special = BPF_CORE_READ(vma, vm_private_data);
 		bpf_probe_read_kernel_str(event->name, sizeof event->name, BPF_CORE_READ(special, name));
 	}
-	if (vma->vm_policy)
+	if (BPF_CORE_READ(vma, vm_policy))
 		event->head.more |= 1;
-	if (bpf_core_field_exists(vma->vm_userfaultfd_ctx.ctx) && vma->vm_userfaultfd_ctx.ctx)
+	if (bpf_core_field_exists(vma->vm_userfaultfd_ctx.ctx) && BPF_CORE_READ(vma, vm_userfaultfd_ctx.ctx))
 		event->head.more |= 2;
 	SUBMIT(event);
 }
@@ -819,7 +822,7 @@ __noinline int tell_populated(struct task *task, u64 start, u64 end)
 	while ((vma = bpf_iter_task_vma_next(&iterator))) {
 		if (vma->vm_start >= end || count >= POPULATED_MOST)
 			break;
-		if (!vma->anon_vma || !(vma->vm_flags & FLAG_VM_WRITE))
+		if (!(vma->vm_flags & FLAG_VM_WRITE) || !BPF_CORE_READ(vma, anon_vma))
 			continue;
 		struct fault_event *event = RESERVE(fault, task, EVENT_FAULT, take_order());
 		if (!event)
@@ -947,7 +950,9 @@ int BPF_PROG(exec, struct task_struct *now, int old_pid, struct linux_binprm *bi
 	if (!task)
 		return 0;
 	struct process *process = current_process();
-	if (tell_space(task, 0) && process)
+	if (!tell_space(task, 0))	// nothing is known of the new program
+		lose();
+	else if (process)
 		process->dumped = state.snapshot_wanted;
 	return 0;
 }
