@@ -185,6 +185,61 @@ def test_attach_and_stop_at_a_time(can_record_with_bpf: None, tmp_path: Path, en
     exact(got)
 
 
+@pytest.mark.parametrize("code", ["import time; time.sleep(60)", "all(n == 0 for n in iter(int, 1))"])
+def test_a_process_that_makes_no_call_shows_its_vmas_too(
+    can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str], code: str
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    words = [sys.executable, "-c", f"print(flush=True); {code}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as running:
+        try:
+            assert running.stdout is not None
+            running.stdout.readline()
+            asked = record_command(trace, [], "--pid", str(running.pid), "--time", "0.3", recorder="bpf")
+            done = subprocess.run(asked, capture_output=True, check=False, timeout=60, env=environment)
+            maps = Path(f"/proc/{running.pid}/maps").read_text().splitlines()
+        finally:
+            running.kill()
+    got = Recorded(done, trace)
+    (found,) = got.of(Exec)
+    assert found.argv == words
+    (shown,) = got.of(Maps)
+    assert len(shown.vmas) == len([line for line in maps if not line.startswith("ffffffff")])
+    exact(got)
+
+
+def a_thread_of_the_kernel() -> str:
+    return next(path.parent.name for path in Path("/proc").glob("[0-9]*/status") if "\nKthread:\t1" in path.read_text())
+
+
+def test_there_is_nothing_to_attach_to(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> None:
+    code = "import os, threading, time; threading.Thread(target=time.sleep, args=(9,)).start(); print(flush=True)"
+    with (
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as threads,
+        subprocess.Popen([sys.executable, "-c", "print(flush=True)"], stdout=subprocess.PIPE) as ended,
+    ):
+        assert threads.stdout is not None
+        assert ended.stdout is not None
+        threads.stdout.readline()
+        ended.stdout.read()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        thread = next(
+            path.name for path in Path(f"/proc/{threads.pid}/task").iterdir() if path.name != str(threads.pid)
+        )
+        expected = {
+            thread: f"{thread} is a thread of process {threads.pid}: give --pid {threads.pid}",
+            str(ended.pid): f"process {ended.pid} has ended",
+            a_thread_of_the_kernel(): "is a thread of the kernel, without an address space",
+        }
+        for pid, words in expected.items():
+            asked = record_command(tmp_path / "t", [], "--pid", pid, recorder="bpf")
+            done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+            assert words in done.stderr
+            assert not (tmp_path / "t").exists()
+        threads.kill()
+
+
 def test_until_maps(record_bpf: Recorder) -> None:
     got = record_bpf(
         sys.executable, "-c", GROWING.replace("range(100000)", "range(1500)"), options=["--until-maps", "600"]
@@ -263,6 +318,59 @@ def test_ctrl_c(can_record_with_bpf: None, tmp_path: Path, environment: dict[str
         records = list(reader)
     assert isinstance(records[-1], End)
     assert any(isinstance(each, Exit) and each.signal == signal.SIGINT for each in records)
+
+
+def test_a_killed_recorder_leaves_a_readable_trace(
+    can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """Whichever part is killed; the program runs on."""
+    for victim in ("recorder", "helper"):
+        trace = tmp_path / f"{victim}.jsonl.zst"
+        words = record_command(trace, ["sh", "-c", "echo $$; while :; do sleep 0.05; done"], recorder="bpf")
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as running:
+            assert running.stdout is not None
+            assert running.stderr is not None
+            program = int(running.stdout.readline())
+            try:
+                running.stderr.readline()
+                time.sleep(1.5)
+                children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+                os.kill(running.pid if victim == "recorder" else int(children[0]), signal.SIGKILL)
+                status = running.wait(timeout=30)
+                os.kill(program, 0)
+            finally:
+                os.kill(program, signal.SIGKILL)
+            said = running.stderr.read().decode()
+        with read_trace(trace) as reader:
+            records = list(reader)
+        assert sum(isinstance(each, Exit) for each in records) > 3
+        if victim == "recorder":
+            assert (status, said, reader.truncated is not None) == (-signal.SIGKILL, "", True)
+        else:
+            assert (status, said.count("\n")) == (2, 1)
+            assert "the BPF recorder was ended (status -9)" in said
+            assert isinstance(records[-2], Lost)
+            assert records[-1] == End(n=len(records), reason="interrupted")
+
+
+def test_a_full_disk(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> None:
+    """What is recorded runs on, whoever started it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        words = record_command(disk / "trace.jsonl", [sys.executable, "-c", "import json; print('ran')"])
+        words[words.index("ptrace")] = "bpf"
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment)
+        assert (done.returncode, done.stdout) == (2, "ran\n")
+        assert "No space left on device; what was recorded ran on (status 0)" in done.stderr
+        assert len(done.stderr.splitlines()) == 2
+        with read_trace(disk / "trace.jsonl") as reader:
+            assert len(list(reader)) > 100
+        assert reader.truncated is not None
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import stat
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from vmalab.addr import PAGE_SHIFT
@@ -300,7 +301,7 @@ class Translator:
         if not self.told.processes:
             self.told.processes = self.told.threads = 1
         self._known.add(pid)
-        argv = body[_EXEC.size : _EXEC.size + argv_length]
+        argv = body[_EXEC.size : _EXEC.size + argv_length] or _command_line(pid)
         file = self._files.get(exe)
         record = Exec(
             n=0,
@@ -451,6 +452,14 @@ def _path(names: list[bytes], more: int, fs: str) -> str:
 
 def _device(number: int) -> str:
     return f"{number >> 20:02x}:{number & 0xFFFFF:02x}"
+
+
+def _command_line(pid: int) -> bytes:
+    """The arguments of a process that was found running; none if it has ended since."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _limit(value: int) -> int | None:

@@ -117,8 +117,8 @@ def record(
     """
     if options.pid is None:
         check_command(command)
-    elif not Path(f"/proc/{options.pid}").exists():
-        raise InputError(f"there is no process {options.pid}")
+    else:
+        _check_process(options.pid)
     check_output(output)
     header = Header(
         vmalab="trace",
@@ -141,6 +141,22 @@ def record(
             raise cannot_run(command[0], told.failed[0])
         raise NotHereError(_explain(told))
     return recording.summary
+
+
+def _check_process(pid: int) -> None:
+    """Raises InputError where there is nothing to attach to."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
+    except OSError:
+        raise InputError(f"there is no process {pid}") from None
+    status = dict(line.partition(":")[::2] for line in text.splitlines())
+    leader = int(status.get("Tgid", str(pid)))
+    if leader != pid:
+        raise InputError(f"{pid} is a thread of process {leader}: give --pid {leader}")
+    if status.get("State", "").strip().startswith(("Z", "X")):
+        raise InputError(f"process {pid} has ended")
+    if "VmSize" not in status:
+        raise InputError(f"process {pid} is a thread of the kernel, without an address space")
 
 
 class _Recording:
@@ -225,6 +241,12 @@ class _Recording:
             except InputError as error:
                 self._broken = error
 
+    def _close(self) -> None:
+        try:
+            self._writer.close()
+        except InputError as error:
+            self._broken = self._broken or error
+
     def _finish(self, told: Told, helper_status: int) -> None:
         summary = self.summary
         summary.processes, summary.threads = told.processes, told.threads
@@ -240,6 +262,7 @@ class _Recording:
             raise InputError(f"the BPF recorder was ended (status {helper_status}); {kept}")
         status, interrupted, summary.reason = told.done
         self._write(End(n=0, reason="interrupted" if interrupted else "done"))
+        self._close()
         summary.interrupted = interrupted
         summary.signal = status & 0x7F or None
         summary.status = 128 + summary.signal if summary.signal else status >> 8 & 0xFF

@@ -354,6 +354,12 @@ class _Recording:
             except InputError as error:
                 self._broken = error
 
+    def _close(self) -> None:
+        try:
+            self._writer.close()
+        except InputError as error:
+            self._broken = self._broken or error
+
     def _finish(self, helper_status: int) -> None:
         done = self._done
         summary = self.summary
@@ -363,6 +369,7 @@ class _Recording:
             kept = f"{escape_text(summary.file)} holds what came before"
             raise InputError(f"the recorder's helper was ended, and the program with it; {kept}")
         self._write(End(n=0, reason="interrupted" if done.interrupted else "done"))
+        self._close()
         summary.interrupted = bool(done.interrupted)
         summary.signal = done.status & 0x7F or None
         summary.status = 128 + summary.signal if summary.signal else done.status >> 8 & 0xFF

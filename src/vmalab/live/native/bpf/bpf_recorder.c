@@ -45,13 +45,15 @@ typedef int64_t s64;
 #define GRACE_MS 2000		// from Ctrl-C to the end
 #define SAME_SIGNAL_MS 1000	// a signal forwarded by the parent this soon after our own is the same one
 #define LAST_DUMP_MS 300	// for the processes to show their VMAs once more
+#define ASK_AFTER_MS 40		// after a snapshot is due: who makes calls has shown itself by then
+#define ASK_UNTIL_MS 1000
 #define STACK_DEPTH 127
 #define ERROR_NO_MEMORY 12
 
 static struct bpf_object *object;
 static struct settings *settings;
 static volatile struct state *state;
-static int tasks_fd, stacks_fd, out_fd = -1;
+static int tasks_fd, processes_fd, stacks_fd, ask_fd = -1, out_fd = -1;
 static struct ring_buffer *ring;
 static char last_words[512];
 
@@ -299,6 +301,34 @@ static void tell_lost(void)
 	state->snapshot_wanted++;
 }
 
+static void ask(u32 pid)
+{
+	struct question question = {.pid = pid};
+	LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = &question, .ctx_size_in = sizeof question);
+	bpf_prog_test_run_opts(ask_fd, &options);
+}
+
+// Asks the processes that have not shown their VMAs for the snapshot that is wanted: they may be asleep.
+static void ask_the_silent(void)
+{
+	static u64 wanted_ms;
+	static u32 asked;
+	u32 wanted = state->snapshot_wanted, key, *from = NULL;
+	struct process process;
+	if (ask_fd < 0 || !wanted)
+		return;
+	if (wanted != asked) {
+		asked = wanted;
+		wanted_ms = now_ms();
+	}
+	u64 waited_ms = now_ms() - wanted_ms;
+	if (waited_ms < ASK_AFTER_MS || waited_ms > ASK_UNTIL_MS)
+		return;
+	for (; !bpf_map_get_next_key(processes_fd, from, &key); from = &key)
+		if (!bpf_map_lookup_elem(processes_fd, &key, &process) && process.dumped != wanted)
+			ask(key);
+}
+
 // One look at everything; returns how many tasks there are.
 static u32 pass(void)
 {
@@ -309,6 +339,7 @@ static u32 pass(void)
 	tell_lost();
 	release_below(known < least ? known : least);
 	known = seen;
+	ask_the_silent();
 	return count;
 }
 
@@ -484,25 +515,11 @@ static void *map_memory(const char *name)
 	return map ? (void *)bpf_map__initial_value(map, &size) : NULL;
 }
 
-static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
+static void configure(bool stacks, bool all_faults, u32 pid, u32 cookie)
 {
-	libbpf_set_print(remember);
-	object = bpf_object__open_file(path, NULL);
-	if (!object)
-		return errno;
-	settings = map_memory(".rodata.settings");
-	state = map_memory(".data.state");
-	if (!settings || !state)
-		return EINVAL;
-	*settings = (struct settings){.attach_pid = pid, .pid_level = level_of_namespace()};
+	*settings = (struct settings){.attach_pid = pid, .pid_level = level_of_namespace(), .adopt_cookie = cookie};
 	settings->with_stacks = stacks;
 	settings->all_faults = all_faults;
-	if (!pid) {
-		u32 cookie = 0;
-		if (getrandom(&cookie, sizeof cookie, 0) < 0)
-			return errno;
-		settings->adopt_cookie = 0x40000000U | (cookie & 0x3fffffffU);
-	}
 	for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
 		enum call_mode mode = calls[i].mode;
 		if (mode == MEMORY || mode == NEW_TASK || calls[i].number == SYS_fcntl || calls[i].number == SYS_close)
@@ -518,9 +535,39 @@ static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
 			size *= 2;
 		bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "events"), (u32)size);
 	}
-	int error = bpf_object__load(object);
+}
+
+// Loads the object.  Kernels before 6.10 do not let `ask` look up a task: there processes show themselves, at a call.
+static int load(const char *path, bool stacks, bool all_faults, u32 pid)
+{
+	u32 cookie = 0;
+	int error = 0;
+	if (!pid && getrandom(&cookie, sizeof cookie, 0) < 0)
+		return errno;
+	for (int with_ask = 1; with_ask >= 0; with_ask--) {
+		object = bpf_object__open_file(path, NULL);
+		if (!object)
+			return errno;
+		settings = map_memory(".rodata.settings");
+		state = map_memory(".data.state");
+		if (!settings || !state)
+			return EINVAL;
+		configure(stacks, all_faults, pid, pid ? 0 : 0x40000000U | (cookie & 0x3fffffffU));
+		bpf_program__set_autoload(bpf_object__find_program_by_name(object, "ask"), with_ask);
+		error = -bpf_object__load(object);
+		if (!error)
+			return 0;
+		bpf_object__close(object);
+	}
+	return error;
+}
+
+static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
+{
+	libbpf_set_print(remember);
+	int error = load(path, stacks, all_faults, pid);
 	if (error)
-		return -error;
+		return error;
 	// From here on the memory is that of the map itself.
 	int state_fd = bpf_object__find_map_fd_by_name(object, ".data.state");
 	void *shared = mmap(NULL, sizeof *state, PROT_READ | PROT_WRITE, MAP_SHARED, state_fd, 0);
@@ -528,12 +575,18 @@ static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
 		return errno;
 	state = shared;
 	struct bpf_program *program;
-	bpf_object__for_each_program(program, object)
-		if (!bpf_program__attach(program))
+	bpf_object__for_each_program(program, object) {
+		if (bpf_program__type(program) == BPF_PROG_TYPE_SYSCALL)
+			ask_fd = bpf_program__fd(program);
+		else if (!bpf_program__attach(program))
 			return errno;
+	}
 	tasks_fd = bpf_object__find_map_fd_by_name(object, "tasks");
+	processes_fd = bpf_object__find_map_fd_by_name(object, "processes");
 	stacks_fd = bpf_object__find_map_fd_by_name(object, "stacks");
 	ring = ring_buffer__new(bpf_object__find_map_fd_by_name(object, "events"), take, NULL, NULL);
+	if (ring && pid && !settings->pid_level)
+		ask(pid);
 	return ring ? 0 : errno;
 }
 

@@ -46,6 +46,17 @@ struct state {
 	u32 userfaultfds;	/* whether there are any */
 };
 
+/* What the loader asks the program `ask`: for the VMAs of a process, by its number in the first PID namespace. */
+struct question {
+	u32 pid;
+};
+
+/* What is known of a process. */
+struct process {
+	u32 dumped;		/* the snapshot that it was last dumped for */
+	u32 writes;		/* how often its tasks have let go of the mmap lock that they held for writing */
+};
+
 /* What is known of a recorded task. */
 struct task {
 	u64 entered;		/* when the call in progress began; 0: none is */

@@ -70,12 +70,6 @@ struct {
 	__type(value, struct task);
 } tasks SEC(".maps");
 
-// What is known of a process.
-struct process {
-	u32 dumped;	// the snapshot that it was last dumped for
-	u32 writes;	// how often its tasks have let go of the mmap lock that they held for writing
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, TASKS);
@@ -110,7 +104,7 @@ union scratch {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);	// one for `ask` alone, which may be interrupted by the others
 	__type(key, u32);
 	__type(value, union scratch);
 } scratches SEC(".maps");
@@ -119,6 +113,8 @@ extern int LINUX_KERNEL_VERSION __kconfig;
 extern int bpf_iter_task_vma_new(struct bpf_iter_task_vma *it, struct task_struct *task, u64 addr) __ksym;
 extern struct vm_area_struct *bpf_iter_task_vma_next(struct bpf_iter_task_vma *it) __ksym;
 extern void bpf_iter_task_vma_destroy(struct bpf_iter_task_vma *it) __ksym;
+extern struct task_struct *bpf_task_from_pid(s32 pid) __ksym;
+extern void bpf_task_release(struct task_struct *task) __ksym;
 
 static __always_inline u64 take_order(void)
 {
@@ -133,10 +129,10 @@ static __always_inline void lose(void)
 		state.lost_from = state.lost_until;
 }
 
-static __always_inline union scratch *scratch(void)
+static __always_inline union scratch *scratch(u32 which)
 {
-	u32 zero = 0;
-	return bpf_map_lookup_elem(&scratches, &zero);
+	which &= 1;
+	return bpf_map_lookup_elem(&scratches, &which);
 }
 
 static __always_inline void set_head(struct event *head, const struct task *task, u16 type, u16 size, u64 order)
@@ -207,15 +203,19 @@ static __always_inline struct task *current_task(void)
 	return number_of(now->group_leader) == settings.attach_pid ? adopt(now) : NULL;
 }
 
-static __always_inline struct process *current_process(void)
+static __always_inline struct process *process_of(u32 key)
 {
-	u32 key = bpf_get_current_pid_tgid() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &key), fresh = {};
 	if (process)
 		return process;
 	if (bpf_map_update_elem(&processes, &key, &fresh, BPF_NOEXIST))
 		lose();
 	return bpf_map_lookup_elem(&processes, &key);
+}
+
+static __always_inline struct process *current_process(void)
+{
+	return process_of(bpf_get_current_pid_tgid() >> 32);
 }
 
 static __always_inline s32 take_stack(void *ctx, struct task *task)
@@ -252,13 +252,14 @@ struct walk {
 	struct dentry *dentry;
 	struct mount *mount;
 	u32 length;
+	u32 asked;
 	u32 inside;	// the mount is nowhere mounted, such as that of memfds: the name is that of its root
 };
 
 // Adds one name to the path in the scratch; 1 at its end.
 static long walk_up(u32 index, struct walk *walk)
 {
-	union scratch *space = scratch();
+	union scratch *space = scratch(walk->asked);
 	struct dentry *at = walk->dentry, *parent = BPF_CORE_READ(at, d_parent);
 	struct mount *mount = walk->mount;
 	struct dentry *root = BPF_CORE_READ(mount, mnt.mnt_root);
@@ -286,7 +287,7 @@ static long walk_up(u32 index, struct walk *walk)
 }
 
 // Tells of a file once.  Functions that are not static are verified once, not at each call.
-__noinline int tell_file(struct task *task, u64 key, u64 order)
+__noinline int tell_file(struct task *task, u64 key, u64 order, u32 asked)
 {
 	struct file *file = (void *)key;
 	if (!task || !file)
@@ -295,7 +296,7 @@ __noinline int tell_file(struct task *task, u64 key, u64 order)
 	u64 *known = bpf_map_lookup_elem(&files, &key);
 	if (known && *known == (u64)inode)
 		return 0;
-	union scratch *space = scratch();
+	union scratch *space = scratch(asked);
 	if (!space)
 		return 0;
 	struct file_event *event = &space->file;
@@ -320,7 +321,7 @@ __noinline int tell_file(struct task *task, u64 key, u64 order)
 	if (!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(dentry, d_parent) != dentry)
 		event->head.more |= 1;
 	struct mount *mount = (void *)((u64)mnt - bpf_core_field_offset(struct mount, mnt));
-	struct walk walk = {.dentry = dentry, .mount = mount};
+	struct walk walk = {.dentry = dentry, .mount = mount, .asked = asked};
 	bpf_loop(COMPONENTS_MOST, walk_up, &walk, 0);
 	if (walk.inside)
 		event->head.more |= 4;
@@ -396,11 +397,11 @@ static __always_inline void tell_name(const struct task *task, struct vm_area_st
 
 // Pointers are read with BPF_CORE_READ: for each that is followed directly the verifier searches all types of the kernel
 // for the name of the structure, again and again in a loop, which takes seconds.
-static __always_inline void tell_vma(struct task *task, struct vm_area_struct *vma, u64 order)
+static __always_inline void tell_vma(struct task *task, struct vm_area_struct *vma, u64 order, bool asked)
 {
 	struct file *file = BPF_CORE_READ(vma, vm_file);	// a number to the verifier, as functions take it
 	if (file)
-		tell_file(task, (u64)file, order);
+		tell_file(task, (u64)file, order, asked);
 	else
 		tell_name(task, vma, order);
 	struct vma_event *event = RESERVE(vma, task, EVENT_VMA, order);
@@ -470,21 +471,20 @@ static __always_inline u64 capabilities(struct task_struct *task)
 	return BPF_CORE_READ(old, cap_effective.cap[0]);
 }
 
-// The address space of the current task; 0 if another one changed it meanwhile.
-__noinline int tell_space(struct task *task, u32 found)
+// The address space of a task; 0 if it has none, or another one changed it meanwhile.
+static __always_inline int tell_space(struct task *task, struct task_struct *now, u32 found, bool asked)
 {
-	struct task_struct *now = bpf_get_current_task_btf();
 	struct bpf_iter_task_vma iterator;
 	struct vm_area_struct *vma;
 	struct mm_struct *mm = now->mm;
 	u64 count = 0;
 	if (!mm || !task)
-		return 1;
+		return 0;
 	struct file *exe = BPF_CORE_READ(mm, exe_file);
 	u32 sequence = sequence_of(mm);
 	bool taken = !bpf_iter_task_vma_new(&iterator, now, 0);
 	u64 order = take_order();
-	tell_file(task, (u64)exe, order);
+	tell_file(task, (u64)exe, order, asked);
 	if (taken) {
 		struct exec_event *event = RESERVE(exec, task, EVENT_EXEC, order);
 		if (event) {
@@ -512,13 +512,13 @@ __noinline int tell_space(struct task *task, u32 found)
 				length = ARGV_MOST;
 			event->argv_length = 0;
 			event->unused = 0;
-			if (length && !bpf_probe_read_user(event->argv, length, (void *)start))
-				event->argv_length = length;
+			if (length && !asked && !bpf_probe_read_user(event->argv, length, (void *)start))
+				event->argv_length = length;	// of another process they are in /proc
 			SUBMIT(event);
 		}
 	}
 	while ((vma = bpf_iter_task_vma_next(&iterator))) {
-		tell_vma(task, vma, order);
+		tell_vma(task, vma, order, asked);
 		count++;
 	}
 	bpf_iter_task_vma_destroy(&iterator);
@@ -535,8 +535,27 @@ static __always_inline void snapshot_if_due(struct task *task)
 	if (!wanted)
 		return;
 	struct process *process = current_process();
-	if (process && process->dumped != wanted && tell_space(task, 1))
+	if (process && process->dumped != wanted && tell_space(task, bpf_get_current_task_btf(), 1, false))
 		process->dumped = wanted;
+}
+
+// The loader asks for a process that has made no call since a snapshot was due.
+SEC("syscall")
+int ask(struct question *question)
+{
+	u32 key = question->pid, wanted = state.snapshot_wanted;
+	struct task_struct *which = bpf_task_from_pid(key);
+	if (!which)
+		return 0;
+	struct task *task = bpf_map_lookup_elem(&tasks, &key);
+	if (!task)
+		task = adopt(which);
+	struct process *process = process_of(key);
+	bool in_execve = task && (u64)which->mm != task->mm;	// the new program will be told of
+	if (task && !in_execve && process && process->dumped != wanted && tell_space(task, which, 1, true))
+		process->dumped = wanted;
+	bpf_task_release(which);
+	return 0;
 }
 
 // ---- faults ----
@@ -637,7 +656,7 @@ int BPF_PROG(lock_released, struct mm_struct *mm, bool write)
 
 __noinline int read_data(struct task *task, u64 order, u64 address, u64 length, u32 is_string)
 {
-	union scratch *space = scratch();
+	union scratch *space = scratch(0);
 	if (!task || !space || !address || !length)
 		return true;
 	struct data_event *event = &space->data;
@@ -782,7 +801,7 @@ int BPF_PROG(enter, struct pt_regs *regs, long id)
 	task->file = (u64)file;
 	task->look = file && id == CALL_MMAP && driver_matters(file);
 	if (file)
-		tell_file(task, (u64)file, take_order());
+		tell_file(task, (u64)file, take_order(), 0);
 	task->released = 0;
 	task->read = 0;
 	task->locked = 0;
@@ -878,7 +897,7 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 	u64 order = task->released ?: task->read ?: take_order();
 	struct process *process = current_process();
 	if (number == CALL_SHMAT && found.file) {
-		tell_file(task, found.file, order);
+		tell_file(task, found.file, order, 0);
 		task->file = found.file;
 	}
 	if (!task->has_data)
@@ -950,7 +969,7 @@ int BPF_PROG(exec, struct task_struct *now, int old_pid, struct linux_binprm *bi
 	if (!task)
 		return 0;
 	struct process *process = current_process();
-	if (!tell_space(task, 0))	// nothing is known of the new program
+	if (!tell_space(task, now, 0, false))	// nothing is known of the new program
 		lose();
 	else if (process)
 		process->dumped = state.snapshot_wanted;
@@ -988,7 +1007,7 @@ int BPF_PROG(end_of_task, struct task_struct *now, bool group_dead)
 		}
 		if (has_list)
 			while ((vma = bpf_iter_task_vma_next(&iterator))) {
-				tell_vma(task, vma, order);
+				tell_vma(task, vma, order, false);
 				count++;
 			}
 		bpf_iter_task_vma_destroy(&iterator);
