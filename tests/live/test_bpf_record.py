@@ -166,6 +166,23 @@ def test_stacks(record_bpf: Recorder, program: Program) -> None:
     exact(got)
 
 
+def test_stacks_of_code_without_frame_pointers(record_bpf: Recorder, tmp_path: Path) -> None:
+    from tests.programs import compile_program
+
+    path = compile_program(ROOT / "tests/live/programs/deep.c", tmp_path, "-O2", "-fomit-frame-pointer")
+    got = record_bpf(path, options=["--dwarf-stacks"])
+    known = {stack.id: stack.frames for stack in got.of(Stack)}
+    (stack,) = [known[call.stack] for call in got.of(Call) if call.call == "mmap" and call.args[1] == 4096 * 77]
+    names = [frame.split("+")[0] for frame in stack]
+    below = names[names.index("inner") :]
+    assert [name for name in below[:4] if name != "outer"][:3] == ["inner", "middle", "main"]  # outer may be inlined
+    assert names[-1] == "_start"
+    assert "note:" not in got.stderr
+    exact(got)
+    short = record_bpf(path, options=["--stacks"], name="short.jsonl")
+    assert "stacks of calls end too early" in short.stderr
+
+
 def test_attach_and_stop_at_a_time(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> None:
     trace = tmp_path / "trace.jsonl"
     with subprocess.Popen([sys.executable, "-c", GROWING], stdout=subprocess.PIPE) as running:

@@ -30,6 +30,7 @@ from vmalab.trace.replay import Replay
 from vmalab.trace.show import call_text
 
 SHOWN = 12
+SHOWN_FRAMES = 12
 """Rows of a table."""
 SINGLE = 5
 """How many single calls are shown."""
@@ -135,7 +136,7 @@ def _show_space(attribution: Attribution, space: Space, *, everything: bool) -> 
     if stacks:
         table = _table("made", "at the end", "stack")
         for frames, maker in stacks if everything else stacks[:SHOWN]:
-            table.add_row(*_numbers(maker.made, maker.alive), escape_text(" < ".join(frames)))
+            table.add_row(*_numbers(maker.made, maker.alive), _stack_text(frames, everything=everything))
         out.print(table)
         _show_rest(len(stacks), everything)
     many = [(n, tally) for n, tally in space.by_record(SINGLE) if tally.made > 1 and n != space.first]
@@ -208,6 +209,20 @@ def _show_failures(failures: list[Failure], *, everything: bool) -> None:
         table.add_row(f"{failure.count:,}", str(failure.first), str(failure.pid), text)
     out.print(table)
     _show_rest(len(failures), everything)
+
+
+def _stack_text(frames: tuple[str, ...], *, everything: bool) -> str:
+    """A stack in one line, innermost first: each file by its name alone, where the one before was of another."""
+    words: list[str] = []
+    last = ""
+    for frame in frames if everything else frames[:SHOWN_FRAMES]:
+        name, _, file = frame.removesuffix(")").partition(" (")
+        file = file.rpartition("/")[2]
+        words.append(f"{name} ({file})" if file and file != last else name)
+        last = file
+    if len(words) < len(frames):
+        words.append(f"{len(frames) - len(words)} more")
+    return escape_text(" < ".join(words))
 
 
 # -- for programs -------------------------------------------------------------------------------------

@@ -28,6 +28,11 @@ DEFAULT: Final = "trace.jsonl.zst"
     help="How to record; auto takes bpf where it can run.",
 )
 @click.option("--stacks", is_flag=True, help="Also the user stacks of calls and faults (bpf).")
+@click.option(
+    "--dwarf-stacks",
+    is_flag=True,
+    help="The same for code without frame pointers: those of calls are unwound by .eh_frame (bpf).",
+)
 @click.option("--pid", type=click.IntRange(min=1), metavar="P", help="Attach to a running process (bpf).")
 @click.option("--time", "seconds", type=click.FloatRange(min=0.001), metavar="SECONDS", help="Stop then (bpf).")
 @click.option("--size", type=click.IntRange(min=1), metavar="BYTES", help="Stop when the trace has this size (bpf).")
@@ -52,6 +57,7 @@ def record(
     output: str,
     recorder: str,
     stacks: bool,
+    dwarf_stacks: bool,
     pid: int | None,
     seconds: float | None,
     size: int | None,
@@ -76,6 +82,7 @@ def record(
     options = Options(
         pid=pid,
         stacks=stacks,
+        unwound=dwarf_stacks,
         all_faults=not changing_faults,
         seconds=seconds,
         size=size,
@@ -148,6 +155,8 @@ def _print_summary(summary: Summary, *, flight: bool) -> None:
         counts.append(_count(summary.faults, "fault", "faults"))
     why = _REASONS.get(summary.reason, "interrupted" if summary.interrupted else "")
     click.echo(f"vmalab: {name}: {', '.join(counts)}{', ' + why if why else ''}", err=True)
+    for note in summary.notes:
+        click.echo(f"vmalab: note: {note}", err=True)
     for loss in summary.lost:
         click.echo(f"vmalab: incomplete: {escape_text(loss)}", err=True)
 

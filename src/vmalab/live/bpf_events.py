@@ -20,6 +20,7 @@ from vmalab.flags import (
 )
 from vmalab.live.procfs import legacy_layout, printable
 from vmalab.live.symbols import Symbols
+from vmalab.live.unwind import Unwinder
 from vmalab.trace.records import Call, Exec, Exit, Fault, File, Fork, Limits, Lost, Maps, Record, Stack, Vma
 
 DRIVER_FLAGS: Final = frozenset({"io", "pf", "mm", "de", "dc", "dd", "ht"})
@@ -69,6 +70,8 @@ class Told:
         self.threads = 0
         self.calls = 0
         self.faults = 0
+        self.stacks = self.short_stacks = self.stacks_lost = 0
+        """The different stacks of calls, those that were not followed to their end, and how many could not be taken."""
         self.interrupted_calls = 0
         """Calls that a fatal signal broke off before they did anything; they are not in the trace."""
 
@@ -124,8 +127,13 @@ class Translator:
         """Events were lost, and no process has shown its VMAs since."""
         self._unsaid = 0
         self._symbols = Symbols()
+        self._unwinder = Unwinder(self._symbols)
+        self._copies: dict[int, bytes] = {}
+        """Of each task the stack of its next call, as it lay in memory."""
         self._stacks: dict[int, tuple[int, ...]] = {}
-        self._told_stacks: dict[tuple[int, int], int] = {}
+        self._told_stacks: dict[int, dict[tuple[int, ...], int]] = {}
+        """Of each process the numbers of the stacks that the trace has, by their addresses."""
+        self._stack_count = 0
         self._handlers = {
             1: self._call,
             2: self._fault,
@@ -137,12 +145,14 @@ class Translator:
             8: self._exit,
             9: self._file,
             10: self._take_data,
+            11: self._take_user_stack,
             64: self._call_name,
             65: self._lost,
             66: self._stack,
             67: self._started,
             68: self._failed,
-            69: self._done,
+            69: self._stacks_lost,
+            70: self._done,
         }
 
     def feed(self, data: bytes) -> Iterator[Record]:
@@ -168,6 +178,7 @@ class Translator:
         """Nothing is known of any process any more, until it is found anew.  Told for the first event and the last."""
         self._dumps.clear()
         self._data.clear()
+        self._copies.clear()
         self._known.clear()
         self.told.events_lost += more
         if self._at_a_loss:
@@ -203,6 +214,10 @@ class Translator:
         self.told.failed = (more, text[:1], text[1:])
         return iter(())
 
+    def _stacks_lost(self, _pid: int, _tid: int, more: int, _body: bytes) -> Iterator[Record]:
+        self.told.stacks_lost = more
+        return iter(())
+
     def _done(self, _pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
         text = _text(body)
         self.told.done = (more, text[:1] == "i", text[1:])
@@ -213,6 +228,7 @@ class Translator:
     def _call(self, pid: int, tid: int, more: int, body: bytes) -> Iterator[Record]:
         *words, ret, pointer, start, end, flags, stack, _, locked, overtaken = _CALL.unpack_from(body)
         data = self._data.pop(tid, b"")
+        copied = self._copies.pop(tid, b"")
         if not self._is_known(pid):
             return
         if ret == -_EINTR and not locked:
@@ -222,8 +238,10 @@ class Translator:
         file = self._files.get(pointer) if pointer else None
         call = Call(n=0, pid=pid, tid=tid, call=name, args=words[:count], ret=ret)
         call.overtaken = overtaken != 0
-        call.stack, fresh = self._stack_of(pid, stack)
+        call.stack, fresh = self._stack_of(pid, copied or stack)
         if fresh is not None:
+            self.told.stacks += 1
+            self.told.short_stacks += _went_astray(fresh.frames)
             yield fresh
         call.data = self._data_of(name, words, data, file)
         if name == "shmat" and file is not None:
@@ -301,6 +319,8 @@ class Translator:
         if not self.told.processes:
             self.told.processes = self.told.threads = 1
         self._known.add(pid)
+        self._symbols.clear(pid)
+        self._told_stacks.pop(pid, None)
         argv = body[_EXEC.size : _EXEC.size + argv_length] or _command_line(pid)
         file = self._files.get(exe)
         record = Exec(
@@ -406,16 +426,24 @@ class Translator:
 
     # -- stacks ---------------------------------------------------------------------------------------
 
-    def _stack_of(self, pid: int, stack: int) -> tuple[int | None, Stack | None]:
-        """The id of the Stack record for one of the kernel's stacks in a process, and that record if it is new."""
-        addresses = self._stacks.get(stack)
+    def _take_user_stack(self, _pid: int, tid: int, _more: int, body: bytes) -> Iterator[Record]:
+        self._copies[tid] = body
+        return iter(())
+
+    def _stack_of(self, pid: int, stack: int | bytes) -> tuple[int | None, Stack | None]:
+        """The id of the Stack record for a stack in a process, and that record if it is new.
+
+        The stack is the number of one of the kernel's, or a copy of its memory.
+        """
+        addresses = self._unwinder.addresses(pid, stack) if isinstance(stack, bytes) else self._stacks.get(stack)
         if addresses is None:
             return None, None
-        known = self._told_stacks.get((pid, stack))
+        told = self._told_stacks.setdefault(pid, {})
+        known = told.get(addresses)
         if known is not None:
             return known, None
-        number = len(self._told_stacks) + 1
-        self._told_stacks[pid, stack] = number
+        self._stack_count += 1
+        number = told[addresses] = self._stack_count
         frames = [self._symbols.frame(pid, address) for address in addresses]
         return number, Stack(n=0, id=number, pid=pid, frames=frames)
 
@@ -437,6 +465,11 @@ def _file_record(file: _File, flags: int) -> File:
         noexec=file.noexec,
         driver_flags=" ".join(word for word in driver if word in kept),
     )
+
+
+def _went_astray(frames: list[str]) -> bool:
+    """Whether a stack ends too early to be true, or where there is no code: a frame pointer was taken that is none."""
+    return len(frames) <= 2 or (frames[-1].startswith("0x") and "(" not in frames[-1])
 
 
 def _path(names: list[bytes], more: int, fs: str) -> str:

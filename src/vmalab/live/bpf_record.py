@@ -34,6 +34,9 @@ class Options(msgspec.Struct):
     pid: int | None = None
     """Attach to this running process instead of starting one."""
     stacks: bool = False
+    """The user stacks of calls and faults, by frame pointers."""
+    unwound: bool = False
+    """The same, those of calls unwound by .eh_frame from copies of their memory."""
     all_faults: bool = True
     """Also the faults that no VMA can have changed by."""
     seconds: float | None = None
@@ -51,7 +54,7 @@ class Options(msgspec.Struct):
         """The first option that the ptrace recorder does not have; empty if it has all."""
         asked = {
             "--pid": self.pid,
-            "--stacks": self.stacks or None,
+            "--stacks": self.stacks or self.unwound or None,
             "--time": self.seconds,
             "--size": self.size,
             "--until-maps": self.until_maps,
@@ -195,7 +198,7 @@ class _Recording:
     def _command(self, events: int, command: list[str]) -> list[str]:
         options = self._options
         words = [str(build_native.BPF_LOADER)]
-        words += ["--stacks"] if options.stacks else []
+        words += ["--copy-stacks" if options.unwound else "--stacks"] if options.stacks or options.unwound else []
         words += ["--all-faults"] if options.all_faults else []
         words += ["--ms", str(int(options.seconds * 1000))] if options.seconds is not None else []
         words += ["--until-maps", str(options.until_maps)] if options.until_maps is not None else []
@@ -255,6 +258,13 @@ class _Recording:
         if told.events_lost:
             left_out = f", and {told.events_left_out:,} after them left out" if told.events_left_out else ""
             summary.lost.append(f"{told.events_lost:,} events were lost{left_out}: a larger --buffer loses fewer")
+        if told.short_stacks * 2 > told.stacks and not self._options.unwound:
+            summary.notes.append(
+                f"{told.short_stacks:,} of {told.stacks:,} stacks of calls end too early, because the code keeps no "
+                "frame pointers: --dwarf-stacks follows them"
+            )
+        if told.stacks_lost:
+            summary.notes.append(f"{told.stacks_lost:,} stacks could not be taken")
         if told.done is None:
             self._write(Lost(n=0, pid=0, why=f"the BPF recorder was ended (status {helper_status})"))
             self._write(End(n=0, reason="interrupted"))

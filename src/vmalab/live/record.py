@@ -55,6 +55,8 @@ class Summary(msgspec.Struct):
     records: int = 0
     lost: list[str] = []
     """What the trace lacks, in words."""
+    notes: list[str] = []
+    """What is to be known of the recording besides."""
     recorder: str = "ptrace"
     events_lost: int = 0
     """Events that there was no room for between the kernel and the recorder."""

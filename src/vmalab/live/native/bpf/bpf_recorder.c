@@ -5,7 +5,7 @@
 //   bpf-recorder [OPTIONS] --pid PID OBJECT FD
 //   bpf-recorder --check OBJECT
 //
-//   --stacks  --all-faults  --ms MILLISECONDS  --until-maps N  --ring MILLISECONDS  --buffer BYTES
+//   --stacks  --copy-stacks  --all-faults  --ms MILLISECONDS  --until-maps N  --ring MILLISECONDS  --buffer BYTES
 //
 // Events are the structures of events.h, one after the other.  SIGUSR1: enough is recorded.
 #define _GNU_SOURCE
@@ -59,7 +59,7 @@ static char last_words[512];
 
 static u32 until_maps;
 static u64 ring_ms, stop_after_ms, buffer_bytes;
-static bool attached;
+static bool attached, copy_stacks;
 static pid_t root;
 static int root_status;
 static bool root_ended, stopped, interrupted, triggered;
@@ -519,6 +519,7 @@ static void configure(bool stacks, bool all_faults, u32 pid, u32 cookie)
 {
 	*settings = (struct settings){.attach_pid = pid, .pid_level = level_of_namespace(), .adopt_cookie = cookie};
 	settings->with_stacks = stacks;
+	settings->copy_stacks = copy_stacks;
 	settings->all_faults = all_faults;
 	for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
 		enum call_mode mode = calls[i].mode;
@@ -645,6 +646,8 @@ static void finish(void)
 	if (triggered)
 		for (size_t i = 0; i < window_count; i++)
 			hand_on(window[i]);
+	if (state->stacks_lost)
+		say(EVENT_STACKS_LOST, (u32)state->stacks_lost, NULL, "", 0);
 	bpf_object__close(object);	// the program runs on as it would without us
 	out_flush();
 	if (root > 0 && !root_ended) {
@@ -663,7 +666,7 @@ int main(int count, char **words)
 		{"ms", required_argument, NULL, 't'},	      {"until-maps", required_argument, NULL, 'm'},
 		{"ring", required_argument, NULL, 'r'},	      {"pid", required_argument, NULL, 'p'},
 		{"check", no_argument, NULL, 'c'},	      {"buffer", required_argument, NULL, 'b'},
-		{NULL, 0, NULL, 0},
+		{"copy-stacks", no_argument, NULL, 'k'},      {NULL, 0, NULL, 0},
 	};
 	bool stacks = false, all_faults = false, check = false;
 	u32 pid = 0;
@@ -676,6 +679,7 @@ int main(int count, char **words)
 		case 'm': until_maps = (u32)strtoul(optarg, NULL, 10); break;
 		case 'r': ring_ms = strtoull(optarg, NULL, 10); break;
 		case 'p': pid = (u32)strtoul(optarg, NULL, 10); break;
+		case 'k': stacks = copy_stacks = true; break;
 		case 'b': buffer_bytes = strtoull(optarg, NULL, 10); break;
 		case 'c': check = true; break;
 		default: return 3;

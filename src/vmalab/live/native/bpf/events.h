@@ -14,12 +14,14 @@ enum event_type {
 	EVENT_EXIT,		/* its VMAs follow, if it has any of its own */
 	EVENT_FILE,
 	EVENT_DATA,		/* what a pointer of the next call of this task points to */
+	EVENT_USER_STACK,	/* the stack of the next call of this task */
 	/* from the loader */
 	EVENT_CALL_NAME = 64,	/* more: the number; a name_event, whose first byte is the number of arguments */
 	EVENT_LOST,		/* more: how many; a name_event with the reason.  0: no more of them after this one */
 	EVENT_STACK,		/* more: its number; the addresses follow */
 	EVENT_STARTED,
 	EVENT_FAILED,		/* more: the errno; a name_event with what was tried */
+	EVENT_STACKS_LOST,	/* more: how many could not be taken */
 	EVENT_DONE,		/* more: the status; a name_event with why it ended */
 };
 
@@ -32,6 +34,7 @@ struct settings {
 	u32 attach_pid;		/* the process to be recorded, as the recorder numbers it; 0: none */
 	u32 pid_level;		/* of the recorder's PID namespace */
 	u32 with_stacks;
+	u32 copy_stacks;	/* of calls, to be unwound later */
 	u32 all_faults;		/* also those that cannot have changed a VMA */
 	u8 call_mode[CALLS];	/* 0: not recorded; else 1 + its mode */
 };
@@ -154,6 +157,13 @@ struct file_event {
 	char fs[32];
 	u32 length, unused;
 	char path[PATH_MOST + NAME_MOST];	/* the names from the last to the first, each ended by 0 */
+};
+
+#define STACK_COPIED 8192
+struct user_stack_event {
+	struct event head;
+	u64 ip, sp, bp, bx, r12, r13, r14, r15;
+	char bytes[STACK_COPIED];	/* from the stack pointer upwards, as far as there are any */
 };
 
 #define DATA_MOST 2048

@@ -23,6 +23,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define COMPONENTS_MOST 48
 #define RANGES_MOST 128
 #define POPULATED_MOST 256
+#define STACK_PIECE 512
 
 #define CALL_CLOSE 3
 #define CALL_MMAP 9
@@ -228,6 +229,33 @@ static __always_inline s32 take_stack(void *ctx, struct task *task)
 	if (id < 0)
 		__sync_fetch_and_add(&state.stacks_lost, 1);
 	return id;
+}
+
+// Copies the registers that unwinding begins with, and the top of the stack.
+static __always_inline void copy_stack(struct task *task, struct pt_regs *regs, u64 order)
+{
+	struct user_stack_event *event = RESERVE(user_stack, task, EVENT_USER_STACK, order);
+	if (!event)
+		return;
+	u64 sp = regs->sp;
+	u32 length = 0;
+	event->ip = regs->ip;
+	event->sp = sp;
+	event->bp = regs->bp;
+	event->bx = regs->bx;
+	event->r12 = regs->r12;
+	event->r13 = regs->r13;
+	event->r14 = regs->r14;
+	event->r15 = regs->r15;
+	task->looking = 1;
+	for (u32 at = 0; at < STACK_COPIED; at += STACK_PIECE) {
+		if (bpf_probe_read_user(event->bytes + at, STACK_PIECE, (void *)(sp + at)))
+			break;
+		length = at + STACK_PIECE;
+	}
+	task->looking = 0;
+	event->head.size = __builtin_offsetof(struct user_stack_event, bytes) + length;
+	SUBMIT(event);
 }
 
 // ---- files ----
@@ -805,8 +833,10 @@ int BPF_PROG(enter, struct pt_regs *regs, long id)
 	task->released = 0;
 	task->read = 0;
 	task->locked = 0;
-	task->stack = take_stack(ctx, task);
+	task->stack = settings.copy_stacks ? -1 : take_stack(ctx, task);
 	task->entered = take_order();
+	if (settings.copy_stacks)
+		copy_stack(task, regs, task->entered);
 	task->number = id + 1;
 	task->looking = 1;
 	task->has_data = tell_data(task, id, task->entered);
