@@ -197,7 +197,7 @@ def test_a_tape_has_each_record_by_its_number(
             writer.write(record)
     tape = Tape(read_trace(path))
     assert len(tape) == len(generator.records)
-    assert "cut off" in tape.problem
+    assert "cut off" in tape.shortcomings[0]
     order = list(range(1, len(tape) + 1))
     random.Random(data.draw(st.integers(0, 99))).shuffle(order)
     assert all(tape[n] == generator.records[n - 1] for n in order)
@@ -226,7 +226,7 @@ def test_a_damaged_trace_is_refused_unless_only_what_comes_before_is_wanted(tmp_
         Tape(read_trace(path), wanted=31)
     tape = Tape(read_trace(path), wanted=30)
     assert len(tape) == 30
-    assert "record 31" in tape.problem
+    assert "record 31" in tape.shortcomings[0]
 
 
 def test_what_hangs_on_a_process_is_frozen_with_it() -> None:

@@ -1,5 +1,6 @@
 """Recordings with BPF of real programs: replayed, everything is as recorded, also which VMAs share an anon_vma."""
 
+import json
 import os
 import signal
 import subprocess
@@ -139,6 +140,17 @@ def test_children(record_bpf: Recorder) -> None:
     exact(got)
 
 
+def test_what_execve_writes_is_not_written_by_the_old_program(record_bpf: Recorder, program: Program) -> None:
+    """The kernel fills the new stack before the new program is said to run; the caller of vfork still has the old one.
+
+    Without randomisation the new stack, which is long, lies right below the old one, which would have grown there.
+    """
+    code = "import subprocess; subprocess.run(['true', *['x' * 100_000] * 10, *['y'] * 2000])"
+    got = record_bpf("setarch", "-R", sys.executable, "-c", code)
+    assert [fork.flags for fork in got.of(Fork)] == [VFORK]
+    exact(got)
+
+
 def test_only_faults_that_change(record_bpf: Recorder, program: Program) -> None:
     got = record_bpf(program("threads"), options=["--changing-faults"])
     assert got.of(Fault)
@@ -152,6 +164,23 @@ def test_stacks(record_bpf: Recorder, program: Program) -> None:
     found = {frame.split("+")[0] for call in got.of(Call) if call.stack for frame in known[call.stack][:1]}
     assert any("mmap" in name for name in found)
     exact(got)
+
+
+def test_stacks_of_code_without_frame_pointers(record_bpf: Recorder, tmp_path: Path) -> None:
+    from tests.programs import compile_program
+
+    path = compile_program(ROOT / "tests/live/programs/deep.c", tmp_path, "-O2", "-fomit-frame-pointer")
+    got = record_bpf(path, options=["--dwarf-stacks"])
+    known = {stack.id: stack.frames for stack in got.of(Stack)}
+    (stack,) = [known[call.stack] for call in got.of(Call) if call.call == "mmap" and call.args[1] == 4096 * 77]
+    names = [frame.split("+")[0] for frame in stack]
+    below = names[names.index("inner") :]
+    assert [name for name in below[:4] if name != "outer"][:3] == ["inner", "middle", "main"]  # outer may be inlined
+    assert names[-1] == "_start"
+    assert "note:" not in got.stderr
+    exact(got)
+    short = record_bpf(path, options=["--stacks"], name="short.jsonl")
+    assert "stacks of calls end too early" in short.stderr
 
 
 def test_attach_and_stop_at_a_time(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> None:
@@ -171,6 +200,61 @@ def test_attach_and_stop_at_a_time(can_record_with_bpf: None, tmp_path: Path, en
     assert [each.pid for each in got.of(Exec)] == [running.pid]
     assert got.of(Maps)
     exact(got)
+
+
+@pytest.mark.parametrize("code", ["import time; time.sleep(60)", "all(n == 0 for n in iter(int, 1))"])
+def test_a_process_that_makes_no_call_shows_its_vmas_too(
+    can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str], code: str
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    words = [sys.executable, "-c", f"print(flush=True); {code}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as running:
+        try:
+            assert running.stdout is not None
+            running.stdout.readline()
+            asked = record_command(trace, [], "--pid", str(running.pid), "--time", "0.3", recorder="bpf")
+            done = subprocess.run(asked, capture_output=True, check=False, timeout=60, env=environment)
+            maps = Path(f"/proc/{running.pid}/maps").read_text().splitlines()
+        finally:
+            running.kill()
+    got = Recorded(done, trace)
+    (found,) = got.of(Exec)
+    assert found.argv == words
+    (shown,) = got.of(Maps)
+    assert len(shown.vmas) == len([line for line in maps if not line.startswith("ffffffff")])
+    exact(got)
+
+
+def a_thread_of_the_kernel() -> str:
+    return next(path.parent.name for path in Path("/proc").glob("[0-9]*/status") if "\nKthread:\t1" in path.read_text())
+
+
+def test_there_is_nothing_to_attach_to(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> None:
+    code = "import os, threading, time; threading.Thread(target=time.sleep, args=(9,)).start(); print(flush=True)"
+    with (
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as threads,
+        subprocess.Popen([sys.executable, "-c", "print(flush=True)"], stdout=subprocess.PIPE) as ended,
+    ):
+        assert threads.stdout is not None
+        assert ended.stdout is not None
+        threads.stdout.readline()
+        ended.stdout.read()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        thread = next(
+            path.name for path in Path(f"/proc/{threads.pid}/task").iterdir() if path.name != str(threads.pid)
+        )
+        expected = {
+            thread: f"{thread} is a thread of process {threads.pid}: give --pid {threads.pid}",
+            str(ended.pid): f"process {ended.pid} has ended",
+            a_thread_of_the_kernel(): "is a thread of the kernel, without an address space",
+        }
+        for pid, words in expected.items():
+            asked = record_command(tmp_path / "t", [], "--pid", pid, recorder="bpf")
+            done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+            assert words in done.stderr
+            assert not (tmp_path / "t").exists()
+        threads.kill()
 
 
 def test_until_maps(record_bpf: Recorder) -> None:
@@ -204,6 +288,40 @@ def test_flight_recorder_without_a_failure(record_bpf: Recorder) -> None:
     assert got.header is None
 
 
+PAGES = 100_000
+
+
+def test_events_are_lost_where_the_ring_is_full(
+    record_bpf: Recorder, program: Program, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """They are counted, and the trace can be trusted again where the process has shown its VMAs anew."""
+    got = record_bpf(program("burst"), str(PAGES), options=["--buffer", "65536", "--json"])
+    summary = json.loads(got.stderr)
+    (block,) = [call.ret for call in got.of(Call) if call.call == "mmap" and call.args[1] == PAGES << 12]
+    first = next(lost.n for lost in got.of(Lost))
+    seen = [fault for fault in got.of(Fault) if fault.n < first and block <= fault.addr < block + (PAGES << 12)]
+    missing = summary["events_lost"] + summary["events_left_out"]
+    assert 0 < len(seen) < PAGES
+    assert PAGES <= len(seen) + missing < PAGES + 200  # lists of VMAs may not have had room either
+    assert sum(lost.events for lost in got.of(Lost)) == summary["events_lost"] > 0
+    assert [len(lost.why) > 0 and lost.pid for lost in got.of(Lost)] == [0] * len(got.of(Lost))
+    replayed = Replay(got.header) if got.header is not None else None
+    assert replayed is not None
+    for each in got.records:
+        replayed.step(each)
+    before, after = replayed.programs
+    assert (bool(before.lost), before.replaced, before.mismatches, before.final) == (True, True, 0, None)
+    assert (after.lost, after.mismatches, after.final) == ("", 0, [])
+    assert after.calls == 10
+    for command in ("replay", "explain", "attribute", "why", "report"):
+        words = [sys.executable, "-m", "vmalab", command, str(tmp_path / "trace.jsonl")]
+        words += {"why": [hex(block)], "report": ["-o", str(tmp_path / "report.html")]}.get(command, [])
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment)
+        assert f"from record {first} on " in done.stdout + done.stderr, command
+        assert f"{summary['events_lost']:,} events in all" in done.stdout + done.stderr, command
+    assert f"from record {first} on " in (tmp_path / "report.html").read_text()
+
+
 def test_ctrl_c(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> None:
     trace = tmp_path / "trace.jsonl"
     words = record_command(trace, ["sleep", "60"], recorder="bpf")
@@ -217,6 +335,59 @@ def test_ctrl_c(can_record_with_bpf: None, tmp_path: Path, environment: dict[str
         records = list(reader)
     assert isinstance(records[-1], End)
     assert any(isinstance(each, Exit) and each.signal == signal.SIGINT for each in records)
+
+
+def test_a_killed_recorder_leaves_a_readable_trace(
+    can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """Whichever part is killed; the program runs on."""
+    for victim in ("recorder", "helper"):
+        trace = tmp_path / f"{victim}.jsonl.zst"
+        words = record_command(trace, ["sh", "-c", "echo $$; while :; do sleep 0.05; done"], recorder="bpf")
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as running:
+            assert running.stdout is not None
+            assert running.stderr is not None
+            program = int(running.stdout.readline())
+            try:
+                running.stderr.readline()
+                time.sleep(1.5)
+                children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+                os.kill(running.pid if victim == "recorder" else int(children[0]), signal.SIGKILL)
+                status = running.wait(timeout=30)
+                os.kill(program, 0)
+            finally:
+                os.kill(program, signal.SIGKILL)
+            said = running.stderr.read().decode()
+        with read_trace(trace) as reader:
+            records = list(reader)
+        assert sum(isinstance(each, Exit) for each in records) > 3
+        if victim == "recorder":
+            assert (status, said, reader.truncated is not None) == (-signal.SIGKILL, "", True)
+        else:
+            assert (status, said.count("\n")) == (2, 1)
+            assert "the BPF recorder was ended (status -9)" in said
+            assert isinstance(records[-2], Lost)
+            assert records[-1] == End(n=len(records), reason="interrupted")
+
+
+def test_a_full_disk(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> None:
+    """What is recorded runs on, whoever started it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        words = record_command(disk / "trace.jsonl", [sys.executable, "-c", "import json; print('ran')"])
+        words[words.index("ptrace")] = "bpf"
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment)
+        assert (done.returncode, done.stdout) == (2, "ran\n")
+        assert "No space left on device; what was recorded ran on (status 0)" in done.stderr
+        assert len(done.stderr.splitlines()) == 2
+        with read_trace(disk / "trace.jsonl") as reader:
+            assert len(list(reader)) > 100
+        assert reader.truncated is not None
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from vmalab.behaviours import read_semantics
-from vmalab.cli.common import console, escape_text, file_argument, json_option, print_json, progress, semantics_option
+from vmalab.cli.common import (
+    console,
+    escape_text,
+    file_argument,
+    json_option,
+    print_json,
+    progress,
+    semantics_option,
+    warn_of_shortcomings,
+)
 from vmalab.errors import InputError
 from vmalab.explain.attribution import Attribution, Space
 from vmalab.explain.curve import Curve
@@ -21,6 +30,7 @@ from vmalab.trace.replay import Replay
 from vmalab.trace.show import call_text
 
 SHOWN = 12
+SHOWN_FRAMES = 12
 """Rows of a table."""
 SINGLE = 5
 """How many single calls are shown."""
@@ -60,8 +70,7 @@ def attribute(file: str, pid: int | None, everything: bool, semantics: str | Non
         print_json(_as_json(reader, attribution, spaces, failures))
         return 0
     _show(attribution, spaces, failures, everything=everything)
-    if reader.truncated:
-        click.echo(f"vmalab: warning: {reader.name} is not whole: {reader.truncated}", err=True)
+    warn_of_shortcomings(reader)
     return 0
 
 
@@ -127,7 +136,7 @@ def _show_space(attribution: Attribution, space: Space, *, everything: bool) -> 
     if stacks:
         table = _table("made", "at the end", "stack")
         for frames, maker in stacks if everything else stacks[:SHOWN]:
-            table.add_row(*_numbers(maker.made, maker.alive), escape_text(" < ".join(frames)))
+            table.add_row(*_numbers(maker.made, maker.alive), _stack_text(frames, everything=everything))
         out.print(table)
         _show_rest(len(stacks), everything)
     many = [(n, tally) for n, tally in space.by_record(SINGLE) if tally.made > 1 and n != space.first]
@@ -202,6 +211,20 @@ def _show_failures(failures: list[Failure], *, everything: bool) -> None:
     _show_rest(len(failures), everything)
 
 
+def _stack_text(frames: tuple[str, ...], *, everything: bool) -> str:
+    """A stack in one line, innermost first: each file by its name alone, where the one before was of another."""
+    words: list[str] = []
+    last = ""
+    for frame in frames if everything else frames[:SHOWN_FRAMES]:
+        name, _, file = frame.removesuffix(")").partition(" (")
+        file = file.rpartition("/")[2]
+        words.append(f"{name} ({file})" if file and file != last else name)
+        last = file
+    if len(words) < len(frames):
+        words.append(f"{len(frames) - len(words)} more")
+    return escape_text(" < ".join(words))
+
+
 # -- for programs -------------------------------------------------------------------------------------
 
 
@@ -214,6 +237,7 @@ def _as_json(
         "file": reader.name,
         "records": replay.n,
         "truncated": reader.truncated,
+        "shortcomings": reader.shortcomings(),
         "sight": attribution.sight.value,
         "spaces": [_space_json(attribution, space) for space in spaces],
         "failures": [failure_json(failure) for failure in failures],

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from vmalab.text import escape_text
+from vmalab.trace.file import TraceReader
 
 __all__ = [
     "FILE",
@@ -23,6 +24,7 @@ __all__ = [
     "print_json",
     "progress",
     "semantics_option",
+    "warn_of_shortcomings",
 ]
 
 FILE: Final = click.Path(allow_dash=True)
@@ -53,6 +55,12 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
+
+
+def warn_of_shortcomings(reader: TraceReader) -> None:
+    """Say on standard error what a trace that has been read lacks, if anything."""
+    for each in reader.shortcomings():
+        click.echo(f"vmalab: warning: {each}", err=True)
 
 
 def print_json(value: Any) -> None:

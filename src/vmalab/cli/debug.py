@@ -72,8 +72,8 @@ def _open(file: str, at: int | None, pid: int | None, semantics: str | None, *, 
         tape = Tape(reader, update, wanted=at)
     if not len(tape):
         raise InputError(f"{tape.name} holds no record to go through")
-    if tape.problem:
-        click.echo(f"vmalab: warning: {tape.name} is not whole: {tape.problem}", err=True)
+    for each in tape.shortcomings:
+        click.echo(f"vmalab: warning: {each}", err=True)
     debugger = Debugger(Timeline(tape, kernel))
     out = console()
     debugger.width = out.width if out.is_terminal else 100

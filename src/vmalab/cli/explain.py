@@ -216,11 +216,7 @@ def explain_trace(
 
 def _explain_process(reader: TraceReader, replay: Replay, process: Process, edges: Edges, when: str) -> Explained:
     program = replay.current[process.pid]
-    notes = []
-    if reader.truncated:
-        notes.append(f"{reader.name} is not whole: {reader.truncated}")
-    if program.lost:
-        notes.append(f"the trace is incomplete: {escape_text(program.lost)}")
+    notes = reader.shortcomings()
     if program.partial:
         notes.append("what was mapped at first is not known: VMAs that are not here may touch those that are")
     sight = Sight.NO_FAULTS if reader.header.faults == "none" else Sight.FULL

@@ -28,6 +28,11 @@ DEFAULT: Final = "trace.jsonl.zst"
     help="How to record; auto takes bpf where it can run.",
 )
 @click.option("--stacks", is_flag=True, help="Also the user stacks of calls and faults (bpf).")
+@click.option(
+    "--dwarf-stacks",
+    is_flag=True,
+    help="The same for code without frame pointers: those of calls are unwound by .eh_frame (bpf).",
+)
 @click.option("--pid", type=click.IntRange(min=1), metavar="P", help="Attach to a running process (bpf).")
 @click.option("--time", "seconds", type=click.FloatRange(min=0.001), metavar="SECONDS", help="Stop then (bpf).")
 @click.option("--size", type=click.IntRange(min=1), metavar="BYTES", help="Stop when the trace has this size (bpf).")
@@ -38,6 +43,12 @@ DEFAULT: Final = "trace.jsonl.zst"
     metavar="SECONDS",
     help="Keep the last seconds only; written when a memory call fails with ENOMEM (bpf).",
 )
+@click.option(
+    "--buffer",
+    type=click.IntRange(min=4096, max=1 << 30),
+    metavar="BYTES",
+    help="The ring between the kernel and the recorder, 64 MiB unless told: more where events are lost (bpf).",
+)
 @click.option("--changing-faults", is_flag=True, help="Only the faults that can have changed a VMA (bpf).")
 @click.option("-q", "--quiet", is_flag=True, help="No summary.")
 @json_option
@@ -46,11 +57,13 @@ def record(
     output: str,
     recorder: str,
     stacks: bool,
+    dwarf_stacks: bool,
     pid: int | None,
     seconds: float | None,
     size: int | None,
     until_maps: int | None,
     ring: float | None,
+    buffer: int | None,
     changing_faults: bool,
     quiet: bool,
     as_json: bool,
@@ -69,11 +82,13 @@ def record(
     options = Options(
         pid=pid,
         stacks=stacks,
+        unwound=dwarf_stacks,
         all_faults=not changing_faults,
         seconds=seconds,
         size=size,
         until_maps=until_maps,
         ring=ring,
+        buffer=buffer,
     )
     if pid is not None and command:
         raise InputError("--pid attaches to a running process: give either it or a COMMAND")
@@ -140,6 +155,8 @@ def _print_summary(summary: Summary, *, flight: bool) -> None:
         counts.append(_count(summary.faults, "fault", "faults"))
     why = _REASONS.get(summary.reason, "interrupted" if summary.interrupted else "")
     click.echo(f"vmalab: {name}: {', '.join(counts)}{', ' + why if why else ''}", err=True)
+    for note in summary.notes:
+        click.echo(f"vmalab: note: {note}", err=True)
     for loss in summary.lost:
         click.echo(f"vmalab: incomplete: {escape_text(loss)}", err=True)
 

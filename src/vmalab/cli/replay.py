@@ -9,7 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from vmalab.behaviours import read_semantics
-from vmalab.cli.common import console, escape_text, file_argument, json_option, print_json, progress, semantics_option
+from vmalab.cli.common import (
+    console,
+    escape_text,
+    file_argument,
+    json_option,
+    print_json,
+    progress,
+    semantics_option,
+    warn_of_shortcomings,
+)
 from vmalab.errors import InputError
 from vmalab.semantics import Semantics
 from vmalab.trace.file import TraceReader, read_trace
@@ -42,8 +51,8 @@ def replay(file: str, at: int | None, maps: bool, pid: int | None, semantics: st
         print_json(_as_json(reader, replayed, maps))
     else:
         print_summary(reader, replayed)
-    if reader.truncated and not as_json:
-        click.echo(f"vmalab: warning: {reader.name} is not whole: {reader.truncated}", err=True)
+    if not as_json:
+        warn_of_shortcomings(reader)
     return 0 if all(program.is_equal() for program in programs) else 1
 
 
@@ -126,8 +135,6 @@ def print_summary(reader: TraceReader, replayed: Replay) -> None:
                 f"process {program.pid}, at its end, {difference.addr:#x}: {difference.field}: "
                 f"model {escape_text(difference.model)}; kernel {escape_text(difference.kernel)}"
             )
-        if program.lost:
-            out.print(f"process {program.pid}: the trace is incomplete: {escape_text(program.lost)}")
     _print_totals(reader, replayed)
 
 
@@ -161,6 +168,8 @@ def _print_totals(reader: TraceReader, replayed: Replay) -> None:
         reasons = ["nobody observed the faults"]
         if reader.header.faults != "none":
             reasons = ["the kernel chose at random, or threads overtook one another"]
+        if any(program.lost for program in programs):
+            reasons.append("something was lost")
         if any(program.partial for program in programs):
             reasons.append("what was mapped at first is not known")
         out.print(f"{unknown:,} results or VMAs are unknown: {', or '.join(reasons)}")
@@ -182,6 +191,7 @@ def _as_json(reader: TraceReader, replayed: Replay, maps: bool) -> dict[str, Any
         "faults": reader.header.faults,
         "records": replayed.n,
         "truncated": reader.truncated,
+        "shortcomings": reader.shortcomings(),
         "equal": all(program.is_equal() for program in replayed.programs),
         "programs": [_program_json(program, maps) for program in replayed.programs],
     }

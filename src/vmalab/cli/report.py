@@ -10,7 +10,15 @@ from pathlib import Path
 import click
 
 from vmalab.behaviours import read_semantics
-from vmalab.cli.common import escape_text, file_argument, json_option, print_json, progress, semantics_option
+from vmalab.cli.common import (
+    escape_text,
+    file_argument,
+    json_option,
+    print_json,
+    progress,
+    semantics_option,
+    warn_of_shortcomings,
+)
 from vmalab.errors import InputError
 from vmalab.trace.file import read_trace
 
@@ -60,6 +68,7 @@ def report(file: str, output: str | None, viewed: str | None, semantics: str | N
         "address_spaces": len(collected.lives.spaces),
         "failed": len(collected.failed),
         "truncated": reader.truncated,
+        "shortcomings": reader.shortcomings(),
     }
     if as_json:
         print_json(summary)
@@ -69,8 +78,7 @@ def report(file: str, output: str | None, viewed: str | None, semantics: str | N
         click.echo(f"vmalab: {escape_text(str(each['output']))}: {size / (1 << 20):.1f} MiB", err=True)
         if size > LARGE:
             click.echo("vmalab: warning: a browser takes some seconds to open a file of this size", err=True)
-    if reader.truncated:
-        click.echo(f"vmalab: warning: {reader.name} is not whole: {reader.truncated}", err=True)
+    warn_of_shortcomings(reader)
     return 0
 
 

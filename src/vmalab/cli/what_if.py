@@ -224,9 +224,7 @@ def _notes(reader: TraceReader, found: WhatIf, coalesce: bool) -> list[str]:
         notes.append(f"the unchanged model does not predict {found.mismatches:,} results: vmalab replay tells more")
     if reader.header.faults == "none":
         notes.append("nobody observed the faults: numbers are for memory never written to, and for all written to")
-    if reader.truncated:
-        notes.append(f"{reader.name} is not whole: {reader.truncated}")
-    return notes
+    return notes + reader.shortcomings()
 
 
 def turn_text(turn: Turn) -> str:

@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from vmalab.calls import Call
-from vmalab.cli.common import console, escape_text, file_argument, json_option, print_json, progress
+from vmalab.cli.common import (
+    console,
+    escape_text,
+    file_argument,
+    json_option,
+    print_json,
+    progress,
+    warn_of_shortcomings,
+)
 from vmalab.errors import InputError
 from vmalab.explain.story import Line, Story
 from vmalab.text import address_of
@@ -51,8 +59,7 @@ def why(file: str, address: int, pid: int | None, as_json: bool) -> int:
         print_json([_as_json(line) for line in lines])
     else:
         _show(address, lines, pid, had)
-        if reader.truncated:
-            click.echo(f"vmalab: warning: {reader.name} is not whole: {reader.truncated}", err=True)
+        warn_of_shortcomings(reader)
     return 0
 
 

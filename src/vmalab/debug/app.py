@@ -208,7 +208,7 @@ class DebuggerApp(App[None]):
             parts.append(count_text(process.mm.map_count, "VMA"))
         if debugger.breakpoints:
             parts.append(count_text(sum(each.enabled for each in debugger.breakpoints.values()), "breakpoint"))
-        if debugger.tape.problem:
+        if debugger.tape.shortcomings:
             parts.append("the trace is not whole")
         self.query_one("#title", Static).update(Text("  │  ".join(parts)))
 

@@ -35,8 +35,8 @@ class Tape:
     ) -> None:
         self.header: Header = reader.header
         self.name: str = reader.name
-        self.problem: str = ""
-        """Why the trace is not whole, as half a sentence; empty if it is."""
+        self.shortcomings: list[str] = []
+        """What the trace lacks, a sentence each without its full stop; escaped."""
         self.files: dict[int, File] = {}
         """The files by their number in the trace."""
         self.pids: dict[int, int] = {}
@@ -67,10 +67,10 @@ class Tape:
         except InputError as error:
             if wanted is None or len(self._pid_of) < wanted:
                 raise
-            self.problem = f"it cannot be read further: {error}"
+            self.shortcomings.append(f"{self.name} cannot be read further: {error}")
         if block:
             self._store(block)
-        self.problem = self.problem or reader.truncated or ""
+        self.shortcomings += reader.shortcomings()
 
     def _note(self, record: Record) -> None:
         pid: int = getattr(record, "pid", 0)

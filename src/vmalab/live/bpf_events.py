@@ -3,6 +3,7 @@
 import stat
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from vmalab.addr import PAGE_SHIFT
@@ -16,6 +17,7 @@ from vmalab.flags import (
 )
 from vmalab.live.procfs import legacy_layout, printable
 from vmalab.live.symbols import Symbols
+from vmalab.live.unwind import Unwinder
 from vmalab.trace.records import Call, Exec, Exit, Fault, File, Fork, Limits, Lost, Maps, Record, Stack, Vma
 
 DRIVER_FLAGS: Final = frozenset({"io", "pf", "mm", "de", "dc", "dd", "ht"})
@@ -51,10 +53,16 @@ class Told:
         """The status of the program, whether Ctrl-C ended it, and why the recording ended."""
         self.started = False
         self.lost: list[str] = []
+        """What is missing, other than events, in words."""
+        self.events_lost = 0
+        self.events_left_out = 0
+        """Events that came after some were lost, before their process showed its VMAs anew."""
         self.processes = 0
         self.threads = 0
         self.calls = 0
         self.faults = 0
+        self.stacks = self.short_stacks = self.stacks_lost = 0
+        """The different stacks of calls, those that were not followed to their end, and how many could not be taken."""
         self.interrupted_calls = 0
         """Calls that a fatal signal broke off before they did anything; they are not in the trace."""
 
@@ -106,9 +114,17 @@ class Translator:
         self._data: dict[int, bytes] = {}
         self._dumps: dict[int, _Dump] = {}
         self._known: set[int] = set()
+        self._at_a_loss = False
+        """Events were lost, and no process has shown its VMAs since."""
+        self._unsaid = 0
         self._symbols = Symbols()
+        self._unwinder = Unwinder(self._symbols)
+        self._copies: dict[int, bytes] = {}
+        """Of each task the stack of its next call, as it lay in memory."""
         self._stacks: dict[int, tuple[int, ...]] = {}
-        self._told_stacks: dict[tuple[int, int], int] = {}
+        self._told_stacks: dict[int, dict[tuple[int, ...], int]] = {}
+        """Of each process the numbers of the stacks that the trace has, by their addresses."""
+        self._stack_count = 0
         self._handlers = {
             1: self._call,
             2: self._fault,
@@ -120,12 +136,14 @@ class Translator:
             8: self._exit,
             9: self._file,
             10: self._take_data,
+            11: self._take_user_stack,
             64: self._call_name,
             65: self._lost,
             66: self._stack,
             67: self._started,
             68: self._failed,
-            69: self._done,
+            69: self._stacks_lost,
+            70: self._done,
         }
 
     def feed(self, data: bytes) -> Iterator[Record]:
@@ -147,12 +165,32 @@ class Translator:
         self._names[more] = (_text(body[1:]), body[0] - ord("0"))
         return iter(())
 
-    def _lost(self, _pid: int, _tid: int, _more: int, body: bytes) -> Iterator[Record]:
-        why = _text(body)
-        self.told.lost.append(why)
+    def _lost(self, _pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
+        """Nothing is known of any process any more, until it is found anew.  Told for the first event and the last."""
         self._dumps.clear()
         self._data.clear()
-        yield Lost(n=0, pid=0, why=why)
+        self._copies.clear()
+        self._known.clear()
+        self.told.events_lost += more
+        if self._at_a_loss:
+            self._unsaid += more
+        elif more:
+            self._at_a_loss = True
+            yield Lost(n=0, pid=0, why=_text(body), events=more)
+
+    def _find_again(self) -> Iterator[Record]:
+        """Something is known again, or the recording is over: says how much more was lost since it was said first."""
+        if self._unsaid:
+            yield Lost(n=0, pid=0, why="more events were lost, before any process was found anew", events=self._unsaid)
+        self._at_a_loss = False
+        self._unsaid = 0
+
+    def _is_known(self, pid: int) -> bool:
+        """Whether an event says something about a process whose VMAs are known; counted if not, after a loss."""
+        known = pid in self._known
+        if not known and self.told.events_lost:
+            self.told.events_left_out += 1
+        return known
 
     def _stack(self, _pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
         self._stacks[more] = struct.unpack(f"<{len(body) // 8}Q", body)
@@ -167,17 +205,22 @@ class Translator:
         self.told.failed = (more, text[:1], text[1:])
         return iter(())
 
+    def _stacks_lost(self, _pid: int, _tid: int, more: int, _body: bytes) -> Iterator[Record]:
+        self.told.stacks_lost = more
+        return iter(())
+
     def _done(self, _pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
         text = _text(body)
         self.told.done = (more, text[:1] == "i", text[1:])
-        return iter(())
+        return self._find_again()
 
     # -- calls, faults, tasks -------------------------------------------------------------------------
 
     def _call(self, pid: int, tid: int, more: int, body: bytes) -> Iterator[Record]:
         *words, ret, pointer, start, end, flags, stack, _, locked, overtaken = _CALL.unpack_from(body)
         data = self._data.pop(tid, b"")
-        if pid not in self._known:
+        copied = self._copies.pop(tid, b"")
+        if not self._is_known(pid):
             return
         if ret == -_EINTR and not locked:
             self.told.interrupted_calls += 1
@@ -186,8 +229,10 @@ class Translator:
         file = self._files.get(pointer) if pointer else None
         call = Call(n=0, pid=pid, tid=tid, call=name, args=words[:count], ret=ret)
         call.overtaken = overtaken != 0
-        call.stack, fresh = self._stack_of(pid, stack)
+        call.stack, fresh = self._stack_of(pid, copied or stack)
         if fresh is not None:
+            self.told.stacks += 1
+            self.told.short_stacks += _went_astray(fresh.frames)
             yield fresh
         call.data = self._data_of(name, words, data, file)
         if name == "shmat" and file is not None:
@@ -233,7 +278,7 @@ class Translator:
 
     def _fault(self, pid: int, tid: int, more: int, body: bytes) -> Iterator[Record]:
         address, locked, stack = _FAULT.unpack_from(body)
-        if pid not in self._known:
+        if not self._is_known(pid):
             return
         self.told.faults += 1
         write = more & _WRITE_FAULT != 0
@@ -244,7 +289,7 @@ class Translator:
 
     def _fork(self, pid: int, tid: int, _more: int, body: bytes) -> Iterator[Record]:
         flags, child, child_tid = _FORK.unpack_from(body)
-        if pid not in self._known:
+        if not self._is_known(pid):
             return
         self.told.threads += 1
         if not flags & CLONE_THREAD:
@@ -265,7 +310,9 @@ class Translator:
         if not self.told.processes:
             self.told.processes = self.told.threads = 1
         self._known.add(pid)
-        argv = body[_EXEC.size : _EXEC.size + argv_length]
+        self._symbols.clear(pid)
+        self._told_stacks.pop(pid, None)
+        argv = body[_EXEC.size : _EXEC.size + argv_length] or _command_line(pid)
         file = self._files.get(exe)
         record = Exec(
             n=0,
@@ -296,7 +343,7 @@ class Translator:
 
     def _exit(self, pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
         code, start_brk, brk, start_stack = _EXIT.unpack_from(body)
-        if pid not in self._known:
+        if not self._is_known(pid):
             return
         signalled = code & 0x7F
         record = Exit(n=0, pid=pid, code=None if signalled else code >> 8 & 0xFF, signal=signalled or None)
@@ -348,6 +395,7 @@ class Translator:
             record.vmas = dump.vmas
             record.anon_vmas = True
         if complete or isinstance(record, Exit):
+            yield from self._find_again()
             yield record
         elif isinstance(record, Exec):
             self._known.discard(pid)
@@ -369,16 +417,24 @@ class Translator:
 
     # -- stacks ---------------------------------------------------------------------------------------
 
-    def _stack_of(self, pid: int, stack: int) -> tuple[int | None, Stack | None]:
-        """The id of the Stack record for one of the kernel's stacks in a process, and that record if it is new."""
-        addresses = self._stacks.get(stack)
+    def _take_user_stack(self, _pid: int, tid: int, _more: int, body: bytes) -> Iterator[Record]:
+        self._copies[tid] = body
+        return iter(())
+
+    def _stack_of(self, pid: int, stack: int | bytes) -> tuple[int | None, Stack | None]:
+        """The id of the Stack record for a stack in a process, and that record if it is new.
+
+        The stack is the number of one of the kernel's, or a copy of its memory.
+        """
+        addresses = self._unwinder.addresses(pid, stack) if isinstance(stack, bytes) else self._stacks.get(stack)
         if addresses is None:
             return None, None
-        known = self._told_stacks.get((pid, stack))
+        told = self._told_stacks.setdefault(pid, {})
+        known = told.get(addresses)
         if known is not None:
             return known, None
-        number = len(self._told_stacks) + 1
-        self._told_stacks[pid, stack] = number
+        self._stack_count += 1
+        number = told[addresses] = self._stack_count
         frames = [self._symbols.frame(pid, address) for address in addresses]
         return number, Stack(n=0, id=number, pid=pid, frames=frames)
 
@@ -402,6 +458,11 @@ def _file_record(file: _File, flags: int) -> File:
     )
 
 
+def _went_astray(frames: list[str]) -> bool:
+    """Whether a stack ends too early to be true, or where there is no code: a frame pointer was taken that is none."""
+    return len(frames) <= 2 or (frames[-1].startswith("0x") and "(" not in frames[-1])
+
+
 def _path(names: list[bytes], more: int, fs: str) -> str:
     """The path of names from the last to the first, as /proc shows it."""
     deleted = " (deleted)" if more & _DELETED else ""
@@ -415,6 +476,14 @@ def _path(names: list[bytes], more: int, fs: str) -> str:
 
 def _device(number: int) -> str:
     return f"{number >> 20:02x}:{number & 0xFFFFF:02x}"
+
+
+def _command_line(pid: int) -> bytes:
+    """The arguments of a process that was found running; none if it has ended since."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _limit(value: int) -> int | None:

@@ -21,7 +21,7 @@ from vmalab.live.procfs import printable
 from vmalab.live.record import Arrived, Summary, cannot_run, check_command, check_output, signals
 from vmalab.text import escape_text
 from vmalab.trace.file import TraceWriter
-from vmalab.trace.records import VERSION, End, Header
+from vmalab.trace.records import VERSION, End, Header, Lost, Record
 
 QUIET: Final = 0.2
 """Seconds without an event after which what there is goes to the file."""
@@ -34,6 +34,9 @@ class Options(msgspec.Struct):
     pid: int | None = None
     """Attach to this running process instead of starting one."""
     stacks: bool = False
+    """The user stacks of calls and faults, by frame pointers."""
+    unwound: bool = False
+    """The same, those of calls unwound by .eh_frame from copies of their memory."""
     all_faults: bool = True
     """Also the faults that no VMA can have changed by."""
     seconds: float | None = None
@@ -44,16 +47,19 @@ class Options(msgspec.Struct):
     """Stop when a process has more VMAs than this."""
     ring: float | None = None
     """Keep the last seconds only, and write them when a call fails with ENOMEM."""
+    buffer: int | None = None
+    """The bytes of the ring between the kernel and the recorder, made a power of two of pages; None: 64 MiB."""
 
     def needs_bpf(self) -> str:
         """The first option that the ptrace recorder does not have; empty if it has all."""
         asked = {
             "--pid": self.pid,
-            "--stacks": self.stacks or None,
+            "--stacks": self.stacks or self.unwound or None,
             "--time": self.seconds,
             "--size": self.size,
             "--until-maps": self.until_maps,
             "--ring": self.ring,
+            "--buffer": self.buffer,
             "--changing-faults": None if self.all_faults else True,
         }
         return next((name for name, value in asked.items() if value is not None), "")
@@ -114,8 +120,8 @@ def record(
     """
     if options.pid is None:
         check_command(command)
-    elif not Path(f"/proc/{options.pid}").exists():
-        raise InputError(f"there is no process {options.pid}")
+    else:
+        _check_process(options.pid)
     check_output(output)
     header = Header(
         vmalab="trace",
@@ -138,6 +144,22 @@ def record(
             raise cannot_run(command[0], told.failed[0])
         raise NotHereError(_explain(told))
     return recording.summary
+
+
+def _check_process(pid: int) -> None:
+    """Raises InputError where there is nothing to attach to."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
+    except OSError:
+        raise InputError(f"there is no process {pid}") from None
+    status = dict(line.partition(":")[::2] for line in text.splitlines())
+    leader = int(status.get("Tgid", str(pid)))
+    if leader != pid:
+        raise InputError(f"{pid} is a thread of process {leader}: give --pid {leader}")
+    if status.get("State", "").strip().startswith(("Z", "X")):
+        raise InputError(f"process {pid} has ended")
+    if "VmSize" not in status:
+        raise InputError(f"process {pid} is a thread of the kernel, without an address space")
 
 
 class _Recording:
@@ -176,24 +198,25 @@ class _Recording:
     def _command(self, events: int, command: list[str]) -> list[str]:
         options = self._options
         words = [str(build_native.BPF_LOADER)]
-        words += ["--stacks"] if options.stacks else []
+        words += ["--copy-stacks" if options.unwound else "--stacks"] if options.stacks or options.unwound else []
         words += ["--all-faults"] if options.all_faults else []
         words += ["--ms", str(int(options.seconds * 1000))] if options.seconds is not None else []
         words += ["--until-maps", str(options.until_maps)] if options.until_maps is not None else []
         words += ["--ring", str(int(options.ring * 1000))] if options.ring is not None else []
+        words += ["--buffer", str(options.buffer)] if options.buffer is not None else []
         words += ["--pid", str(options.pid)] if options.pid is not None else []
         words += [str(build_native.BPF_OBJECT), str(events)]
         return words + (["--", *command] if options.pid is None else [])
 
     def _follow(self, events: int, helper: "subprocess.Popen[bytes]", arrived: Arrived) -> None:
-        """Read events until there are no more; pass signals on."""
+        """Read events until there are no more; pass signals on.  Once the file is full, the recording is over."""
         enough = False
         for data in arrived.read(events, helper, lambda: QUIET, self._write_out):
             self._take(data)
             if self._started is not None and self._translator.told.started:
                 self._started()
                 self._started = None
-            if not enough and self._is_full():
+            if not enough and (self._is_full() or self._broken is not None):
                 enough = True
                 helper.send_signal(signal.SIGUSR1)
 
@@ -202,13 +225,17 @@ class _Recording:
         return limit is not None and self._writer.bytes_written >= limit
 
     def _take(self, data: bytes) -> None:
-        """Write the records that some bytes complete.  Where the disk is full, what is recorded runs on."""
+        """Write the records that some bytes complete."""
         for record in self._translator.feed(data):
-            if self._broken is None:
-                try:
-                    self._writer.write(record)
-                except InputError as error:
-                    self._broken = error
+            self._write(record)
+
+    def _write(self, record: Record) -> None:
+        """Write a record.  Where the disk is full, what is recorded runs on."""
+        if self._broken is None:
+            try:
+                self._writer.write(record)
+            except InputError as error:
+                self._broken = error
 
     def _write_out(self) -> None:
         if self._broken is None:
@@ -217,16 +244,35 @@ class _Recording:
             except InputError as error:
                 self._broken = error
 
+    def _close(self) -> None:
+        try:
+            self._writer.close()
+        except InputError as error:
+            self._broken = self._broken or error
+
     def _finish(self, told: Told, helper_status: int) -> None:
         summary = self.summary
         summary.processes, summary.threads = told.processes, told.threads
         summary.calls, summary.faults, summary.lost = told.calls, told.faults, told.lost
+        summary.events_lost, summary.events_left_out = told.events_lost, told.events_left_out
+        if told.events_lost:
+            left_out = f", and {told.events_left_out:,} after them left out" if told.events_left_out else ""
+            summary.lost.append(f"{told.events_lost:,} events were lost{left_out}: a larger --buffer loses fewer")
+        if told.short_stacks * 2 > told.stacks and not self._options.unwound:
+            summary.notes.append(
+                f"{told.short_stacks:,} of {told.stacks:,} stacks of calls end too early, because the code keeps no "
+                "frame pointers: --dwarf-stacks follows them"
+            )
+        if told.stacks_lost:
+            summary.notes.append(f"{told.stacks_lost:,} stacks could not be taken")
         if told.done is None:
-            self._writer.write(End(n=0, reason="interrupted"))
+            self._write(Lost(n=0, pid=0, why=f"the BPF recorder was ended (status {helper_status})"))
+            self._write(End(n=0, reason="interrupted"))
             kept = f"{escape_text(summary.file)} holds what came before"
             raise InputError(f"the BPF recorder was ended (status {helper_status}); {kept}")
         status, interrupted, summary.reason = told.done
-        self._writer.write(End(n=0, reason="interrupted" if interrupted else "done"))
+        self._write(End(n=0, reason="interrupted" if interrupted else "done"))
+        self._close()
         summary.interrupted = interrupted
         summary.signal = status & 0x7F or None
         summary.status = 128 + summary.signal if summary.signal else status >> 8 & 0xFF

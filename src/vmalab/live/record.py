@@ -55,7 +55,13 @@ class Summary(msgspec.Struct):
     records: int = 0
     lost: list[str] = []
     """What the trace lacks, in words."""
+    notes: list[str] = []
+    """What is to be known of the recording besides."""
     recorder: str = "ptrace"
+    events_lost: int = 0
+    """Events that there was no room for between the kernel and the recorder."""
+    events_left_out: int = 0
+    """Events that came after that, and before their process showed its VMAs anew."""
     faults: int = 0
     """Page faults that are records of their own."""
     reason: str = "ended"
@@ -350,6 +356,12 @@ class _Recording:
             except InputError as error:
                 self._broken = error
 
+    def _close(self) -> None:
+        try:
+            self._writer.close()
+        except InputError as error:
+            self._broken = self._broken or error
+
     def _finish(self, helper_status: int) -> None:
         done = self._done
         summary = self.summary
@@ -359,6 +371,7 @@ class _Recording:
             kept = f"{escape_text(summary.file)} holds what came before"
             raise InputError(f"the recorder's helper was ended, and the program with it; {kept}")
         self._write(End(n=0, reason="interrupted" if done.interrupted else "done"))
+        self._close()
         summary.interrupted = bool(done.interrupted)
         summary.signal = done.status & 0x7F or None
         summary.status = 128 + summary.signal if summary.signal else done.status >> 8 & 0xFF

@@ -101,14 +101,21 @@ class Symbols:
 
     def frame(self, pid: int, address: int) -> str:
         """An address as a frame of a Stack record."""
+        place = self.place(pid, address)
+        if place is None:
+            return self._jit(pid).find(address) or hex(address)
+        path, at = place
+        table = self._tables.get(path)
+        if table is None:
+            table = self._tables[path] = _read_elf(path)
+        return f"{table.find(at) or hex(at)} ({path})"
+
+    def place(self, pid: int, address: int) -> tuple[str, int] | None:
+        """The file whose code is mapped at an address, and the offset in it."""
         for start, (end, offset, path) in self._maps.get(pid, {}).items():
             if start <= address < end:
-                table = self._tables.get(path)
-                if table is None:
-                    table = self._tables[path] = _read_elf(path)
-                at = address - start + offset
-                return f"{table.find(at) or hex(at)} ({path})"
-        return self._jit(pid).find(address) or hex(address)
+                return path, address - start + offset
+        return None
 
     def _jit(self, pid: int) -> _Table:
         try:

@@ -164,7 +164,8 @@ class Collected:
         self.text_space = array("i", [-1])
         """The space that each record is of; -1 for none."""
         self.failed: list[Failed] = []
-        self.truncated: str = ""
+        self.shortcomings: list[str] = []
+        """What the trace lacks, a sentence each without its full stop; escaped."""
         self._groups: dict[int, int] = {}
 
     def _apart(self, mm: Mm, start: int) -> int:
@@ -247,5 +248,5 @@ def collect(
         if record.n % 512 == 0:
             update(reader.bytes_read)
     collected.finish()
-    collected.truncated = reader.truncated or ""
+    collected.shortcomings = reader.shortcomings()
     return collected

@@ -84,10 +84,7 @@ def _notes(collected: Collected, header: Header) -> list[str]:
             "Nobody observed the faults of this trace: nothing counts as written to, "
             "and what depends on that is not known."
         )
-    if collected.truncated:
-        notes.append(f"The trace is not whole: {escape_text(collected.truncated)}.")
-    lost = {program.lost for program in collected.replay.programs if program.lost}
-    notes += [f"The trace is incomplete: {escape_text(why)}." for why in sorted(lost)]
+    notes += [f"{each}." for each in collected.shortcomings]
     mismatches = sum(program.mismatches for program in collected.replay.programs)
     if mismatches:
         why = (

@@ -20,7 +20,7 @@ import zstandard
 from vmalab.errors import InputError
 from vmalab.text import escape_text
 from vmalab.trace.check import Sequence, check, check_header
-from vmalab.trace.records import VERSION, Header, Record
+from vmalab.trace.records import VERSION, Header, Lost, Record
 
 MAX_LINE: Final = 64 << 20
 """The longest line that is read, in bytes: a dump of a million VMAs has room."""
@@ -180,6 +180,8 @@ class TraceReader:
     """The bytes of the file; None where that is not known (a pipe)."""
     truncated: str | None
     """After the last record: why the trace is not whole, as half a sentence; None if it is."""
+    lost: Lost | None
+    """The first record so far that says that something is missing."""
 
     def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
         """Open a file and read its header.  name: what it is called, if not by its path."""
@@ -187,6 +189,8 @@ class TraceReader:
         self.name = name or (STDIN_NAME if self._path == "-" else escape_text(self._path))
         self.size = None
         self.truncated = None
+        self.lost = None
+        self._lost_places = self._lost_events = 0
         self._sequence = Sequence()
         self._decoder = msgspec.json.Decoder(Record)
         self._line_number = 0
@@ -212,6 +216,19 @@ class TraceReader:
     def count(self) -> int:
         """How many records have been delivered: the number of the last one."""
         return self._sequence.count
+
+    def shortcomings(self) -> list[str]:
+        """What the records so far lack, a sentence each without its full stop; escaped."""
+        found = [f"{self.name} is not whole: {self.truncated}"] if self.truncated else []
+        if self.lost is not None:
+            whose = f"process {self.lost.pid} in " if self.lost.pid else ""
+            text = f"from record {self.lost.n} on {whose}{self.name} is incomplete: {escape_text(self.lost.why)}"
+            if self._lost_places > 1:
+                text += f"; {self._lost_places:,} records say the like"
+            if self._lost_events:
+                text += f" ({self._lost_events:,} events in all)"
+            found.append(text)
+        return found
 
     def close(self) -> None:
         """Close the file.  Standard input stays open."""
@@ -252,6 +269,10 @@ class TraceReader:
             problem = check(record) or sequence.accept(record)
             if problem is not None:
                 raise self._bad(problem)
+            if isinstance(record, Lost):
+                self.lost = self.lost or record
+                self._lost_places += 1
+                self._lost_events += record.events
             yield record
         if not sequence.ended:
             self.truncated = (

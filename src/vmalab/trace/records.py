@@ -249,11 +249,13 @@ class Stack(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag=
 
 
 class Lost(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="lost"):
-    """From here on the trace is incomplete for a process (0: for all)."""
+    """From here on the trace is incomplete for a process (0: for all), until an exec record describes it anew."""
 
     n: int
     pid: int
     why: str
+    events: int = 0
+    """How many events of the recorder are missing; 0 where that cannot be said."""
 
 
 class End(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, tag="end"):

@@ -69,6 +69,7 @@ class Program:
         self.replaced: bool = False
         """It ended in an execve: the next program of this process took its place."""
         self.lost: str = ""
+        """Why something is missing since some record.  What differs from there on is unknown, not wrong."""
         self.partial: bool = False
         """What was mapped when it began is not all in the trace."""
         self.maps: str = ""
@@ -221,6 +222,9 @@ class Replay:
         except KernelError as error:
             self.call = Call("fork", ())
             self.outcome = error.outcome
+            if program is not None and program.lost:
+                program.unknown += 1
+                return None
             mismatch = Mismatch(record.n, record.parent, self.call, error.outcome, record.pid)
             if program is not None:
                 program.mismatches += 1
@@ -243,7 +247,7 @@ class Replay:
         if program is not None:
             self._note_end(program, process)
             if record.vmas is not None and not program.final:
-                program.final = self._compare(process, record)
+                self._compare(process, program, record)
         self.machine.exit(process)
         self._inodes.pop(record.pid, None)
         self._known.pop(record.pid, None)
@@ -252,11 +256,15 @@ class Replay:
         process = self.machine.processes.get(record.pid)
         program = self.current.get(record.pid)
         if process is not None and program is not None and not program.final:
-            program.final = self._compare(process, record)
+            self._compare(process, program, record)
 
-    def _compare(self, process: Process, record: records.Maps | records.Exit) -> list[Difference]:
+    def _compare(self, process: Process, program: Program, record: records.Maps | records.Exit) -> None:
         inodes = self._inodes.get(record.pid)
-        return compare_maps(process, record.vmas or [], inodes, anon_vmas=record.anon_vmas)
+        found = compare_maps(process, record.vmas or [], inodes, anon_vmas=record.anon_vmas)
+        if found and program.lost:
+            program.unknown += len({difference.addr for difference in found})
+        else:
+            program.final = found
 
     def finish(self) -> None:
         """The trace is over: note what the programs that still run hold."""
@@ -322,6 +330,9 @@ class Replay:
         if record.ret is None or outcome.result == record.ret:
             return None
         if record.overtaken and record.call in _POPULATING and {outcome.result, record.ret} <= _POPULATED:
+            program.unknown += 1
+            return None
+        if program.lost:
             program.unknown += 1
             return None
         mismatch = Mismatch(record.n, record.pid, call, outcome, record.ret)

@@ -5,7 +5,7 @@
 //   bpf-recorder [OPTIONS] --pid PID OBJECT FD
 //   bpf-recorder --check OBJECT
 //
-//   --stacks  --all-faults  --ms MILLISECONDS  --until-maps N  --ring MILLISECONDS
+//   --stacks  --copy-stacks  --all-faults  --ms MILLISECONDS  --until-maps N  --ring MILLISECONDS  --buffer BYTES
 //
 // Events are the structures of events.h, one after the other.  SIGUSR1: enough is recorded.
 #define _GNU_SOURCE
@@ -45,19 +45,21 @@ typedef int64_t s64;
 #define GRACE_MS 2000		// from Ctrl-C to the end
 #define SAME_SIGNAL_MS 1000	// a signal forwarded by the parent this soon after our own is the same one
 #define LAST_DUMP_MS 300	// for the processes to show their VMAs once more
+#define ASK_AFTER_MS 40		// after a snapshot is due: who makes calls has shown itself by then
+#define ASK_UNTIL_MS 1000
 #define STACK_DEPTH 127
 #define ERROR_NO_MEMORY 12
 
 static struct bpf_object *object;
 static struct settings *settings;
 static volatile struct state *state;
-static int tasks_fd, stacks_fd, out_fd = -1;
+static int tasks_fd, processes_fd, stacks_fd, ask_fd = -1, out_fd = -1;
 static struct ring_buffer *ring;
 static char last_words[512];
 
 static u32 until_maps;
-static u64 ring_ms, stop_after_ms;
-static bool attached;
+static u64 ring_ms, stop_after_ms, buffer_bytes;
+static bool attached, copy_stacks;
 static pid_t root;
 static int root_status;
 static bool root_ended, stopped, interrupted, triggered;
@@ -277,22 +279,54 @@ static u64 earliest_in_progress(u32 *count)
 	return least;
 }
 
-static void tell_lost(void)
+static void hold_lost(u64 order, u32 count, const char *why)
 {
-	static u64 told;
-	u64 lost = state->lost;
-	if (lost == told)
-		return;
-	char text[160];
-	snprintf(text, sizeof text, "%llu events were lost%s", (unsigned long long)(lost - told),
-		 state->tasks_lost ? ", and some tasks were not followed: there were too many" : ", the ring was full");
-	struct name_event event = {.head = {.type = EVENT_LOST, .more = (u32)lost, .order = state->lost_at}};
-	snprintf(event.name, sizeof event.name, "%s", text);
+	struct name_event event = {.head = {.type = EVENT_LOST, .more = count, .order = order, .time = now_ns()}};
+	snprintf(event.name, sizeof event.name, "%s", why);
 	event.head.size = sizeof event;
 	take(NULL, &event, sizeof event);
-	state->lost_at = 0;
-	told = lost;
-	state->snapshot_wanted++;	// from the next dump on the trace can be trusted again
+}
+
+// What came between the first and the last event that were lost cannot be trusted, nor what follows, until each process
+// has shown its VMAs anew.
+static void tell_lost(void)
+{
+	u64 lost = __atomic_exchange_n(&state->lost, 0, __ATOMIC_SEQ_CST);
+	if (!lost)
+		return;
+	u64 from = __atomic_exchange_n(&state->lost_from, 0, __ATOMIC_SEQ_CST);
+	hold_lost(from, lost > UINT32_MAX ? UINT32_MAX : (u32)lost,
+		  state->tasks_lost ? "there were too many tasks to follow" : "events were lost, the ring was full");
+	hold_lost(state->lost_until, 0, "");
+	state->snapshot_wanted++;
+}
+
+static void ask(u32 pid)
+{
+	struct question question = {.pid = pid};
+	LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = &question, .ctx_size_in = sizeof question);
+	bpf_prog_test_run_opts(ask_fd, &options);
+}
+
+// Asks the processes that have not shown their VMAs for the snapshot that is wanted: they may be asleep.
+static void ask_the_silent(void)
+{
+	static u64 wanted_ms;
+	static u32 asked;
+	u32 wanted = state->snapshot_wanted, key, *from = NULL;
+	struct process process;
+	if (ask_fd < 0 || !wanted)
+		return;
+	if (wanted != asked) {
+		asked = wanted;
+		wanted_ms = now_ms();
+	}
+	u64 waited_ms = now_ms() - wanted_ms;
+	if (waited_ms < ASK_AFTER_MS || waited_ms > ASK_UNTIL_MS)
+		return;
+	for (; !bpf_map_get_next_key(processes_fd, from, &key); from = &key)
+		if (!bpf_map_lookup_elem(processes_fd, &key, &process) && process.dumped != wanted)
+			ask(key);
 }
 
 // One look at everything; returns how many tasks there are.
@@ -305,6 +339,7 @@ static u32 pass(void)
 	tell_lost();
 	release_below(known < least ? known : least);
 	known = seen;
+	ask_the_silent();
 	return count;
 }
 
@@ -480,25 +515,12 @@ static void *map_memory(const char *name)
 	return map ? (void *)bpf_map__initial_value(map, &size) : NULL;
 }
 
-static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
+static void configure(bool stacks, bool all_faults, u32 pid, u32 cookie)
 {
-	libbpf_set_print(remember);
-	object = bpf_object__open_file(path, NULL);
-	if (!object)
-		return errno;
-	settings = map_memory(".rodata.settings");
-	state = map_memory(".data.state");
-	if (!settings || !state)
-		return EINVAL;
-	*settings = (struct settings){.attach_pid = pid, .pid_level = level_of_namespace()};
+	*settings = (struct settings){.attach_pid = pid, .pid_level = level_of_namespace(), .adopt_cookie = cookie};
 	settings->with_stacks = stacks;
+	settings->copy_stacks = copy_stacks;
 	settings->all_faults = all_faults;
-	if (!pid) {
-		u32 cookie = 0;
-		if (getrandom(&cookie, sizeof cookie, 0) < 0)
-			return errno;
-		settings->adopt_cookie = 0x40000000U | (cookie & 0x3fffffffU);
-	}
 	for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
 		enum call_mode mode = calls[i].mode;
 		if (mode == MEMORY || mode == NEW_TASK || calls[i].number == SYS_fcntl || calls[i].number == SYS_close)
@@ -508,9 +530,45 @@ static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
 	state->snapshot_wanted = pid || ring_ms ? 1 : 0;
 	if (!stacks)
 		bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "stacks"), 1);
-	int error = bpf_object__load(object);
+	if (buffer_bytes) {
+		u64 size = (u64)sysconf(_SC_PAGESIZE);	// a power of two times that
+		while (size < buffer_bytes)
+			size *= 2;
+		bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "events"), (u32)size);
+	}
+}
+
+// Loads the object.  Kernels before 6.10 do not let `ask` look up a task: there processes show themselves, at a call.
+static int load(const char *path, bool stacks, bool all_faults, u32 pid)
+{
+	u32 cookie = 0;
+	int error = 0;
+	if (!pid && getrandom(&cookie, sizeof cookie, 0) < 0)
+		return errno;
+	for (int with_ask = 1; with_ask >= 0; with_ask--) {
+		object = bpf_object__open_file(path, NULL);
+		if (!object)
+			return errno;
+		settings = map_memory(".rodata.settings");
+		state = map_memory(".data.state");
+		if (!settings || !state)
+			return EINVAL;
+		configure(stacks, all_faults, pid, pid ? 0 : 0x40000000U | (cookie & 0x3fffffffU));
+		bpf_program__set_autoload(bpf_object__find_program_by_name(object, "ask"), with_ask);
+		error = -bpf_object__load(object);
+		if (!error)
+			return 0;
+		bpf_object__close(object);
+	}
+	return error;
+}
+
+static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
+{
+	libbpf_set_print(remember);
+	int error = load(path, stacks, all_faults, pid);
 	if (error)
-		return -error;
+		return error;
 	// From here on the memory is that of the map itself.
 	int state_fd = bpf_object__find_map_fd_by_name(object, ".data.state");
 	void *shared = mmap(NULL, sizeof *state, PROT_READ | PROT_WRITE, MAP_SHARED, state_fd, 0);
@@ -518,12 +576,18 @@ static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
 		return errno;
 	state = shared;
 	struct bpf_program *program;
-	bpf_object__for_each_program(program, object)
-		if (!bpf_program__attach(program))
+	bpf_object__for_each_program(program, object) {
+		if (bpf_program__type(program) == BPF_PROG_TYPE_SYSCALL)
+			ask_fd = bpf_program__fd(program);
+		else if (!bpf_program__attach(program))
 			return errno;
+	}
 	tasks_fd = bpf_object__find_map_fd_by_name(object, "tasks");
+	processes_fd = bpf_object__find_map_fd_by_name(object, "processes");
 	stacks_fd = bpf_object__find_map_fd_by_name(object, "stacks");
 	ring = ring_buffer__new(bpf_object__find_map_fd_by_name(object, "events"), take, NULL, NULL);
+	if (ring && pid && !settings->pid_level)
+		ask(pid);
 	return ring ? 0 : errno;
 }
 
@@ -582,6 +646,8 @@ static void finish(void)
 	if (triggered)
 		for (size_t i = 0; i < window_count; i++)
 			hand_on(window[i]);
+	if (state->stacks_lost)
+		say(EVENT_STACKS_LOST, (u32)state->stacks_lost, NULL, "", 0);
 	bpf_object__close(object);	// the program runs on as it would without us
 	out_flush();
 	if (root > 0 && !root_ended) {
@@ -599,7 +665,8 @@ int main(int count, char **words)
 		{"stacks", no_argument, NULL, 's'},	      {"all-faults", no_argument, NULL, 'f'},
 		{"ms", required_argument, NULL, 't'},	      {"until-maps", required_argument, NULL, 'm'},
 		{"ring", required_argument, NULL, 'r'},	      {"pid", required_argument, NULL, 'p'},
-		{"check", no_argument, NULL, 'c'},	      {NULL, 0, NULL, 0},
+		{"check", no_argument, NULL, 'c'},	      {"buffer", required_argument, NULL, 'b'},
+		{"copy-stacks", no_argument, NULL, 'k'},      {NULL, 0, NULL, 0},
 	};
 	bool stacks = false, all_faults = false, check = false;
 	u32 pid = 0;
@@ -612,6 +679,8 @@ int main(int count, char **words)
 		case 'm': until_maps = (u32)strtoul(optarg, NULL, 10); break;
 		case 'r': ring_ms = strtoull(optarg, NULL, 10); break;
 		case 'p': pid = (u32)strtoul(optarg, NULL, 10); break;
+		case 'k': stacks = copy_stacks = true; break;
+		case 'b': buffer_bytes = strtoull(optarg, NULL, 10); break;
 		case 'c': check = true; break;
 		default: return 3;
 		}

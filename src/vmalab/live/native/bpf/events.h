@@ -14,12 +14,14 @@ enum event_type {
 	EVENT_EXIT,		/* its VMAs follow, if it has any of its own */
 	EVENT_FILE,
 	EVENT_DATA,		/* what a pointer of the next call of this task points to */
+	EVENT_USER_STACK,	/* the stack of the next call of this task */
 	/* from the loader */
 	EVENT_CALL_NAME = 64,	/* more: the number; a name_event, whose first byte is the number of arguments */
-	EVENT_LOST,		/* more: how many so far; a name_event with the reason */
+	EVENT_LOST,		/* more: how many; a name_event with the reason.  0: no more of them after this one */
 	EVENT_STACK,		/* more: its number; the addresses follow */
 	EVENT_STARTED,
 	EVENT_FAILED,		/* more: the errno; a name_event with what was tried */
+	EVENT_STACKS_LOST,	/* more: how many could not be taken */
 	EVENT_DONE,		/* more: the status; a name_event with why it ended */
 };
 
@@ -32,6 +34,7 @@ struct settings {
 	u32 attach_pid;		/* the process to be recorded, as the recorder numbers it; 0: none */
 	u32 pid_level;		/* of the recorder's PID namespace */
 	u32 with_stacks;
+	u32 copy_stacks;	/* of calls, to be unwound later */
 	u32 all_faults;		/* also those that cannot have changed a VMA */
 	u8 call_mode[CALLS];	/* 0: not recorded; else 1 + its mode */
 };
@@ -39,9 +42,22 @@ struct settings {
 /* What both read and write while it runs. */
 struct state {
 	u64 next_order;
-	u64 lost, lost_at, tasks_lost, stacks_lost;
+	u64 lost;		/* events, since the loader asked */
+	u64 lost_from, lost_until;	/* the numbers of the first and the last of them */
+	u64 tasks_lost, stacks_lost;
 	u32 snapshot_wanted;	/* a number; each process is dumped once for it */
 	u32 userfaultfds;	/* whether there are any */
+};
+
+/* What the loader asks the program `ask`: for the VMAs of a process, by its number in the first PID namespace. */
+struct question {
+	u32 pid;
+};
+
+/* What is known of a process. */
+struct process {
+	u32 dumped;		/* the snapshot that it was last dumped for */
+	u32 writes;		/* how often its tasks have let go of the mmap lock that they held for writing */
 };
 
 /* What is known of a recorded task. */
@@ -50,6 +66,7 @@ struct task {
 	u64 released;		/* when it let go of the mmap lock that it held for writing */
 	u64 read;		/* when it let go of the mmap lock that it held for reading */
 	u64 file;
+	u64 mm;			/* its address space, since its last execve */
 	u64 fault_address;
 	u64 args[6];
 	u32 pid, tid;
@@ -140,6 +157,13 @@ struct file_event {
 	char fs[32];
 	u32 length, unused;
 	char path[PATH_MOST + NAME_MOST];	/* the names from the last to the first, each ended by 0 */
+};
+
+#define STACK_COPIED 8192
+struct user_stack_event {
+	struct event head;
+	u64 ip, sp, bp, bx, r12, r13, r14, r15;
+	char bytes[STACK_COPIED];	/* from the stack pointer upwards, as far as there are any */
 };
 
 #define DATA_MOST 2048

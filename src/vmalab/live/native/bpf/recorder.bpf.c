@@ -4,6 +4,9 @@
 // What happens to an address space is ordered by its mmap lock.  So each event takes its number while the lock is held:
 // a call when it releases the lock that it held for writing, or downgrades it; a fault when it releases the lock that it
 // held for reading.  A fault that takes only the lock of its VMA changes no VMA, and comes whenever it comes.
+//
+// A task also works on address spaces that are not its own: execve fills the new one before the task is said to run the
+// new program, fork locks the copy, other calls reach into other processes.  None of that happens to its own.
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -20,6 +23,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define COMPONENTS_MOST 48
 #define RANGES_MOST 128
 #define POPULATED_MOST 256
+#define STACK_PIECE 512
 
 #define CALL_CLOSE 3
 #define CALL_MMAP 9
@@ -67,12 +71,6 @@ struct {
 	__type(value, struct task);
 } tasks SEC(".maps");
 
-// What is known of a process.
-struct process {
-	u32 dumped;	// the snapshot that it was last dumped for
-	u32 writes;	// how often its tasks have let go of the mmap lock that they held for writing
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, TASKS);
@@ -107,7 +105,7 @@ union scratch {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);	// one for `ask` alone, which may be interrupted by the others
 	__type(key, u32);
 	__type(value, union scratch);
 } scratches SEC(".maps");
@@ -116,6 +114,8 @@ extern int LINUX_KERNEL_VERSION __kconfig;
 extern int bpf_iter_task_vma_new(struct bpf_iter_task_vma *it, struct task_struct *task, u64 addr) __ksym;
 extern struct vm_area_struct *bpf_iter_task_vma_next(struct bpf_iter_task_vma *it) __ksym;
 extern void bpf_iter_task_vma_destroy(struct bpf_iter_task_vma *it) __ksym;
+extern struct task_struct *bpf_task_from_pid(s32 pid) __ksym;
+extern void bpf_task_release(struct task_struct *task) __ksym;
 
 static __always_inline u64 take_order(void)
 {
@@ -125,14 +125,15 @@ static __always_inline u64 take_order(void)
 static __always_inline void lose(void)
 {
 	__sync_fetch_and_add(&state.lost, 1);
-	if (!state.lost_at)
-		state.lost_at = state.next_order;
+	state.lost_until = state.next_order;
+	if (!state.lost_from)
+		state.lost_from = state.lost_until;
 }
 
-static __always_inline union scratch *scratch(void)
+static __always_inline union scratch *scratch(u32 which)
 {
-	u32 zero = 0;
-	return bpf_map_lookup_elem(&scratches, &zero);
+	which &= 1;
+	return bpf_map_lookup_elem(&scratches, &which);
 }
 
 static __always_inline void set_head(struct event *head, const struct task *task, u16 type, u16 size, u64 order)
@@ -178,6 +179,7 @@ static __always_inline struct task *adopt(struct task_struct *which)
 	u32 key = which->pid;
 	struct task fresh = {.stack = -1, .fault_stack = -1};
 	struct task_struct *leader = which->group_leader;
+	fresh.mm = (u64)which->mm;
 	fresh.tid = number_of(which);
 	fresh.pid = BPF_CORE_READ(leader, pid);
 	if (settings.pid_level)
@@ -202,15 +204,19 @@ static __always_inline struct task *current_task(void)
 	return number_of(now->group_leader) == settings.attach_pid ? adopt(now) : NULL;
 }
 
-static __always_inline struct process *current_process(void)
+static __always_inline struct process *process_of(u32 key)
 {
-	u32 key = bpf_get_current_pid_tgid() >> 32;
 	struct process *process = bpf_map_lookup_elem(&processes, &key), fresh = {};
 	if (process)
 		return process;
 	if (bpf_map_update_elem(&processes, &key, &fresh, BPF_NOEXIST))
 		lose();
 	return bpf_map_lookup_elem(&processes, &key);
+}
+
+static __always_inline struct process *current_process(void)
+{
+	return process_of(bpf_get_current_pid_tgid() >> 32);
 }
 
 static __always_inline s32 take_stack(void *ctx, struct task *task)
@@ -223,6 +229,33 @@ static __always_inline s32 take_stack(void *ctx, struct task *task)
 	if (id < 0)
 		__sync_fetch_and_add(&state.stacks_lost, 1);
 	return id;
+}
+
+// Copies the registers that unwinding begins with, and the top of the stack.
+static __always_inline void copy_stack(struct task *task, struct pt_regs *regs, u64 order)
+{
+	struct user_stack_event *event = RESERVE(user_stack, task, EVENT_USER_STACK, order);
+	if (!event)
+		return;
+	u64 sp = regs->sp;
+	u32 length = 0;
+	event->ip = regs->ip;
+	event->sp = sp;
+	event->bp = regs->bp;
+	event->bx = regs->bx;
+	event->r12 = regs->r12;
+	event->r13 = regs->r13;
+	event->r14 = regs->r14;
+	event->r15 = regs->r15;
+	task->looking = 1;
+	for (u32 at = 0; at < STACK_COPIED; at += STACK_PIECE) {
+		if (bpf_probe_read_user(event->bytes + at, STACK_PIECE, (void *)(sp + at)))
+			break;
+		length = at + STACK_PIECE;
+	}
+	task->looking = 0;
+	event->head.size = __builtin_offsetof(struct user_stack_event, bytes) + length;
+	SUBMIT(event);
 }
 
 // ---- files ----
@@ -247,13 +280,14 @@ struct walk {
 	struct dentry *dentry;
 	struct mount *mount;
 	u32 length;
+	u32 asked;
 	u32 inside;	// the mount is nowhere mounted, such as that of memfds: the name is that of its root
 };
 
 // Adds one name to the path in the scratch; 1 at its end.
 static long walk_up(u32 index, struct walk *walk)
 {
-	union scratch *space = scratch();
+	union scratch *space = scratch(walk->asked);
 	struct dentry *at = walk->dentry, *parent = BPF_CORE_READ(at, d_parent);
 	struct mount *mount = walk->mount;
 	struct dentry *root = BPF_CORE_READ(mount, mnt.mnt_root);
@@ -281,7 +315,7 @@ static long walk_up(u32 index, struct walk *walk)
 }
 
 // Tells of a file once.  Functions that are not static are verified once, not at each call.
-__noinline int tell_file(struct task *task, u64 key, u64 order)
+__noinline int tell_file(struct task *task, u64 key, u64 order, u32 asked)
 {
 	struct file *file = (void *)key;
 	if (!task || !file)
@@ -290,7 +324,7 @@ __noinline int tell_file(struct task *task, u64 key, u64 order)
 	u64 *known = bpf_map_lookup_elem(&files, &key);
 	if (known && *known == (u64)inode)
 		return 0;
-	union scratch *space = scratch();
+	union scratch *space = scratch(asked);
 	if (!space)
 		return 0;
 	struct file_event *event = &space->file;
@@ -315,7 +349,7 @@ __noinline int tell_file(struct task *task, u64 key, u64 order)
 	if (!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(dentry, d_parent) != dentry)
 		event->head.more |= 1;
 	struct mount *mount = (void *)((u64)mnt - bpf_core_field_offset(struct mount, mnt));
-	struct walk walk = {.dentry = dentry, .mount = mount};
+	struct walk walk = {.dentry = dentry, .mount = mount, .asked = asked};
 	bpf_loop(COMPONENTS_MOST, walk_up, &walk, 0);
 	if (walk.inside)
 		event->head.more |= 4;
@@ -377,9 +411,9 @@ static __always_inline void tell_name(const struct task *task, struct vm_area_st
 {
 	if (!bpf_core_field_exists(vma->anon_name))
 		return;
-	if (vma->vm_file)
+	if (BPF_CORE_READ(vma, vm_file))
 		return;
-	struct anon_vma_name *name = vma->anon_name;
+	struct anon_vma_name *name = BPF_CORE_READ(vma, anon_name);
 	if (!name)
 		return;
 	struct name_event *event = RESERVE(name, task, EVENT_VMA_NAME, order);
@@ -389,11 +423,13 @@ static __always_inline void tell_name(const struct task *task, struct vm_area_st
 	SUBMIT(event);
 }
 
-static __always_inline void tell_vma(struct task *task, struct vm_area_struct *vma, u64 order)
+// Pointers are read with BPF_CORE_READ: for each that is followed directly the verifier searches all types of the kernel
+// for the name of the structure, again and again in a loop, which takes seconds.
+static __always_inline void tell_vma(struct task *task, struct vm_area_struct *vma, u64 order, bool asked)
 {
 	struct file *file = BPF_CORE_READ(vma, vm_file);	// a number to the verifier, as functions take it
 	if (file)
-		tell_file(task, (u64)file, order);
+		tell_file(task, (u64)file, order, asked);
 	else
 		tell_name(task, vma, order);
 	struct vma_event *event = RESERVE(vma, task, EVENT_VMA, order);
@@ -403,7 +439,7 @@ static __always_inline void tell_vma(struct task *task, struct vm_area_struct *v
 	event->end = vma->vm_end;
 	event->flags = vma->vm_flags;
 	event->pgoff = vma->vm_pgoff;
-	event->anon_vma = (u64)vma->anon_vma;
+	event->anon_vma = (u64)BPF_CORE_READ(vma, anon_vma);
 	event->chain = chain_length(vma);
 	event->file = (u64)file;
 	event->inode = event->device = 0;
@@ -412,13 +448,13 @@ static __always_inline void tell_vma(struct task *task, struct vm_area_struct *v
 		struct inode *inode = user_inode(file);
 		event->inode = BPF_CORE_READ(inode, i_ino);
 		event->device = BPF_CORE_READ(inode, i_sb, s_dev);
-	} else if (vma->vm_ops) {	// only what the kernel maps by itself has these without a file
-		struct vm_special_mapping *special = vma->vm_private_data;
+	} else if (BPF_CORE_READ(vma, vm_ops)) {	// only what the kernel maps by itself has these without a file
+		struct vm_special_mapping *special = BPF_CORE_READ(vma, vm_private_data);
 		bpf_probe_read_kernel_str(event->name, sizeof event->name, BPF_CORE_READ(special, name));
 	}
-	if (vma->vm_policy)
+	if (BPF_CORE_READ(vma, vm_policy))
 		event->head.more |= 1;
-	if (bpf_core_field_exists(vma->vm_userfaultfd_ctx.ctx) && vma->vm_userfaultfd_ctx.ctx)
+	if (bpf_core_field_exists(vma->vm_userfaultfd_ctx.ctx) && BPF_CORE_READ(vma, vm_userfaultfd_ctx.ctx))
 		event->head.more |= 2;
 	SUBMIT(event);
 }
@@ -463,21 +499,20 @@ static __always_inline u64 capabilities(struct task_struct *task)
 	return BPF_CORE_READ(old, cap_effective.cap[0]);
 }
 
-// The address space of the current task; 0 if another one changed it meanwhile.
-__noinline int tell_space(struct task *task, u32 found)
+// The address space of a task; 0 if it has none, or another one changed it meanwhile.
+static __always_inline int tell_space(struct task *task, struct task_struct *now, u32 found, bool asked)
 {
-	struct task_struct *now = bpf_get_current_task_btf();
 	struct bpf_iter_task_vma iterator;
 	struct vm_area_struct *vma;
 	struct mm_struct *mm = now->mm;
 	u64 count = 0;
 	if (!mm || !task)
-		return 1;
+		return 0;
 	struct file *exe = BPF_CORE_READ(mm, exe_file);
 	u32 sequence = sequence_of(mm);
 	bool taken = !bpf_iter_task_vma_new(&iterator, now, 0);
 	u64 order = take_order();
-	tell_file(task, (u64)exe, order);
+	tell_file(task, (u64)exe, order, asked);
 	if (taken) {
 		struct exec_event *event = RESERVE(exec, task, EVENT_EXEC, order);
 		if (event) {
@@ -505,13 +540,13 @@ __noinline int tell_space(struct task *task, u32 found)
 				length = ARGV_MOST;
 			event->argv_length = 0;
 			event->unused = 0;
-			if (length && !bpf_probe_read_user(event->argv, length, (void *)start))
-				event->argv_length = length;
+			if (length && !asked && !bpf_probe_read_user(event->argv, length, (void *)start))
+				event->argv_length = length;	// of another process they are in /proc
 			SUBMIT(event);
 		}
 	}
 	while ((vma = bpf_iter_task_vma_next(&iterator))) {
-		tell_vma(task, vma, order);
+		tell_vma(task, vma, order, asked);
 		count++;
 	}
 	bpf_iter_task_vma_destroy(&iterator);
@@ -528,8 +563,27 @@ static __always_inline void snapshot_if_due(struct task *task)
 	if (!wanted)
 		return;
 	struct process *process = current_process();
-	if (process && process->dumped != wanted && tell_space(task, 1))
+	if (process && process->dumped != wanted && tell_space(task, bpf_get_current_task_btf(), 1, false))
 		process->dumped = wanted;
+}
+
+// The loader asks for a process that has made no call since a snapshot was due.
+SEC("syscall")
+int ask(struct question *question)
+{
+	u32 key = question->pid, wanted = state.snapshot_wanted;
+	struct task_struct *which = bpf_task_from_pid(key);
+	if (!which)
+		return 0;
+	struct task *task = bpf_map_lookup_elem(&tasks, &key);
+	if (!task)
+		task = adopt(which);
+	struct process *process = process_of(key);
+	bool in_execve = task && (u64)which->mm != task->mm;	// the new program will be told of
+	if (task && !in_execve && process && process->dumped != wanted && tell_space(task, which, 1, true))
+		process->dumped = wanted;
+	bpf_task_release(which);
+	return 0;
 }
 
 // ---- faults ----
@@ -561,7 +615,7 @@ static __always_inline void end_fault(struct task *task)
 static __always_inline int begin_fault(void *ctx, u64 address, u64 code)
 {
 	struct task *task = current_task();
-	if (!task || task->looking || address >= USER_END)
+	if (!task || task->looking || address >= USER_END || (u64)bpf_get_current_task_btf()->mm != task->mm)
 		return 0;
 	end_fault(task);
 	task->fault_address = address;
@@ -585,17 +639,13 @@ int BPF_PROG(kernel_fault, unsigned long address, struct pt_regs *regs, unsigned
 
 // ---- the mmap lock ----
 
-static __always_inline void let_go_for_writing(struct task *task, struct mm_struct *mm)
+static __always_inline void let_go_for_writing(struct task *task)
 {
 	struct process *process = current_process();
 	u32 writes = process ? __sync_fetch_and_add(&process->writes, 1) + 1 : 0;
 	if (!task->number)
 		return;
 	task->writes = writes;
-	// A fork holds the locks of both address spaces; the parent's is what counts.
-	struct task_struct *now = bpf_get_current_task_btf();
-	if (settings.call_mode[(task->number - 1) & (CALLS - 1)] == 1 + NEW_TASK && mm != now->mm)
-		return;
 	task->released = take_order();
 	task->locked = 1;
 }
@@ -605,12 +655,12 @@ int BPF_PROG(lock_acquired, struct mm_struct *mm, bool write, bool success)
 {
 	u32 key = bpf_get_current_pid_tgid();
 	struct task *task = bpf_map_lookup_elem(&tasks, &key);
-	if (!task || !success)
+	if (!task || !success || (u64)mm != task->mm)
 		return 0;
 	if (write)
 		task->locked = 2;	// held; a downgrade looks like taking it for reading
 	else if (task->locked == 2)
-		let_go_for_writing(task, mm);
+		let_go_for_writing(task);
 	return 0;
 }
 
@@ -619,10 +669,10 @@ int BPF_PROG(lock_released, struct mm_struct *mm, bool write)
 {
 	u32 key = bpf_get_current_pid_tgid();
 	struct task *task = bpf_map_lookup_elem(&tasks, &key);
-	if (!task)
+	if (!task || (u64)mm != task->mm)
 		return 0;
 	if (write)
-		let_go_for_writing(task, mm);
+		let_go_for_writing(task);
 	else if (task->fault != FAULT_NONE)
 		tell_fault(task, 1);
 	else if (task->number)
@@ -634,7 +684,7 @@ int BPF_PROG(lock_released, struct mm_struct *mm, bool write)
 
 __noinline int read_data(struct task *task, u64 order, u64 address, u64 length, u32 is_string)
 {
-	union scratch *space = scratch();
+	union scratch *space = scratch(0);
 	if (!task || !space || !address || !length)
 		return true;
 	struct data_event *event = &space->data;
@@ -779,12 +829,14 @@ int BPF_PROG(enter, struct pt_regs *regs, long id)
 	task->file = (u64)file;
 	task->look = file && id == CALL_MMAP && driver_matters(file);
 	if (file)
-		tell_file(task, (u64)file, take_order());
+		tell_file(task, (u64)file, take_order(), 0);
 	task->released = 0;
 	task->read = 0;
 	task->locked = 0;
-	task->stack = take_stack(ctx, task);
+	task->stack = settings.copy_stacks ? -1 : take_stack(ctx, task);
 	task->entered = take_order();
+	if (settings.copy_stacks)
+		copy_stack(task, regs, task->entered);
 	task->number = id + 1;
 	task->looking = 1;
 	task->has_data = tell_data(task, id, task->entered);
@@ -819,7 +871,7 @@ __noinline int tell_populated(struct task *task, u64 start, u64 end)
 	while ((vma = bpf_iter_task_vma_next(&iterator))) {
 		if (vma->vm_start >= end || count >= POPULATED_MOST)
 			break;
-		if (!vma->anon_vma || !(vma->vm_flags & FLAG_VM_WRITE))
+		if (!(vma->vm_flags & FLAG_VM_WRITE) || !BPF_CORE_READ(vma, anon_vma))
 			continue;
 		struct fault_event *event = RESERVE(fault, task, EVENT_FAULT, take_order());
 		if (!event)
@@ -875,7 +927,7 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 	u64 order = task->released ?: task->read ?: take_order();
 	struct process *process = current_process();
 	if (number == CALL_SHMAT && found.file) {
-		tell_file(task, found.file, order);
+		tell_file(task, found.file, order, 0);
 		task->file = found.file;
 	}
 	if (!task->has_data)
@@ -947,7 +999,9 @@ int BPF_PROG(exec, struct task_struct *now, int old_pid, struct linux_binprm *bi
 	if (!task)
 		return 0;
 	struct process *process = current_process();
-	if (tell_space(task, 0) && process)
+	if (!tell_space(task, now, 0, false))	// nothing is known of the new program
+		lose();
+	else if (process)
 		process->dumped = state.snapshot_wanted;
 	return 0;
 }
@@ -983,7 +1037,7 @@ int BPF_PROG(end_of_task, struct task_struct *now, bool group_dead)
 		}
 		if (has_list)
 			while ((vma = bpf_iter_task_vma_next(&iterator))) {
-				tell_vma(task, vma, order);
+				tell_vma(task, vma, order, false);
 				count++;
 			}
 		bpf_iter_task_vma_destroy(&iterator);
