@@ -15,8 +15,8 @@ from tests.programs import vmalab
 from vmalab.errors import VmalabError
 from vmalab.fuzz.campaign import Campaign, Options, Run, run
 from vmalab.fuzz.corpus import Corpus
+from vmalab.fuzz.divergence import Divergence
 from vmalab.fuzz.features import by_feature, catalogue, features
-from vmalab.fuzz.lockstep import Divergence
 from vmalab.fuzz.ops import Op
 from vmalab.reason import UNALIGNED, YES
 

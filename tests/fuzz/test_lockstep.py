@@ -12,7 +12,8 @@ from tests.programs import vmalab
 from vmalab.flags import CLONE_VFORK, CLONE_VM, VM_EXEC, VM_LOCKED
 from vmalab.fuzz.as_c import as_c
 from vmalab.fuzz.campaign import Campaign, Options, run
-from vmalab.fuzz.lockstep import Divergence, Lockstep
+from vmalab.fuzz.divergence import Divergence
+from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.pool import POOL
 from vmalab.fuzz.show import strips, write_trace

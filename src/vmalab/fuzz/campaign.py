@@ -16,10 +16,11 @@ from typing import Final
 
 from vmalab.behaviours import Value, semantics_of
 from vmalab.fuzz.corpus import Corpus
+from vmalab.fuzz.divergence import Divergence
 from vmalab.fuzz.features import Counts
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.generate import Generator
-from vmalab.fuzz.lockstep import Divergence, Lockstep
+from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.safety import Safety
 from vmalab.fuzz.shrink import shrink

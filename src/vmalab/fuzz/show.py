@@ -9,7 +9,8 @@ from typing import Final
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
 from vmalab.flags import permissions, vm_flags_text
-from vmalab.fuzz.lockstep import Divergence, Lockstep
+from vmalab.fuzz.divergence import Divergence
+from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.view import Row
 from vmalab.live.facts import machine_facts

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vmalab.addr import PAGE_SIZE, TASK_SIZE
-from vmalab.fuzz.lockstep import Divergence
+from vmalab.fuzz.divergence import Divergence
 from vmalab.fuzz.ops import Op
 
 Tries = Callable[[list[Op]], Divergence | None]
