@@ -26,19 +26,18 @@ from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import SEGMENT_PAGES, Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
+from vmalab.fuzz.status import COUNTERS, counters, facts, layout_shown, program_text
 from vmalab.fuzz.translate import CLOSE, Resources, translate
-from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, outer_view, same_view
+from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, adopt, outer_view, same_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
-from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import read_process, read_status
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.pages.memory import Memory
 from vmalab.reason import YES, errno_of, explain
 from vmalab.semantics import Semantics
 from vmalab.syscalls import layout
-from vmalab.trace import records
 from vmalab.trace.load import load_exec, load_machine
-from vmalab.vma.area import AnonVma, File, Policy, Userfaultfd
+from vmalab.vma.area import File
 from vmalab.vma.space import Mm
 
 FIELDS: Final = ("start", "end", "flags", "page offset", "inode", "anon_vma", "chain length", "policy or userfaultfd")
@@ -53,8 +52,6 @@ CROWD: Final = 0x200000000000
 """Where a crowd of VMAs lies."""
 CROWD_FLAGS: Final = 0x4032
 """MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE."""
-COUNTERS: Final = ("VmSize", "VmLck", "VmData", "VmStk")
-"""What both sides count for each process: all, locked, data and stack pages."""
 
 
 class Divergence:
@@ -140,7 +137,7 @@ class Lockstep:
     def _load(self) -> None:
         """The model of the agent's first process."""
         memory = Memory(page_settings()) if self.pages else None
-        self.machine: Machine = load_machine(_facts(), self._semantics, memory)
+        self.machine: Machine = load_machine(facts(), self._semantics, memory)
         found = read_process(self.agent.pid)
         self._first: Process = self.machine.process(self.agent.pid)
         load_exec(self._first, found)
@@ -157,7 +154,7 @@ class Lockstep:
             adopt(self._first.mm, self.agent.first)
         self.capabilities: int = int(read_status(self.agent.pid).get(b"CapEff", b"0"), 16)
         """What the agent may do, as bits."""
-        self._source: tuple[int, bytes] = _program_text(self.agent.pid, self._first)
+        self._source: tuple[int, bytes] = program_text(self.agent.pid, self._first)
         self._hard_limits: dict[int, int] = {}
         for limit in (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK):
             hard = resource.prlimit(self.agent.pid, limit)[1]
@@ -338,12 +335,12 @@ class Lockstep:
         for who, process in self.processes.items():
             mm = process.mm
             counted = (mm.total_vm, mm.locked_vm, mm.data_vm, mm.stack_vm)
-            kernel = _counters(self.agent.pid_of(who + 1))
+            kernel = counters(self.agent.pid_of(who + 1))
             for name, pages in zip(COUNTERS, counted, strict=True):
                 if kernel.get(name, pages) != pages:
                     text = f"process {who}: {name} in pages"
                     return Divergence(self._last_place, op, text, str(pages), str(kernel[name]))
-            shown = _layout(self.agent.pid_of(who + 1))
+            shown = layout_shown(self.agent.pid_of(who + 1))
             for option, ours, theirs in zip(layout.ORDER, layout.layout_of(mm), shown, strict=True):
                 if ours != theirs and ours and theirs > 1:
                     text = f"process {who}: {layout.OPTIONS[option]}"
@@ -632,69 +629,3 @@ class Lockstep:
 
 def _result_text(result: int) -> str:
     return f"-{os.strerror(-result)}" if result < 0 else hex(result)
-
-
-def _program_text(pid: int, process: Process) -> tuple[int, bytes]:
-    """Where a program begins, and its first page, which never changes."""
-    start: int = process.vmas()[0].start
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
-        file.seek(start)
-        return start, file.read(PAGE_SIZE)
-
-
-def _counters(pid: int) -> dict[str, int]:
-    """What /proc/PID/status counts, in pages."""
-    fields = read_status(pid)
-    return {name: int(fields[name.encode()].split()[0]) // 4 for name in COUNTERS if name.encode() in fields}
-
-
-def _layout(pid: int) -> list[int]:
-    """What /proc/PID/stat tells of the layout, in the order of layout.ORDER; 0 for the break, which it does not tell.
-
-    Whoever may not know it is told 1.
-    """
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        words = file.read().rpartition(b") ")[2].split()
-    fields = (26, 27, 45, 46, 47, 0, 28, 48, 49, 50, 51)
-    return [int(words[field - 3]) if field else 0 for field in fields]
-
-
-_FACTS: list[records.Machine] = []
-
-
-def _facts() -> records.Machine:
-    """The facts of this machine, found once."""
-    if not _FACTS:
-        _FACTS.append(machine_facts())
-    return _FACTS[0]
-
-
-def adopt(mm: Mm, shown: Vmas) -> None:
-    """Take over what only the BPF reader shows of a fresh address space: raw flags, offsets, anon_vmas."""
-    mm.mmap_write_lock()
-    anon_vmas: dict[int, AnonVma] = {}
-    vmas = mm.vmas()
-    for start, _, flags, pgoff, _, anon, length, extra in shown:
-        vma = next((each for each in vmas if each.start == start), None)
-        if vma is None:
-            continue
-        vma.flags = flags
-        vma.pgoff = pgoff
-        for link in vma.chain:
-            link.links -= 1
-        if vma.anon_vma is not None:
-            vma.anon_vma.active -= 1
-        vma.chain = ()
-        vma.anon_vma = None
-        if anon:
-            anon_vma = anon_vmas.setdefault(anon, AnonVma(None))
-            anon_vma.active += 1
-            anon_vma.links += 1
-            vma.anon_vma = anon_vma
-            vma.chain = (anon_vma,)
-        if extra & 1 and vma.policy is None:
-            vma.set_policy(Policy(0, 0, ()))
-        if extra & 2 and vma.uffd is None:
-            vma.uffd = Userfaultfd("as found")
-        assert length <= 1, "a fresh program has inherited nothing"
-    mm.mmap_write_unlock()
