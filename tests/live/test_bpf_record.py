@@ -95,6 +95,13 @@ def test_it_sees_what_the_ptrace_recorder_sees(record_bpf: Recorder, record: Rec
     pids = [{pid: i for i, pid in enumerate(sorted({each.pid for each in got.of(Exec)}))} for got in (one, two)]
     assert len(pids[0]) == len(pids[1])
     assert [(name, len(args)) for name, args, _, _ in seen[0]] == [(name, len(args)) for name, args, _, _ in seen[1]]
+    # A string that the program has not touched yet is not seen where the kernel does not look at it either.
+    followed = [[each for each in calls if each[0] in ("shmctl", "mbind") or "layout" in each[3]] for calls in seen]
+    assert [data for *_, data in followed[0]] == [data for *_, data in followed[1]]
+    assert len(followed[0]) == 4
+    for got, calls in zip((one, two), seen, strict=True):
+        (advised,) = [data for name, _, _, data in calls if name == "process_madvise"]
+        assert advised["pid"] == got.of(Exec)[-1].pid
     ends = [[(vma.start, vma.end, vma.flags, vma.path) for vma in got.of(Exit)[-1].vmas] for got in (one, two)]
     assert ends[0] == ends[1]
 

@@ -103,7 +103,10 @@ def test_what_pointers_point_to(record: Recorder, program: Program) -> None:
     got = record(program("calls"))
     data = {call.call: call.data for call in got.of(Call)}
     area = next(call.ret for call in calls(got, "mmap") if call.args[1] == 1 << 20)
-    assert data["prctl"] == {"name": "a name"}
+    named, laid_out = calls(got, "prctl")
+    assert named.data == {"name": "a name"}
+    assert laid_out.data == {"layout": [*range(1, 12)], "rest": [12, 13, 14]}
+    assert [call.data for call in calls(got, "shmctl")] == [{"mode": 0o640}, {}]
     limit = next(call for call in got.of(Call) if call.call in ("setrlimit", "prlimit64"))
     assert limit.data["cur"] == 4 << 20
     assert data["mbind"] == {"nodes": [0]}

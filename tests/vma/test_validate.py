@@ -125,7 +125,7 @@ def test_what_all_share() -> None:
         "file 'f' has 1 writers, not 0",
         "a policy of mode 2 has 0 references, 1 VMAs hold it",
         "an anon_vma counts (2, 1, 1) (links, active, children), a recount gives (1, 1, 1)",
-        "3 pages are committed, 0 of them lost; the VMAs account for 2",
+        "3 pages are committed, 0 of them lost and 0 of segments; the VMAs account for 2",
     ):
         assert said in found
     with pytest.raises(AssertionError, match="the machine is broken"):

@@ -26,11 +26,11 @@ from vmalab.fuzz.divergence import Divergence, result_text
 from vmalab.fuzz.events import EVENTS, EventReader
 from vmalab.fuzz.files import SEGMENT_PAGES, Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
-from vmalab.fuzz.outside import COUNTERS, adopt, counters, facts, program_text, shown_layout
 from vmalab.fuzz.page_views import PageViews
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
+from vmalab.fuzz.status import COUNTERS, counters, facts, layout_shown, program_text
 from vmalab.fuzz.translate import CLOSE, Resources, translate
-from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, outer_view, same_view
+from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, adopt, outer_view, same_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
 from vmalab.live.procfs import read_process, read_status
 from vmalab.machine import KernelError, Machine, Process
@@ -324,7 +324,7 @@ class Lockstep:
                 if kernel.get(name, pages) != pages:
                     text = f"process {who}: {name} in pages"
                     return Divergence(self._last_place, op, text, str(pages), str(kernel[name]))
-            shown = shown_layout(self.agent.pid_of(who + 1))
+            shown = layout_shown(self.agent.pid_of(who + 1))
             for option, ours, theirs in zip(layout.ORDER, layout.layout_of(mm), shown, strict=True):
                 if ours != theirs and ours and theirs > 1:
                     text = f"process {who}: {layout.OPTIONS[option]}"

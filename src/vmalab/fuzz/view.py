@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from vmalab.flags import MNEMONICS, VM_MAYSHARE, VM_READ, VM_SOFTDIRTY, VM_WRITE
-from vmalab.vma.area import AnonVma, File, Vma
+from vmalab.live.agent import Vmas
+from vmalab.vma.area import AnonVma, File, Policy, Userfaultfd, Vma
 from vmalab.vma.space import Mm
 
 if TYPE_CHECKING:
@@ -186,3 +187,34 @@ def same_view(model: list[Row], kernel: list[Row], rows: Rows) -> bool:
         if not rows.is_inode(ours[INODE], theirs[INODE]):
             return False
     return True
+
+
+def adopt(mm: Mm, shown: Vmas) -> None:
+    """Take over what only the BPF reader shows of a fresh address space: raw flags, offsets, anon_vmas."""
+    mm.mmap_write_lock()
+    anon_vmas: dict[int, AnonVma] = {}
+    vmas = mm.vmas()
+    for start, _, flags, pgoff, _, anon, length, extra in shown:
+        vma = next((each for each in vmas if each.start == start), None)
+        if vma is None:
+            continue
+        vma.flags = flags
+        vma.pgoff = pgoff
+        for link in vma.chain:
+            link.links -= 1
+        if vma.anon_vma is not None:
+            vma.anon_vma.active -= 1
+        vma.chain = ()
+        vma.anon_vma = None
+        if anon:
+            anon_vma = anon_vmas.setdefault(anon, AnonVma(None))
+            anon_vma.active += 1
+            anon_vma.links += 1
+            vma.anon_vma = anon_vma
+            vma.chain = (anon_vma,)
+        if extra & 1 and vma.policy is None:
+            vma.set_policy(Policy(0, 0, ()))
+        if extra & 2 and vma.uffd is None:
+            vma.uffd = Userfaultfd("as found")
+        assert length <= 1, "a fresh program has inherited nothing"
+    mm.mmap_write_unlock()

@@ -11,6 +11,7 @@ from vmalab.flags import (
     ADDR_COMPAT_LAYOUT,
     CAPABILITIES,
     CLONE_THREAD,
+    PR_SET_MM,
     RLIM_INFINITY,
     VM_EXEC,
     vm_flags_text,
@@ -18,6 +19,7 @@ from vmalab.flags import (
 from vmalab.live.procfs import legacy_layout, printable
 from vmalab.live.symbols import Symbols
 from vmalab.live.unwind import Unwinder
+from vmalab.syscalls import layout
 from vmalab.trace.records import Call, Exec, Exit, Fault, File, Fork, Limits, Lost, Maps, Record, Stack, Vma
 
 DRIVER_FLAGS: Final = frozenset({"io", "pf", "mm", "de", "dc", "dd", "ht"})
@@ -33,6 +35,7 @@ _DUMP_END: Final = struct.Struct("<QQ")
 _EXIT: Final = struct.Struct("<4Q")
 _FILE: Final = struct.Struct("<QQ4I32sI4x")
 _WRITE_FAULT: Final = 2
+_MODE_END: Final = 24
 _THP_DISABLED: Final = 24
 _MERGE_ANY: Final = 30
 _EINTR: Final = 4
@@ -235,6 +238,8 @@ class Translator:
             self.told.short_stacks += _went_astray(fresh.frames)
             yield fresh
         call.data = self._data_of(name, words, data, file)
+        if name == "process_madvise" and start:
+            call.data["pid"] = start
         if name == "shmat" and file is not None:
             file.from_segment = True
             key = file.path[5:13]
@@ -254,7 +259,12 @@ class Translator:
         """What pointer arguments point to, as docs/trace-format.md has it."""
         found: dict[str, int | str | list[int]] = {}
         words = list(struct.unpack_from(f"<{len(data) // 8}Q", data))
-        if name in ("prctl", "memfd_create") and data:
+        if name == "prctl" and args[0] == PR_SET_MM and len(words) == len(layout.ORDER) + 2:
+            *found["layout"], vector, rest = words
+            found["rest"] = [vector, rest & 0xFFFFFFFF, rest >> 32]
+        elif name == "shmctl" and len(data) == _MODE_END:
+            found["mode"] = int.from_bytes(data[-4:], "little")
+        elif name in ("prctl", "memfd_create") and data:
             found["name"] = printable(data.split(b"\0")[0])
         elif name in ("setrlimit", "prlimit64") and len(words) >= 2:
             found["cur"], found["max"] = words[:2]

@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from vmalab import flags
+from vmalab.syscalls import layout, shm
 
 _FLAGS: Final = ("PROT_", "MAP_", "MREMAP_", "MLOCK_", "MCL_", "MADV_", "CLONE_", "PR_", "RLIM", "UFFD", "F_", "MFD_")
 _MORE: Final[dict[str, int]] = {
@@ -48,8 +49,6 @@ _MORE: Final[dict[str, int]] = {
     "CLONE_INTO_CGROUP": 1 << 33,
     "SIGCHLD": 17,
     "IPC_PRIVATE": 0,
-    "IPC_CREAT": 0o1000,
-    "IPC_EXCL": 0o2000,
     "IPC_NOWAIT": 0o4000,
     "SHM_HUGETLB": 0o4000,
     "SHM_NORESERVE": 0o10000,
@@ -141,9 +140,10 @@ def _names() -> dict[str, int]:
     found = {
         name: value
         for name, value in vars(flags).items()
-        if isinstance(value, int) and (name.startswith((*_FLAGS, "MS_", "SHM_")) or name in _PERSONALITIES)
+        if isinstance(value, int) and (name.startswith((*_FLAGS, "MS_", "SHM_", "IPC_")) or name in _PERSONALITIES)
     }
-    return {**found, **_MORE}
+    choices = {name: value for table in (layout.OPTIONS, shm.COMMANDS) for value, name in table.items()}
+    return {**found, **choices, **_MORE}
 
 
 _PERSONALITIES: Final = frozenset({"ADDR_COMPAT_LAYOUT", "READ_IMPLIES_EXEC"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.flags import (
+    IPC_SET,
     PR_GET_MDWE,
     PR_GET_MEMORY_MERGE,
     PR_GET_THP_DISABLE,
@@ -41,6 +42,7 @@ POINTERS: Final[dict[str, frozenset[int]]] = {
     "process_madvise": frozenset({1}),
     "set_mempolicy": frozenset({1}),
     "setrlimit": frozenset({1}),
+    "shmctl": frozenset({2}),
     "userfaultfd": frozenset(),
 }
 """The arguments that point to something.  A log that shows what they point to does not show the address."""
@@ -133,6 +135,8 @@ def data_of(call: LogCall) -> Data:
         return {"ranges": ranges} if ranges is not None else {}
     if name == "ioctl":
         return _uffd(args)
+    if name == "shmctl" and _number(args, 1) == IPC_SET:
+        return _mode(args)
     return {}
 
 
@@ -173,6 +177,12 @@ def _node_mask(args: list[Value], place: int) -> Data:
             raise NotUnderstood("the mask of nodes is not shown whole")
         nodes += [64 * index + bit for bit in range(64) if item.number >> bit & 1]
     return {"nodes": nodes}
+
+
+def _mode(args: list[Value]) -> Data:
+    permissions = args[2].field("shm_perm") if len(args) > 2 else None
+    mode = permissions.field("mode") if permissions is not None else None
+    return {"mode": mode.number} if mode is not None and mode.number is not None else {}
 
 
 def _ranges(args: list[Value], place: int) -> list[int] | None:

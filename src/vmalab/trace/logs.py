@@ -48,6 +48,7 @@ MEMORY: Final = frozenset(
         "shmat",
         "shmdt",
         "shmget",
+        "shmctl",
         "map_shadow_stack",
         "prctl",
         "setrlimit",

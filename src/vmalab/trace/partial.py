@@ -47,7 +47,9 @@ RANGES: Final = frozenset(
 """Calls on the range that their first two arguments give."""
 _LIMITED: Final = frozenset({-errno.ENOMEM, -errno.EAGAIN, -errno.EPERM})
 """What a limit that nobody knows may answer."""
-_DEPENDS: Final = frozenset({"mlockall", "process_madvise", "ioctl", "pkey_alloc", "prctl", "shmdt", "get_mempolicy"})
+_DEPENDS: Final = frozenset(
+    {"mlockall", "process_madvise", "ioctl", "pkey_alloc", "prctl", "shmdt", "shmctl", "get_mempolicy"}
+)
 """Other calls whose results depend on all that is mapped, on limits, or on the machine."""
 
 

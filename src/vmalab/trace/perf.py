@@ -31,10 +31,11 @@ Lines = Iterable[tuple[int, str]]
 
 NUMBERS: Final[dict[int, str]] = {
     2: "open", 3: "close", 9: "mmap", 10: "mprotect", 11: "munmap", 12: "brk", 16: "ioctl", 22: "pipe", 25: "mremap",
-    26: "msync", 27: "mincore", 28: "madvise", 29: "shmget", 30: "shmat", 32: "dup", 33: "dup2", 41: "socket",
-    56: "clone", 57: "fork", 58: "vfork", 59: "execve", 67: "shmdt", 72: "fcntl", 85: "creat", 135: "personality",
-    149: "mlock", 150: "munlock", 151: "mlockall", 152: "munlockall", 157: "prctl", 160: "setrlimit",
-    216: "remap_file_pages", 231: "exit_group", 237: "mbind", 238: "set_mempolicy", 256: "migrate_pages", 257: "openat",
+    26: "msync", 27: "mincore", 28: "madvise", 29: "shmget", 30: "shmat", 31: "shmctl", 32: "dup", 33: "dup2",
+    41: "socket", 56: "clone", 57: "fork", 58: "vfork", 59: "execve", 67: "shmdt", 72: "fcntl", 85: "creat",
+    135: "personality", 149: "mlock", 150: "munlock", 151: "mlockall", 152: "munlockall", 157: "prctl",
+    160: "setrlimit", 216: "remap_file_pages", 231: "exit_group", 237: "mbind", 238: "set_mempolicy", 256: "migrate_pages",
+    257: "openat",
     279: "move_pages", 290: "eventfd2", 291: "epoll_create1", 292: "dup3", 293: "pipe2", 302: "prlimit64",
     319: "memfd_create", 322: "execveat", 323: "userfaultfd", 325: "mlock2", 329: "pkey_mprotect", 330: "pkey_alloc",
     331: "pkey_free", 425: "io_uring_setup", 427: "io_uring_register", 435: "clone3", 436: "close_range",
@@ -90,6 +91,7 @@ ARGUMENT_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "set_mempolicy_home_node": ("start", "len", "home_node", "flags"),
     "setrlimit": ("resource", "rlim"),
     "shmat": ("shmid", "shmaddr", "shmflg"),
+    "shmctl": ("shmid", "cmd", "buf"),
     "shmdt": ("shmaddr",),
     "shmget": ("key", "size", "shmflg"),
     "userfaultfd": ("flags",),
@@ -98,6 +100,7 @@ ARGUMENT_NAMES: Final[dict[str, tuple[str, ...]]] = {
 _OTHER_NAMES: Final = {"pgoff": "off", "len": "len_in", "size": "len", "start": "addr", "addr": "start"}
 """What other kernels call an argument."""
 _PREFIXES: Final = {
+    "arg2": "PR_SET_MM_",
     "prot": "PROT_",
     "behavior": "MADV_",
     "clone_flags": "CLONE_",

@@ -18,6 +18,8 @@ int main(void)
 {
 	char *area = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	prctl(0x53564d41, 0, area, 4096, "a name");
+	unsigned long layout[13] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13 | 14L << 32};
+	prctl(35, 14, layout, sizeof layout, 0);
 	struct rlimit limit;
 	getrlimit(RLIMIT_STACK, &limit);
 	limit.rlim_cur = 4 << 20;
@@ -29,6 +31,8 @@ int main(void)
 		mmap(0, 8192, PROT_READ, MAP_SHARED, memory, 0);
 	int segment = shmget(0x1234, 12288, IPC_CREAT | 0600);
 	void *attached = shmat(segment, 0, 0);
+	struct shmid_ds set = {.shm_perm = {.uid = geteuid(), .gid = getegid(), .mode = 0640}};
+	shmctl(segment, IPC_SET, &set);
 	shmctl(segment, IPC_RMID, 0);
 	shmdt(attached);
 	int self = (int)syscall(SYS_pidfd_open, getpid(), 0);

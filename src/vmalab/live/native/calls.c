@@ -192,12 +192,33 @@ static void enter_ioctl(struct task *task)
 		text_print(&task->data, ",\"uffd\":%d", open_file_id(file));
 }
 
+// A struct prctl_mm_map: its addresses, then the auxiliary vector, its size and the descriptor of the executable.
+static void data_layout(struct task *task, u64 address)
+{
+	u64 map[PARTS + 2];
+	if (!tracee_read(task->tid, address, map, sizeof map))
+		return;
+	text_print(&task->data, "\"layout\":[");
+	for (int i = 0; i < PARTS; i++)
+		text_print(&task->data, "%s%lu", i ? "," : "", map[i]);
+	text_print(&task->data, "],\"rest\":[%lu,%u,%u]", map[PARTS], (unsigned)map[PARTS + 1], (unsigned)(map[PARTS + 1] >> 32));
+}
+
+static void enter_shmctl(struct task *task)
+{
+	uint32_t mode;
+	if ((int)task->args[1] == COMMAND_IPC_SET && tracee_read(task->tid, task->args[2] + OFFSET_SHM_MODE, &mode, sizeof mode))
+		text_print(&task->data, "\"mode\":%u", mode);
+}
+
 static void enter_prctl(struct task *task)
 {
 	const u64 *args = task->args;
 	if (args[0] == OPTION_SET_VMA) {
 		data_string(task, "name", args[4]);
 		observe_range(task, args[2], args[2] + args[3]);
+	} else if (args[0] == OPTION_SET_MM && args[1] == PART_MAP) {
+		data_layout(task, args[2]);
 	} else if (args[0] == OPTION_SET_MEMORY_MERGE) {
 		observe_all(task);
 	}
@@ -255,6 +276,7 @@ void call_enter(struct task *task)
 	case SYS_mremap: enter_mremap(task); break;
 	case SYS_brk: enter_brk(task); break;
 	case SYS_prctl: enter_prctl(task); break;
+	case SYS_shmctl: enter_shmctl(task); break;
 	case SYS_ioctl: enter_ioctl(task); break;
 	case CALL_PROCESS_MADVISE: enter_process_madvise(task); break;
 	case CALL_IO_URING_REGISTER: enter_io_uring_register(task); break;

@@ -22,6 +22,8 @@
 
 /* prctl */
 #define OPTION_SET_MM 35
+#define PART_MAP 14	/* of it: a struct prctl_mm_map */
+#define PARTS 11	/* addresses in that */
 #define OPTION_SET_THP_DISABLE 41
 #define OPTION_SET_MDWE 65
 #define OPTION_SET_MEMORY_MERGE 67
@@ -36,6 +38,10 @@
 #define COMMAND_DUPFD 0
 #define COMMAND_DUPFD_CLOEXEC 1030
 #define COMMAND_ADD_SEALS 1033
+
+/* shmctl; where its struct shmid64_ds has the mode */
+#define COMMAND_IPC_SET 1
+#define OFFSET_SHM_MODE 20
 
 /* clone */
 #define FLAG_CLONE_VM 0x100

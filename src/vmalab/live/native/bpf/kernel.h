@@ -81,6 +81,7 @@ struct inode {
 	unsigned long i_ino;
 	u32 i_rdev;
 	struct super_block *i_sb;
+	void *i_private;
 };
 struct counter {
 	long counter;
@@ -92,6 +93,7 @@ struct file {
 	unsigned int f_mode;
 	struct inode *f_inode;
 	struct path f_path;
+	void *private_data;
 };
 struct file___ref {
 	struct file_reference f_ref;

@@ -35,6 +35,8 @@ char LICENSE[] SEC("license") = "GPL";
 #define CALL_MLOCKALL 151
 #define CALL_MLOCK2 325
 #define CALL_SHMAT 30
+#define CALL_SHMCTL 31
+#define ERROR_BAD_DESCRIPTOR 9
 #define CALL_FCNTL 72
 #define CALL_PRCTL 157
 #define CALL_SETRLIMIT 160
@@ -382,6 +384,16 @@ static __always_inline struct file *file_of(u32 fd)
 	return file;
 }
 
+// The process that a pidfd stands for, by the number that the recorder has for it; 0 where it is none.
+static __always_inline u64 process_of_pidfd(u32 fd)
+{
+	struct file *file = file_of(fd);
+	struct pid *pid = file ? BPF_CORE_READ(file, f_inode, i_private) : NULL;
+	if (file && !pid)	// before Linux 6.9 all pidfds had one inode
+		pid = BPF_CORE_READ(file, private_data);
+	return pid ? (u32)BPF_CORE_READ(pid, numbers[0].nr) : 0;
+}
+
 static __always_inline long references(struct file *file)
 {
 	struct file___ref *new = (void *)file;
@@ -720,7 +732,11 @@ __noinline int tell_data(struct task *task, u32 number, u64 order)
 	u64 registration[4];
 	switch (number) {
 	case CALL_PRCTL:
+		if (args[0] == OPTION_SET_MM && args[1] == PART_MAP)
+			return read_data(task, order, args[2], 8 * (PARTS + 2), false);
 		return args[0] != OPTION_SET_VMA || read_data(task, order, args[4], NAME_MOST, true);
+	case CALL_SHMCTL:
+		return (u32)args[1] != COMMAND_IPC_SET || read_data(task, order, args[2], OFFSET_SHM_MODE + 4, false);
 	case CALL_MEMFD_CREATE:
 		return read_data(task, order, args[0], NAME_MOST, true);
 	case CALL_SETRLIMIT:
@@ -924,6 +940,8 @@ int BPF_PROG(leave, struct pt_regs *regs, long result)
 	struct looked found = {};
 	if (number == CALL_SHMAT || task->look)
 		bpf_find_vma(bpf_get_current_task_btf(), result, look, &found, 0);
+	if (number == CALL_PROCESS_MADVISE && result != -ERROR_BAD_DESCRIPTOR && (int)task->args[0] >= 0)
+		found.start = process_of_pidfd(task->args[0]);
 	u64 order = task->released ?: task->read ?: take_order();
 	struct process *process = current_process();
 	if (number == CALL_SHMAT && found.file) {
