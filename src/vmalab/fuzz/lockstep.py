@@ -452,6 +452,10 @@ class Lockstep:
         found = self._look_at_pages(who, whole=False)
         return None if found is None else Divergence(expected.place, op, *found)
 
+    def is_disturbed(self) -> bool:
+        """Whether somebody else has changed the pages of the run."""
+        return self._watch is not None and self._watch.is_disturbed()
+
     def _look_at_pages(self, who: int, *, whole: bool) -> tuple[str, str, str] | None:
         watch = self._watch
         if watch is None or not self.looks:
