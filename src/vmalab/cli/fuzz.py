@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vmalab.cli.common import console, escape_text, json_option, print_json, progress, semantics_option
+from vmalab.text import count_text
 
 if TYPE_CHECKING:
     from vmalab.fuzz.campaign import Campaign
@@ -123,6 +124,7 @@ def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
         "interrupted": interrupted,
         "pages_compared": dict(campaign.pages),
         "pages_not_compared": campaign.missing,
+        "runs_disturbed": campaign.disturbed,
         "features": dict(sorted(by_feature(campaign.counts).items())),
         "outcomes": {
             f"{call}: {reason}": steps for (call, reason), steps in sorted(by_outcome(campaign.counts).items())
@@ -164,3 +166,6 @@ def _show_pages(campaign: Campaign) -> None:
         compared = ", ".join([f"{count:,} by {what}" for what, count in campaign.pages.items()])
         missing = "".join([f"; not by {what}: {escape_text(why)}" for what, why in campaign.missing.items()])
         console().print(f"  pages: {compared}{missing}")
+    if campaign.disturbed:
+        ended = f"{count_text(campaign.disturbed, 'run')} ended early"
+        console().print(f"  {ended}: khugepaged made huge pages meanwhile, and nobody knows which")

@@ -65,6 +65,8 @@ class Run:
     """How many pages were compared, by what."""
     missing: dict[str, str] = field(default_factory=dict)
     """What was not compared of pages, and why."""
+    disturbed: int = 0
+    """Runs that ended early, because khugepaged had made huge pages meanwhile, and the two differed."""
     divergence: Divergence | None = None
     ops: list[Op] = field(default_factory=list)
     """The sequence, if it diverges."""
@@ -88,6 +90,8 @@ class Campaign:
     """How many pages were compared, by what."""
     missing: dict[str, str] = field(default_factory=dict)
     """What was not compared of pages, and why."""
+    disturbed: int = 0
+    """Runs that ended early, because khugepaged had made huge pages meanwhile, and the two differed."""
     divergence: Divergence | None = None
     ops: list[Op] = field(default_factory=list)
     """The sequence that diverges, made short if that was asked for."""
@@ -100,6 +104,7 @@ class Campaign:
         self.counts.update(run.counts)
         self.pages.update(run.pages)
         self.missing.update(run.missing)
+        self.disturbed += run.disturbed
         self.divergence, self.ops = run.divergence, run.ops
         self.seed = run.seed if run.divergence is not None else run.seed + 1
 
@@ -112,6 +117,7 @@ class Runner:
         self._files = Files()
         self._lockstep: Lockstep | None = None
         self._runs = 0
+        self._disturbed = 0
 
     def __enter__(self) -> Runner:
         return self
@@ -144,6 +150,9 @@ class Runner:
         try:
             found = lockstep.run(make(lockstep))
             finished = found is None
+            if found is not None and lockstep.is_disturbed():
+                self._disturbed += 1
+                found = None
         finally:
             # What went wrong may have left either side with something that the next run would trip over.
             if not finished or self._runs >= AGENT_RUNS:
@@ -165,6 +174,7 @@ class Runner:
         if views is not None:
             done.pages, views.compared = views.compared, Counter()
             done.missing = views.missing
+        done.disturbed, self._disturbed = self._disturbed, 0
         return done
 
 

@@ -491,6 +491,10 @@ class Lockstep:
                 return Divergence(expected.place, op, *found)
         return None
 
+    def is_disturbed(self) -> bool:
+        """Whether somebody else has changed the pages of the run."""
+        return self._watch is not None and self._watch.is_disturbed()
+
     def _look_at_pages(self, who: int, *, whole: bool) -> tuple[str, str, str] | None:
         watch = self._watch
         if watch is None or not self.looks:

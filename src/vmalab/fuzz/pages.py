@@ -65,6 +65,12 @@ def _has_pool(order: int) -> bool:
     return any([path.exists() and path.read_text("ascii").strip() != "0" for path in counts])
 
 
+def _collapsed() -> int:
+    """How many huge pages khugepaged has made, of anybody's."""
+    path = THP / "khugepaged/pages_collapsed"
+    return int(path.read_text("ascii")) if path.exists() else 0
+
+
 def _mode(folder: Path) -> str:
     path = folder / "enabled"
     return chosen(path.read_text("ascii"), "never") if path.exists() else "never"
@@ -79,8 +85,13 @@ class PageWatch:
         self._views = views
         views.begin(own)
         self._looks = 0
+        self._collapsed = _collapsed()
         self._frames: dict[int, dict[int, tuple[int, tuple[int, int]]]] = {}
         """By process and address: the kernel's frame, and the model's (a folio's identity, the page in it)."""
+
+    def is_disturbed(self) -> bool:
+        """Whether khugepaged has made huge pages since the run began: the model does not know which."""
+        return _collapsed() != self._collapsed
 
     def forget(self, who: int) -> None:
         """A process is gone."""

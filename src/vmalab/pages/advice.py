@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
+    MADV_COLD,
     MADV_COLLAPSE,
     MADV_DONTNEED,
     MADV_DONTNEED_LOCKED,
@@ -14,9 +15,9 @@ from vmalab.flags import (
     MADV_REMOVE,
 )
 from vmalab.pages import hugetlb
-from vmalab.pages.folio import ANON, LAZYFREE, Folio
+from vmalab.pages.folio import ANON, LAZYFREE, ZERO, Folio
 from vmalab.pages.memory import Memory
-from vmalab.pages.reclaim import collapse, page_out
+from vmalab.pages.reclaim import collapse, cut_up, page_out
 from vmalab.pages.table import DIRTY, ENTRIES, GUARD, POISON, Leaf, pte_index
 from vmalab.pages.zap import discard, leaf_range, zap_range
 from vmalab.reason import FAULT_NO_MEMORY, YES
@@ -31,6 +32,8 @@ def advise_pages(memory: Memory, vma: Vma, start: int, end: int, advice: int) ->
         hugetlb.promise_again(memory, vma, again)
     elif advice == MADV_FREE:
         _free_lazily(memory, vma, start, end)
+    elif advice == MADV_COLD:
+        cut_up(memory, vma, start, end)
     elif advice == MADV_PAGEOUT:
         page_out(memory, vma, start, end)
     elif advice == MADV_COLLAPSE:
@@ -68,16 +71,16 @@ def _remove_guards(memory: Memory, vma: Vma, start: int, end: int) -> None:
 
 def _free_lazily(memory: Memory, vma: Vma, start: int, end: int) -> None:
     """MADV_FREE: pages may be thrown away until they are written to; here they are kept, as where memory is plenty."""
+    cut_up(memory, vma, start, end)
     tables = memory.tables(vma.mm)
     for number in tables.spans(start, end):
         found = tables.pmds[number]
         low, high = leaf_range(number, start, end)
         if not isinstance(found, Leaf):
-            if high - low == ENTRIES and not found.folio.maybe_mapped_shared():
+            if high - low == ENTRIES and not found.folio.flags & ZERO and not found.folio.maybe_mapped_shared():
                 found.bits &= ~DIRTY
                 found.folio.flags |= LAZYFREE
-                continue
-            found = memory.split_huge_pmd(tables, number)
+            continue
         for at in range(low, high):
             entry = found.pages[at]
             if entry is None:

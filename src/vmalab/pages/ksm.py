@@ -114,7 +114,7 @@ def _single(memory: Memory, candidate: _Candidate) -> Folio | None:
     if not folio.has_no_other_references() or (folio.order and not memory.split_folio(folio)):
         return None
     single = leaf.pages[at]
-    return single if isinstance(single, Folio) else None
+    return single if isinstance(single, Folio) and not single.flags & ZERO else None
 
 
 def _share(memory: Memory, candidate: _Candidate) -> bool:

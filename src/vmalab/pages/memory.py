@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final, final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
-from vmalab.flags import VM_MAYWRITE, VM_SHARED
+from vmalab.flags import VM_LOCKED, VM_MAYWRITE, VM_SHARED
 from vmalab.pages.folio import (
     ANON,
     HUGETLB,
     PMD_ORDER,
     PUD_ORDER,
+    UNEVICTABLE,
     ZERO,
     Folio,
     PageCache,
@@ -350,22 +351,36 @@ class Memory:
     def split_folio(self, folio: Folio) -> bool:
         """Make folios of one page each of a large anonymous one; False where somebody holds it (split_folio).
 
-        Nobody may map it by a huge entry.  Pages that nobody maps are freed.
+        Huge entries that map it are split.  Pages that nobody maps are freed, and so are those that hold zeros alone:
+        the page of zeros is mapped in their place, unless they are locked (try_to_map_unused_to_zeropage).
         """
-        if folio.entire or folio.swap is not None or not folio.has_no_other_references():
+        if folio.order == 0 or folio.swap is not None or not folio.has_no_other_references():
             return False
-        places: list[tuple[Leaf, int]] = []
-        for tables, addr, page in self.places_of(folio):
+        every = self.places_of(folio)
+        for tables, addr, _ in every:
+            huge = tables.pmds.get(addr >> PMD_SHIFT)
+            if isinstance(huge, Huge) and huge.folio is folio:
+                self.split_huge_pmd(tables, addr >> PMD_SHIFT)
+        places: list[tuple[Tables, int, Leaf]] = []
+        for tables, addr, page in every:
             leaf = tables.leaf(addr)
             at = pte_index(addr)
             if leaf is not None and leaf.pages[at] is folio and leaf.bits[at] >> PAGE_AT == page:
-                places.append((leaf, at))
+                places.append((tables, addr, leaf))
         if len(places) != folio.mapped:
             # Somebody maps it whom the reverse map does not find: it cannot be unmapped.
             return False
         parts: dict[int, Folio] = {}
-        for leaf, at in places:
-            _replace_part(leaf, at, folio, parts)
+        for tables, addr, leaf in places:
+            at = pte_index(addr)
+            vma = tables.mm.vma_lookup(addr)
+            locked = folio.flags & UNEVICTABLE or (vma is not None and vma.flags & VM_LOCKED)
+            if folio.content(leaf.bits[at] >> PAGE_AT) or locked:
+                _replace_part(leaf, at, folio, parts)
+            else:
+                leaf.pages[at] = self.zero
+                leaf.bits[at] &= PRESENT | YOUNG | UFFD_WP
+                tables.anon -= 1
         self.live += len(parts) - 1
         self.resident += len(parts) - folio.count()
         folio.refs = 0

@@ -32,12 +32,18 @@ def page_out(memory: Memory, vma: Vma, start: int, end: int) -> None:
 
     Clean pages that MADV_FREE has given up are thrown away, and those of MAP_DROPPABLE.
     """
+    cut_up(memory, vma, start, end)
     tables = memory.tables(vma.mm)
     for number in tables.spans(start, end):
         found = tables.pmds[number]
         low, high = leaf_range(number, start, end)
         if isinstance(found, Huge):
-            if found.folio.flags & ZERO or not _reclaimable(memory, found.folio, ENTRIES):
+            folio = found.folio
+            if low or high != ENTRIES or not _may_leave(folio):
+                continue
+            if folio.flags & LAZYFREE and not found.bits & DIRTY:
+                del tables.pmds[number]
+                memory.drop_huge(tables, found)
                 continue
             found = memory.split_huge_pmd(tables, number)
         at = low
@@ -78,10 +84,42 @@ def _leave_cache(memory: Memory, folio: Folio) -> None:
         memory.put(folio)
 
 
-def _reclaimable(memory: Memory, folio: Folio, pages: int) -> bool:
-    """Whether reclaim can take a folio: it is mapped by one process, nobody holds it, and there is room in swap."""
-    room = memory.settings.swap_pages - memory.swapped
-    return not folio.maybe_mapped_shared() and folio.has_no_other_references() and room >= pages
+def cut_up(memory: Memory, vma: Vma, start: int, end: int) -> None:
+    """Split the large folios of one process that reach beyond [start, end), so that an advice is for the rest alone.
+
+    What several share, or somebody holds, stays as it is (madvise_cold_or_pageout_pte_range, madvise_free_pte_range).
+    """
+    tables = memory.tables(vma.mm)
+    for number in tables.spans(start, end):
+        found = tables.pmds[number]
+        low, high = leaf_range(number, start, end)
+        if isinstance(found, Huge):
+            if (low, high) == (0, ENTRIES) or found.folio.flags & ZERO or found.folio.maybe_mapped_shared():
+                continue
+            memory.split_folio(found.folio)
+            continue
+        at = low
+        while at < high:
+            entry = found.pages[at]
+            if not isinstance(entry, Folio) or not entry.order or not entry.flags & ANON:
+                at += 1
+                continue
+            last = at + 1
+            while (
+                last < high
+                and found.pages[last] is entry
+                and found.bits[last] >> PAGE_AT == (found.bits[at] >> PAGE_AT) + last - at
+            ):
+                last += 1
+            if last - at < entry.count() and not entry.maybe_mapped_shared() and memory.split_folio(entry):
+                continue
+            at = last
+
+
+def _may_leave(folio: Folio) -> bool:
+    """Whether reclaim would take a folio: it is mapped by one process, and nobody holds it."""
+    held = folio.flags & (ZERO | UNEVICTABLE) or folio.maybe_mapped_shared() or not folio.has_no_other_references()
+    return not held
 
 
 def _page_out_folio(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, at: int, high: int, folio: Folio) -> int:
@@ -93,8 +131,11 @@ def _page_out_folio(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, at: in
     if given_up and folio.order == 0 and folio.refs == 1:
         memory.drop(tables, leaf, at)
         return 1
-    if not _reclaimable(memory, folio, last - at):
+    if not _may_leave(folio):
         return last - at
+    if memory.settings.swap_pages - memory.swapped < last - at:
+        # There is no room for all of it, but may be for some.
+        return 0 if folio.order and memory.split_folio(folio) else last - at
     if folio.swap is not None:
         memory.leave_swap_cache(folio.swap)
     for each in range(at, last):
