@@ -306,18 +306,19 @@ def test_events_are_lost_where_the_ring_is_full(
     summary = json.loads(got.stderr)
     (block,) = [call.ret for call in got.of(Call) if call.call == "mmap" and call.args[1] == PAGES << 12]
     first = next(lost.n for lost in got.of(Lost))
-    seen = [fault for fault in got.of(Fault) if fault.n < first and block <= fault.addr < block + (PAGES << 12)]
+    seen = [fault for fault in got.of(Fault) if block <= fault.addr < block + (PAGES << 12)]
     missing = summary["events_lost"] + summary["events_left_out"]
     assert 0 < len(seen) < PAGES
-    assert PAGES <= len(seen) + missing < PAGES + 200  # lists of VMAs may not have had room either
+    assert PAGES <= len(seen) + missing < PAGES + 1000  # lists of VMAs may not have had room either
     assert sum(lost.events for lost in got.of(Lost)) == summary["events_lost"] > 0
-    assert [len(lost.why) > 0 and lost.pid for lost in got.of(Lost)] == [0] * len(got.of(Lost))
+    assert all(lost.why and lost.pid == 0 for lost in got.of(Lost))
     replayed = Replay(got.header) if got.header is not None else None
     assert replayed is not None
     for each in got.records:
         replayed.step(each)
-    before, after = replayed.programs
-    assert (bool(before.lost), before.replaced, before.mismatches, before.final) == (True, True, 0, None)
+    *befores, after = replayed.programs
+    for before in befores:
+        assert (bool(before.lost), before.replaced, before.mismatches, before.final) == (True, True, 0, None)
     assert (after.lost, after.mismatches, after.final) == ("", 0, [])
     assert after.calls == 10
     for command in ("replay", "explain", "attribute", "why", "report"):

@@ -79,6 +79,9 @@ def test_damaged_files_are_survived(program: Path, tmp_path: Path) -> None:
         for _ in range(source.choice((1, 5, 50, 2000))):
             data[source.randrange(len(data))] = source.randrange(256)
         damaged.write_bytes(data[: source.choice((len(data), source.randrange(len(data))))])
+        symbols = Symbols()
+        symbols.map(7, 0, len(data), 0, str(damaged))
+        assert all(symbols.frame(7, place) for place in places)
         file = _File(str(damaged))
         known += sum(file.rule(place, within=False) is not None for place in places)
     assert known > 0

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from vmalab.addr import PAGE_SIZE
-from vmalab.explain.obstacles import flag_words, single_bits
-from vmalab.explain.story import described
-from vmalab.flags import VM_ACCESS, permissions
+from vmalab.explain.story import attribute_change, described, flag_changes
 from vmalab.vma.observer import Observer
 
 if TYPE_CHECKING:
@@ -54,21 +52,10 @@ class Change:
         if self.kind == "resized":
             return f"resized {other} to {here}"
         if self.kind == "flags":
-            return "; ".join(_flag_changes(here, *self.flags))
+            return f"{here} {'; '.join(flag_changes(*self.flags))}"
         if self.kind == "copied":
             return f"copied {self.name} VMAs"
-        if self.name == "anon_vma":
-            return f"{here} {'was written to for the first time' if self.flags[0] else 'has no pages left'}"
-        return f"{self.name} of {here}"
-
-
-def _flag_changes(here: str, old: int, new: int) -> list[str]:
-    parts = []
-    if (new ^ old) & VM_ACCESS:
-        parts.append(f"permissions of {here} from {permissions(old)} to {permissions(new)}")
-    for bit in single_bits((new ^ old) & ~VM_ACCESS):
-        parts.append(f"{here} {'now' if new & bit else 'no longer'}: {flag_words(bit)}")
-    return parts
+        return f"{here} {attribute_change(self.name, there=self.flags[0] != 0)}"
 
 
 @final

@@ -316,19 +316,16 @@ class Chronicle(Observer):
         where = (vma.start, vma.end)
         if not self.wants(*where):
             return
-        if (vma.flags ^ old) & VM_ACCESS:
-            self.tell(vma.mm, where, f"permissions changed from {permissions(old)} to {permissions(vma.flags)}")
-        for bit in single_bits((vma.flags ^ old) & ~VM_ACCESS):
-            self.tell(vma.mm, where, f"{'now' if vma.flags & bit else 'no longer'}: {flag_words(bit)}")
+        for words in flag_changes(old, vma.flags):
+            self.tell(vma.mm, where, words)
 
     def attribute_changed(self, vma: Vma, what: str) -> None:
         where = (vma.start, vma.end)
-        if what == "anon_vma" and vma.anon_vma is None:
-            self.tell(vma.mm, where, "", vma, " was emptied by a move")
-        elif what == "anon_vma":
-            self.tell(vma.mm, where, "", vma, " was written to for the first time, before this")
+        words = attribute_change(what, there=vma.anon_vma is not None)
+        if what != "anon_vma":
+            self.tell(vma.mm, where, words)
         else:
-            self.tell(vma.mm, where, f"its {what} changed")
+            self.tell(vma.mm, where, "", vma, f" {words}{', before this' if vma.anon_vma is not None else ''}")
 
     def forked(self, child: Mm, parent: Mm) -> None:
         for vma in self.vmas_told(child):
@@ -407,6 +404,21 @@ class Story(Chronicle):
             lines.append(Line(each.n, each.pid, self._pids[id(each)], each.call, what))
             last = each
         return lines
+
+
+def flag_changes(old: int, new: int) -> list[str]:
+    """What a VMA becomes by other flags: a few words for the permissions together, and for each other flag."""
+    words = [f"permissions changed from {permissions(old)} to {permissions(new)}"] if (new ^ old) & VM_ACCESS else []
+    for bit in single_bits((new ^ old) & ~VM_ACCESS):
+        words.append(f"{'now' if new & bit else 'no longer'}: {flag_words(bit)}")
+    return words
+
+
+def attribute_change(what: str, *, there: bool) -> str:
+    """What happens to a VMA whose attribute changes, as Observer names it; there: it has an anon_vma now."""
+    if what == "anon_vma":
+        return "was written to for the first time" if there else "was emptied by a move"
+    return f"its {what} changed"
 
 
 def span(vma: Vma) -> str:

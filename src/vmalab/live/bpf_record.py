@@ -18,10 +18,10 @@ from vmalab.live import build_native
 from vmalab.live.bpf_events import Told, Translator
 from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import printable
-from vmalab.live.record import Arrived, Summary, cannot_run, check_command, check_output, signals
+from vmalab.live.record import Arrived, Output, Summary, cannot_run, check_command, check_output, signals
 from vmalab.text import escape_text
 from vmalab.trace.file import TraceWriter
-from vmalab.trace.records import VERSION, End, Header, Lost, Record
+from vmalab.trace.records import VERSION, End, Header, Lost
 
 QUIET: Final = 0.2
 """Seconds without an event after which what there is goes to the file."""
@@ -167,11 +167,10 @@ class _Recording:
 
     def __init__(self, writer: TraceWriter, output: str, options: Options, started: Callable[[], None] | None) -> None:
         self.summary = Summary(file=output, status=2, signal=None, interrupted=False, recorder="bpf")
-        self._writer = writer
+        self._output = Output(writer)
         self._options = options
         self._translator = Translator()
         self._started = started
-        self._broken: InputError | None = None
 
     def run(self, command: list[str], environment: dict[str, str] | None) -> Told:
         """Record to the end; says what the loader told."""
@@ -211,44 +210,23 @@ class _Recording:
     def _follow(self, events: int, helper: "subprocess.Popen[bytes]", arrived: Arrived) -> None:
         """Read events until there are no more; pass signals on.  Once the file is full, the recording is over."""
         enough = False
-        for data in arrived.read(events, helper, lambda: QUIET, self._write_out):
+        for data in arrived.read(events, helper, lambda: QUIET, self._output.flush):
             self._take(data)
             if self._started is not None and self._translator.told.started:
                 self._started()
                 self._started = None
-            if not enough and (self._is_full() or self._broken is not None):
+            if not enough and (self._output.broken is not None or self._is_full()):
                 enough = True
                 helper.send_signal(signal.SIGUSR1)
 
     def _is_full(self) -> bool:
         limit = self._options.size
-        return limit is not None and self._writer.bytes_written >= limit
+        return limit is not None and self._output.writer.bytes_written >= limit
 
     def _take(self, data: bytes) -> None:
         """Write the records that some bytes complete."""
         for record in self._translator.feed(data):
-            self._write(record)
-
-    def _write(self, record: Record) -> None:
-        """Write a record.  Where the disk is full, what is recorded runs on."""
-        if self._broken is None:
-            try:
-                self._writer.write(record)
-            except InputError as error:
-                self._broken = error
-
-    def _write_out(self) -> None:
-        if self._broken is None:
-            try:
-                self._writer.flush()
-            except InputError as error:
-                self._broken = error
-
-    def _close(self) -> None:
-        try:
-            self._writer.close()
-        except InputError as error:
-            self._broken = self._broken or error
+            self._output.write(record)
 
     def _finish(self, told: Told, helper_status: int) -> None:
         summary = self.summary
@@ -266,18 +244,13 @@ class _Recording:
         if told.stacks_lost:
             summary.notes.append(f"{told.stacks_lost:,} stacks could not be taken")
         if told.done is None:
-            self._write(Lost(n=0, pid=0, why=f"the BPF recorder was ended (status {helper_status})"))
-            self._write(End(n=0, reason="interrupted"))
+            self._output.write(Lost(n=0, pid=0, why=f"the BPF recorder was ended (status {helper_status})"))
+            self._output.write(End(n=0, reason="interrupted"))
             kept = f"{escape_text(summary.file)} holds what came before"
             raise InputError(f"the BPF recorder was ended (status {helper_status}); {kept}")
         status, interrupted, summary.reason = told.done
-        self._write(End(n=0, reason="interrupted" if interrupted else "done"))
-        self._close()
-        summary.interrupted = interrupted
-        summary.signal = status & 0x7F or None
-        summary.status = 128 + summary.signal if summary.signal else status >> 8 & 0xFF
-        summary.records = self._writer.count
+        self._output.end(summary, status, interrupted=interrupted)
         if self._options.ring is not None:
             summary.status = 0 if summary.reason == "enomem" else 1
-        if self._broken is not None:
-            raise InputError(f"{self._broken}; what was recorded ran on (status {summary.status})")
+        if self._output.broken is not None:
+            raise InputError(f"{self._output.broken}; what was recorded ran on (status {summary.status})")

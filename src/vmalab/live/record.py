@@ -236,14 +236,49 @@ def cannot_run(name: str, error: int) -> InputError:
     return InputError(f"cannot run '{escape_text(name, 200)}': {os.strerror(error)}")
 
 
+class Output:
+    """The trace of a recording.  Where the disk is full what is recorded runs on, and what comes is dropped."""
+
+    def __init__(self, writer: TraceWriter) -> None:
+        self.writer = writer
+        self.broken: InputError | None = None
+        """Why nothing more can be written."""
+        self.dirty = False
+        """Something has not been brought to where a reader can see it."""
+
+    def write(self, record: Record) -> None:
+        """Write a record."""
+        self.dirty = True
+        self._try(lambda: self.writer.write(record))
+
+    def flush(self) -> None:
+        """Nothing happens for the moment: bring what there is to the file."""
+        self.dirty = False
+        self._try(self.writer.flush)
+
+    def end(self, summary: Summary, status: int, *, interrupted: bool) -> None:
+        """Write the last record and close, and put into the summary how the program ended, by its wait status."""
+        self.write(End(n=0, reason="interrupted" if interrupted else "done"))
+        self._try(self.writer.close)
+        summary.interrupted = interrupted
+        summary.signal = status & 0x7F or None
+        summary.status = 128 + summary.signal if summary.signal else status >> 8 & 0xFF
+        summary.records = self.writer.count
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if self.broken is None:
+            try:
+                action()
+            except InputError as error:
+                self.broken = error
+
+
 class _Recording:
     """One run: the helper, its events, and the trace they go to."""
 
     def __init__(self, writer: TraceWriter, output: str) -> None:
         self.summary = Summary(file=output, status=2, signal=None, interrupted=False)
-        self._writer = writer
-        self._broken: InputError | None = None
-        self._dirty = False
+        self._output = Output(writer)
         self._failed: _Failed | None = None
         self._done: _Done | None = None
 
@@ -273,7 +308,7 @@ class _Recording:
     def _follow(self, events: int, helper: "subprocess.Popen[bytes]", arrived: "Arrived") -> None:
         """Read events until there are no more; pass signals on."""
         rest: list[bytes] = []
-        for data in arrived.read(events, helper, self._patience, self._write_out):
+        for data in arrived.read(events, helper, self._patience, self._output.flush):
             *lines, last = data.split(b"\n")
             if lines:
                 lines[0] = b"".join([*rest, lines[0]])
@@ -284,7 +319,7 @@ class _Recording:
 
     def _patience(self) -> float | None:
         """How long nothing may come before what is read is written out, in seconds."""
-        return QUIET if self._dirty else None
+        return QUIET if self._output.dirty else None
 
     def _take(self, line: bytes) -> None:
         event = _decoder.decode(line)
@@ -294,13 +329,13 @@ class _Recording:
             name = event.data.get("name") if event.data else None
             if isinstance(name, str):
                 event.data["name"] = printable(name.encode("latin-1"))
-            self._write(event)
+            self._output.write(event)
         elif isinstance(event, Fork):
             summary.threads += 1
             summary.processes += event.pid == event.tid
-            self._write(event)
+            self._output.write(event)
         elif isinstance(event, _File):
-            self._write(_file(event))
+            self._output.write(_file(event))
         elif isinstance(event, _Exec):
             self._take_exec(event)
         elif isinstance(event, _Exit):
@@ -318,11 +353,11 @@ class _Recording:
             self.summary.processes = self.summary.threads = 1
         if not event.smaps:
             self._lose(event.pid, f"it runs {printable(raw['exe']) or 'a program'}, whose memory may not be looked at")
-        self._write(describe(event.pid, ProcessFiles(**raw)))
+        self._output.write(describe(event.pid, ProcessFiles(**raw)))
 
     def _take_exit(self, event: _Exit) -> None:
         signalled = event.status & 0x7F
-        self._write(
+        self._output.write(
             Exit(
                 n=0,
                 pid=event.pid,
@@ -336,48 +371,19 @@ class _Recording:
 
     def _lose(self, pid: int, why: str) -> None:
         self.summary.lost.append(f"process {pid}: {why}" if pid else why)
-        self._write(Lost(n=0, pid=pid, why=why))
-
-    def _write(self, record: Record) -> None:
-        """Write a record.  Where the disk is full, the program runs on and its events are dropped."""
-        if self._broken is None:
-            try:
-                self._writer.write(record)
-                self._dirty = True
-            except InputError as error:
-                self._broken = error
-
-    def _write_out(self) -> None:
-        """Nothing happens for the moment: what there is goes to the file."""
-        self._dirty = False
-        if self._broken is None:
-            try:
-                self._writer.flush()
-            except InputError as error:
-                self._broken = error
-
-    def _close(self) -> None:
-        try:
-            self._writer.close()
-        except InputError as error:
-            self._broken = self._broken or error
+        self._output.write(Lost(n=0, pid=pid, why=why))
 
     def _finish(self, helper_status: int) -> None:
         done = self._done
         summary = self.summary
         if done is None:
             self._lose(0, f"the recorder's helper was ended (status {helper_status})")
-            self._write(End(n=0, reason="interrupted"))
+            self._output.write(End(n=0, reason="interrupted"))
             kept = f"{escape_text(summary.file)} holds what came before"
             raise InputError(f"the recorder's helper was ended, and the program with it; {kept}")
-        self._write(End(n=0, reason="interrupted" if done.interrupted else "done"))
-        self._close()
-        summary.interrupted = bool(done.interrupted)
-        summary.signal = done.status & 0x7F or None
-        summary.status = 128 + summary.signal if summary.signal else done.status >> 8 & 0xFF
-        summary.records = self._writer.count
-        if self._broken is not None:
-            raise InputError(f"{self._broken}; the program ran to its end (status {summary.status})")
+        self._output.end(summary, done.status, interrupted=bool(done.interrupted))
+        if self._output.broken is not None:
+            raise InputError(f"{self._output.broken}; the program ran to its end (status {summary.status})")
 
 
 def _file(event: _File) -> File:

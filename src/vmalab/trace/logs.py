@@ -158,6 +158,11 @@ class LogTask(msgspec.Struct):
 Event = LogCall | LogEnd | LogFault | LogTask
 
 
+def lost(line: int, tid: int, what: str) -> LogTask:
+    """Something is missing in a line of the log, for a task, or for all (0)."""
+    return LogTask(line, tid, "lost", why=f"line {line}: {what}")
+
+
 class Family(msgspec.Struct):
     """What a first look through a log tells of its tasks."""
 
@@ -203,6 +208,14 @@ class Tally:
         """How many lines were not understood."""
         self.assumed: Counter[str] = Counter()
         """What was taken for granted, and how often."""
+
+    def take(self, line: int, text: str) -> bool:
+        """Count a line; whether it is to be read."""
+        self.lines += 1
+        if len(text) <= MAX_LINE:
+            return True
+        self.bad(line, text[:_SHOWN_TEXT], "the line is too long")
+        return False
 
     def bad(self, line: int, text: str, why: str) -> None:
         """Count a line that was not understood, and keep it if it is one of the first."""

@@ -25,6 +25,7 @@ from vmalab.trace.logs import (
     LogTask,
     Tally,
     Value,
+    lost,
 )
 
 Lines = Iterable[tuple[int, str]]
@@ -172,11 +173,9 @@ def read_trace(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
     """What perf trace shows, in its order; what is not understood goes to the tally."""
     begun: dict[int, LogCall] = {}
     for number, line in lines:
-        tally.lines += 1
-        text = _plain(line)
-        if len(line) > MAX_LINE:
-            tally.bad(number, line[:200], "the line is too long")
+        if not tally.take(number, line):
             continue
+        text = _plain(line)
         if not text or text.startswith("#"):
             tally.passed["empty lines and comments"] += 1
             continue
@@ -184,7 +183,7 @@ def read_trace(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
         if found is None:
             if _LOST.fullmatch(text):
                 tally.passed["notices of perf"] += 1
-                yield LogTask(number, 0, "lost", why=f"line {number}: perf lost events")
+                yield lost(number, 0, "perf lost events")
             elif line[:1].isspace() and _FRAME.fullmatch(text):
                 tally.passed["lines of stacks"] += 1
             else:
@@ -223,7 +222,7 @@ def _trace_line(
     ret = _returned(end[2])
     if ret is None:
         tally.bad(number, rest, "the result is none that perf trace prints")
-        yield LogTask(number, tid, "lost", why=f"line {number}: {name} was not understood")
+        yield lost(number, tid, f"{name} was not understood")
         return
     yield LogCall(number, tid, name, _named(name, end[1]), ret)
 
@@ -243,7 +242,7 @@ def _continued(
         tally.others += 1
     elif name in WANTED and name != "exit_group":
         tally.bad(number, again[0], "the first half of the call is missing")
-        yield LogTask(number, tid, "lost", why=f"line {number}: the first half of a call is missing")
+        yield lost(number, tid, "the first half of a call is missing")
     else:
         tally.others += 1
 
@@ -396,11 +395,8 @@ def read_script(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
     """What perf script shows, in its order; what is not understood goes to the tally."""
     reader = _Script(family, tally)
     for number, line in lines:
-        tally.lines += 1
-        if len(line) > MAX_LINE:
-            tally.bad(number, line[:200], "the line is too long")
-            continue
-        yield from reader.line(number, line)
+        if tally.take(number, line):
+            yield from reader.line(number, line)
 
 
 @final
@@ -434,13 +430,13 @@ class _Script:
         elif record := _RECORD.fullmatch(text):
             yield from self._record(number, record)
         elif _LOST.fullmatch(text):
-            yield LogTask(number, 0, "lost", why=f"line {number}: perf lost events")
+            yield lost(number, 0, "perf lost events")
         else:
             tally.bad(number, line, "not a line of perf script")
 
     def _record(self, number: int, record: re.Match[str]) -> Iterator[Event]:
         if record[1].startswith("LOST"):
-            yield LogTask(number, 0, "lost", why=f"line {number}: perf lost events")
+            yield lost(number, 0, "perf lost events")
         elif record[1] == "FORK" and record[2] and record[2] != record[3]:
             yield LogTask(number, int(record[3]), "group", int(record[2]))
         self.tally.passed["records of perf"] += 1
@@ -489,7 +485,7 @@ class _Script:
         elif name in WANTED and name not in FORKS:
             # The recording began within the call.
             self.tally.passed["results of calls whose beginning is not in the log"] += 1
-            yield LogTask(number, tid, "lost", why=f"line {number}: the beginning of {name} is not in the log")
+            yield lost(number, tid, f"the beginning of {name} is not in the log")
         else:
             self.tally.others += 1
 

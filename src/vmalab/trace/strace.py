@@ -23,6 +23,7 @@ from vmalab.trace.logs import (
     LogEnd,
     LogTask,
     Tally,
+    lost,
 )
 from vmalab.trace.strace_values import Unreadable, path_end, read_arguments, unescape
 
@@ -230,9 +231,7 @@ class _Reader:
     def read(self, number: int, line: str) -> Iterator[Event]:
         """The events of a line."""
         tally = self.tally
-        tally.lines += 1
-        if len(line) > MAX_LINE:
-            tally.bad(number, line[:200], "the line is too long")
+        if not tally.take(number, line):
             return
         if self.broken:
             line, self.broken = self.broken + line, ""
@@ -321,7 +320,7 @@ class _Reader:
         if begun is None or begun[1] != name:
             if name in WANTED and name not in ("execve", "exit_group"):
                 self.tally.bad(number, line, "the first half of the call is missing")
-                yield LogTask(number, tid, "lost", why=f"line {number}: the first half of a call is missing")
+                yield lost(number, tid, "the first half of a call is missing")
             elif name == "execve":
                 yield from self._finish(number, tid, name, "", end[2], line)
             else:
@@ -354,7 +353,7 @@ class _Reader:
     def _unreadable(self, number: int, tid: int, name: str, line: str, why: str) -> Iterator[Event]:
         self.tally.bad(number, line, why)
         if name not in FORKS:
-            yield LogTask(number, tid, "lost", why=f"line {number}: {name} was not understood")
+            yield lost(number, tid, f"{name} was not understood")
 
 
 _RENAMED: Final = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, final
 
 from vmalab.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE, UFFDIO_API
-from vmalab.trace.logs import MAX_LINE, WANTED, Event, Family, LogCall, LogTask, Tally, Value
+from vmalab.trace.logs import WANTED, Event, Family, LogCall, Tally, Value, lost
 from vmalab.trace.strace_values import unescape
 
 Lines = Iterable[tuple[int, str]]
@@ -72,11 +72,9 @@ def read_program(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
     numbers: dict[int, int] = {}
     following = _FIRST_DESCRIPTOR
     for number, line in lines:
-        tally.lines += 1
-        text = line.strip()
-        if len(line) > MAX_LINE:
-            tally.bad(number, line[:200], "the line is too long")
+        if not tally.take(number, line):
             continue
+        text = line.strip()
         if not text or text.startswith("#") or _NOTICE.fullmatch(text):
             tally.passed["empty lines and comments"] += 1
             continue
@@ -93,7 +91,7 @@ def read_program(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
         except _Unreadable as error:
             tally.bad(number, line, str(error))
             if name in WANTED:
-                yield LogTask(number, 1, "lost", why=f"line {number}: {name} was not understood")
+                yield lost(number, 1, f"{name} was not understood")
             continue
         if name not in WANTED:
             tally.others += 1
