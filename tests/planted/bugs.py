@@ -177,7 +177,7 @@ BUGS = (
         "unmap_keeps_locked",
         "locked_vm that munmap does not take back",
         "vma.unmap",
-        (("            mm.locked_vm -= npages\n", "            pass\n"),),
+        (("        mm.locked_vm -= npages\n", "        pass\n"),),
         "unmap: locked memory is given back",
     ),
     Bug(
@@ -257,8 +257,9 @@ BUGS = (
         "vma.unmap",
         (
             (
-                "    mm.tree.erase(gathered.start, gathered.end)\n",
-                "    for vma in gathered.vmas[:1]:\n        mm.tree.erase(vma.start, vma.end)\n",
+                "    gathered.mm.tree.erase(gathered.start, gathered.end)\n",
+                "    if gathered.first is not None:\n"
+                "        gathered.mm.tree.erase(gathered.first.start, gathered.first.end)\n",
             ),
         ),
         "unmap: several VMAs and the holes between them",

@@ -192,7 +192,7 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
         prot |= PROT_EXEC
     if flags & MAP_FIXED_NOREPLACE:
         flags |= MAP_FIXED
-    if not flags & MAP_FIXED:
+    if addr and not flags & MAP_FIXED:
         addr = round_hint_to_min(mm, addr)
     length = page_up(length)
     if not is_unsigned_long(length):
@@ -214,9 +214,11 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
         return -OVERLAPS
     if flags & MAP_LOCKED and not can_do_mlock(mm):
         return -LOCK_NOT_PERMITTED
-    refusal = mm.mlock_future_ok(vm_flags, length)
-    if refusal != YES:
-        return -refusal
+    refusal: i64 = YES
+    if vm_flags & VM_LOCKED:
+        refusal = mm.mlock_future_ok(vm_flags, length)
+        if refusal != YES:
+            return -refusal
     if file is not None:
         vm_flags, refusal = _file_flags(file, pgoff, length, flags, prot, vm_flags)
     else:

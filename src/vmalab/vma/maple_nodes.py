@@ -295,8 +295,10 @@ class Nodes(Generic[T]):
     def _set_min(self, start: i64) -> None:
         """Note where the first entry of the leaf at the position starts."""
         c = self._c
-        if self._branch.mins[c] != start:
-            self._own_branch(self._b).mins[c] = start
+        branch = self._branch
+        if branch.mins[c] != start:
+            branch = branch if branch.owner is self._owner else self._own_branch(self._b)
+            branch.mins[c] = start
         if c == 0:
             self._mins[self._b] = start
 
@@ -562,8 +564,7 @@ class Nodes(Generic[T]):
 
     def validate(self) -> None:
         """Check everything about the tree.  Raises AssertionError with the fault and dump()."""
-        fault = self._fault()
-        if fault:
+        if fault := self._fault():
             raise AssertionError(f"range tree: {fault}\n{self.dump()}")
 
     def _fault(self) -> str:

@@ -32,16 +32,36 @@ from vmalab.vma.space import Mm
 class Gathered:
     """The VMAs that fill [start, end), about to go, and what their going gives back (struct vma_munmap_struct)."""
 
-    __slots__ = ("accounted", "end", "mm", "pages", "start", "vmas")
+    __slots__ = ("accounted", "count", "end", "first", "mm", "more", "pages", "start", "told")
 
     def __init__(self, mm: Mm, start: i64, end: i64) -> None:
         self.mm: Mm = mm
         self.start: i64 = start
         self.end: i64 = end
-        self.vmas: list[Vma] = []
+        self.first: Vma | None = None
+        """The lowest of them: most of the time there is no other."""
+        self.more: list[Vma] | None = None
+        """Those above it, in order."""
+        self.count: i64 = 0
         self.pages: i64 = 0
         self.accounted: i64 = 0
         """Committed pages among them."""
+        self.told: list[Userfaultfd] | None = None
+        """The userfaultfds that know of it."""
+
+    def take(self, vma: Vma) -> None:
+        """One more VMA, above the others."""
+        if self.first is None:
+            self.first = vma
+        elif self.more is None:
+            self.more = [vma]
+        else:
+            self.more.append(vma)
+        npages = vma.pages()
+        self.count += 1
+        self.pages += npages
+        if vma.flags & VM_ACCOUNT:
+            self.accounted += npages
 
 
 def gather(gathered: Gathered) -> i64:
@@ -78,54 +98,64 @@ def _collect(gathered: Gathered, first: Vma) -> i64:
                 return refusal
         if mm.port.may_fail(ALLOC_DETACH):
             return NO_MEMORY_TREE
-        gathered.vmas.append(vma)
-        gathered.pages += vma.pages()
-        if vma.flags & VM_ACCOUNT:
-            gathered.accounted += vma.pages()
+        gathered.take(vma)
         vma = mm.tree.find(vma.end) if vma.end < end else None
     return YES
 
 
-def _tell_unmapped(gathered: Gathered, uffd: Userfaultfd, told: list[Userfaultfd]) -> list[Userfaultfd]:
-    """Tell a userfaultfd that the range goes, if it wants to know and is not among those told: who is told by now."""
-    if uffd.has(UFFD_FEATURE_EVENT_UNMAP) and not any([each is uffd for each in told]):
-        told.append(uffd)
-        uffd.tell(UffdMessage(UFFD_EVENT_UNMAP, gathered.start, gathered.end))
-    return told
-
-
 def zap(gathered: Gathered) -> None:
     """The point of no return: the pages go, drivers and userfaultfds are told, and the range is empty."""
-    mm = gathered.mm
-    told: list[Userfaultfd] | None = None
-    for vma in gathered.vmas:
-        if vma.uffd is not None:
-            told = _tell_unmapped(gathered, vma.uffd, told or [])
-        mm.port.unmap_pages(vma, vma.start, vma.end)
-        if vma.ops is not None:
-            mm.port.closed(vma)
-    mm.tree.erase(gathered.start, gathered.end)
+    if gathered.first is not None:
+        _zap_vma(gathered, gathered.first)
+    if gathered.more is not None:
+        for vma in gathered.more:
+            _zap_vma(gathered, vma)
+    gathered.mm.tree.erase(gathered.start, gathered.end)
+
+
+def _zap_vma(gathered: Gathered, vma: Vma) -> None:
+    port = gathered.mm.port
+    if vma.uffd is not None:
+        _tell_unmapped(gathered, vma.uffd)
+    port.unmap_pages(vma, vma.start, vma.end)
+    if vma.ops is not None:
+        port.closed(vma)
+
+
+def _tell_unmapped(gathered: Gathered, uffd: Userfaultfd) -> None:
+    """Tell a userfaultfd that the range goes, if it wants to know and does not yet."""
+    told = [] if gathered.told is None else gathered.told
+    if uffd.has(UFFD_FEATURE_EVENT_UNMAP) and not any([each is uffd for each in told]):
+        uffd.tell(UffdMessage(UFFD_EVENT_UNMAP, gathered.start, gathered.end))
+        gathered.told = [*told, uffd]
 
 
 def complete(gathered: Gathered) -> None:
     """Free what was zapped and give back what it counted (vms_complete_munmap_vmas)."""
     mm = gathered.mm
-    mm.count_maps(-len(gathered.vmas))
-    for vma in gathered.vmas:
-        npages = vma.pages()
-        if vma.flags & VM_LOCKED:
-            mm.locked_vm -= npages
-        mm.vm_stat_account(vma.flags, -npages)
-        mm.observer.removed(vma)
-        mm.free(vma, "munmap")
+    mm.map_count -= gathered.count
+    if gathered.first is not None:
+        _complete_vma(mm, gathered.first)
+    if gathered.more is not None:
+        for vma in gathered.more:
+            _complete_vma(mm, vma)
     mm.commit.uncharge(gathered.accounted)
+
+
+def _complete_vma(mm: Mm, vma: Vma) -> None:
+    npages = vma.pages()
+    if vma.flags & VM_LOCKED:
+        mm.locked_vm -= npages
+    mm.vm_stat_account(vma.flags, -npages)
+    mm.observer.removed(vma)
+    mm.free(vma, "munmap")
 
 
 def munmap_range(mm: Mm, start: i64, end: i64) -> i64:
     """Unmap the page-aligned range [start, end) (do_vmi_align_munmap).  YES or a reason."""
     gathered = Gathered(mm, start, end)
     refusal = gather(gathered)
-    if refusal != YES or not gathered.vmas:
+    if refusal != YES or gathered.first is None:
         return refusal
     if mm.port.may_fail(ALLOC_TREE):
         return NO_MEMORY_TREE
