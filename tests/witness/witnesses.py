@@ -75,6 +75,7 @@ SEALED = (mapped(), call("mseal", AT + PAGE, PAGE, 0))
 DROPPABLE = call("mmap", AT, 4 * PAGE, RW, f.MAP_DROPPABLE | f.MAP_ANONYMOUS | f.MAP_FIXED, 0)
 HOLE = (mapped(), call("munmap", AT + PAGE, PAGE))
 UFFD = call("userfaultfd", file=MADE)
+EXEC = Op("exec")
 NEW = f.IPC_CREAT | 0o600
 ATTACHED = call("shmat", AT, 0, file=0)
 TO_GO = (ATTACHED, call("shmctl", f.IPC_RMID, 0, file=0))
@@ -626,6 +627,40 @@ WITNESSES = (
     Witness(
         "layout: a break below which nothing is", errno.ENOMEM, (laid_out(brk=2 * AT + 0x8000), call("brk", 2 * AT))
     ),
+    # -- execve: what lasts, and what is over
+    Witness("execve: mlockall(MCL_FUTURE) is over", 0, (call("mlockall", 2), EXEC, mapped())),
+    Witness(
+        "execve: memory-deny-write-execute stays", errno.EACCES, (call("prctl", 65, 1, 0, 0, 0), EXEC, mapped(prot=7))
+    ),
+    Witness("execve: but not without inheritance", 0, (call("prctl", 65, 3, 0, 0, 0), EXEC, mapped(prot=7))),
+    Witness(
+        "execve: KSM may go on merging",
+        0,
+        (call("prctl", 67, 1, 0, 0, 0), EXEC, mapped(), call("prctl", 68, 0, 0, 0, 0)),
+    ),
+    Witness(
+        "execve: no huge pages, as before",
+        0,
+        (call("prctl", 41, 1, 0, 0, 0), EXEC, mapped(), call("prctl", 42, 0, 0, 0, 0)),
+    ),
+    Witness(
+        "execve: protection keys are gone",
+        errno.EINVAL,
+        (call("pkey_alloc", 0, 0), EXEC, mapped(), call("pkey_mprotect", AT, PAGE, 1, 1)),
+    ),
+    Witness(
+        "execve: the policy of the task stays", 0, (call("set_mempolicy", 3, 1), EXEC, call("get_mempolicy", 0, 1))
+    ),
+    Witness(
+        "execve: limits stay",
+        errno.ENOMEM,
+        (call("prlimit64", f.RLIMIT_STACK, 64 * PAGE), EXEC, mapped(pages=64, flags=0x132), call("write", AT - 8)),
+    ),
+    Witness("execve: seals are over, with what they seal", 0, (*SEALED, EXEC, mapped(), call("munmap", AT, 4 * PAGE))),
+    Witness(
+        "execve: nothing is registered", 0, (UFFD, mapped(), call("register", AT, PAGE, 1, file=MADE), EXEC, mapped())
+    ),
+    Witness("execve: the layout is the program's again", 0, (laid_out(), EXEC, call("brk", 0x760000))),
     Witness("remap_file_pages: private memory", errno.EINVAL, (mapped(), call("remap_file_pages", AT, PAGE, 0, 0, 0))),
     Witness(
         "remap_file_pages: permissions",
