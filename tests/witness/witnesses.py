@@ -139,6 +139,14 @@ WITNESSES = (
         errno.EAGAIN,
         unprivileged(call("mlockall", 2), *limited(f.RLIMIT_MEMLOCK, 2, mapped())),
     ),
+    Witness(
+        "mmap: refused when what was there is gone", errno.ENOMEM, (mapped(), call("mmap", AT, 1 << 46, RW, SHARED, 0))
+    ),
+    Witness(
+        "mmap: over something, refused by its driver",
+        errno.EINVAL,
+        (call("memfd_secret", 8, file=MADE), mapped(), of_file(MADE, flags=0x12)),
+    ),
     # -- munmap
     Witness("munmap: length 0", errno.EINVAL, (call("munmap", AT, 0),)),
     Witness("munmap: not aligned", errno.EINVAL, (call("munmap", AT + 1, PAGE),)),
@@ -152,6 +160,14 @@ WITNESSES = (
     Witness("brk: RLIMIT_AS", errno.ENOMEM, limited(f.RLIMIT_AS, 100, call("brk", 0x800000))),
     Witness("brk: something is in the way", errno.ENOMEM, (mapped(0x760000, 1), call("brk", 0x760000))),
     Witness("brk: more than there is", errno.ENOMEM, (call("brk", 1 << 46),)),
+    Witness(
+        "brk: RLIMIT_MEMLOCK after mlockall(MCL_FUTURE)",
+        errno.EAGAIN,
+        unprivileged(call("mlockall", 2), *limited(f.RLIMIT_MEMLOCK, 2, call("brk", 0x800000))),
+    ),
+    Witness(
+        "brk: sealed", errno.EPERM, (call("brk", 0x760000), call("mseal", 0x75B000, PAGE, 0), call("brk", 0x75B000))
+    ),
     # -- the stack
     Witness("fault: nothing is mapped", errno.EFAULT, (call("write", AT),)),
     Witness("fault: no permission", errno.EFAULT, (mapped(prot=1), call("write", AT))),
@@ -244,6 +260,14 @@ WITNESSES = (
     ),
     Witness(
         "mremap: RLIMIT_AS", errno.ENOMEM, limited(f.RLIMIT_AS, 100, mapped(), call("mremap", AT, 0x4000, 0x8000, 1, 0))
+    ),
+    Witness("mremap: more than there is", errno.ENOMEM, (mapped(), call("mremap", AT, PAGE, 1 << 46, MOVE, 0))),
+    Witness("mremap: DONTUNMAP without MAYMOVE", errno.EINVAL, (mapped(), call("mremap", AT, PAGE, PAGE, 4, 0))),
+    Witness("mremap: DONTUNMAP of special memory", errno.EINVAL, (call("mremap", VVAR, 4 * PAGE, 4 * PAGE, 5, 0),)),
+    Witness(
+        "mremap: RLIMIT_DATA",
+        errno.ENOMEM,
+        limited(f.RLIMIT_DATA, 100, mapped(), call("mremap", AT, PAGE, 2 * PAGE, 1, 0)),
     ),
     # -- madvise
     Witness("madvise: unknown", errno.EINVAL, (mapped(), call("madvise", AT, PAGE, 99))),
