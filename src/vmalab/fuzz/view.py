@@ -212,6 +212,7 @@ def adopt(mm: Mm, shown: Vmas) -> None:
             anon_vma.links += 1
             vma.anon_vma = anon_vma
             vma.chain = (anon_vma,)
+            mm.port.anon_vma_changed(vma)
         if extra & 1 and vma.policy is None:
             vma.set_policy(Policy(0, 0, ()))
         if extra & 2 and vma.uffd is None:
