@@ -63,6 +63,9 @@ def nothing_leaks() -> Iterator[None]:
         held.clear()
         for process in list(machine.processes.values()):
             machine.exit(process)
+        for segment in list(machine.ipc.segments.values()):
+            assert not segment.attached, "a segment stays attached"
+            machine.ipc.remove(segment)
         assert machine.commit.committed == machine.commit.lost, "memory stays committed"
         assert not any(each.refs for each in files), "files leak"
         assert not any(each.refs for each in policies), "policies leak"

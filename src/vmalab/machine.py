@@ -11,7 +11,7 @@ from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call, Outcome
 from vmalab.dispatch import perform
 from vmalab.errors import VmalabError
-from vmalab.flags import CLONE_VM, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, UFFDIO_API
+from vmalab.flags import CLONE_VM, IPC_CREAT, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, UFFDIO_API
 from vmalab.notebook import process_html
 from vmalab.pages.access import read_page, write_page
 from vmalab.pages.folio import HUGETLB, Folio, SwapSlot
@@ -112,8 +112,8 @@ class Access:
 class Process(ProcessState):
     """A process of a Machine.  Methods named after system calls raise KernelError where the kernel answers an errno."""
 
-    def __init__(self, machine: Machine, pid: int, mm: Mm, limits: Limits) -> None:
-        super().__init__(pid, mm, limits, machine.ipc)
+    def __init__(self, machine: Machine, pid: int, mm: Mm, limits: Limits, ipc: IpcNamespace) -> None:
+        super().__init__(pid, mm, limits, ipc)
         self.machine: Machine = machine
 
     def __repr__(self) -> str:
@@ -193,6 +193,22 @@ class Process(ProcessState):
     def mseal(self, addr: int, length: int) -> None:
         """Seal a range against changes."""
         self._must("mseal", (addr, length, 0))
+
+    def shmget(self, key: int, size: int, flags: int = IPC_CREAT | 0o600) -> int:
+        """Find or make a segment of shared memory of so many bytes; its id, by which `ipc.segments` knows it."""
+        return self._must("shmget", (key, size, flags))
+
+    def shmat(self, number: int, addr: int = 0, flags: int = 0) -> int:
+        """Attach a segment; its address."""
+        return self._must("shmat", (number, addr, flags))
+
+    def shmdt(self, addr: int) -> None:
+        """Detach the segment that is attached at an address."""
+        self._must("shmdt", (addr,))
+
+    def shmctl(self, number: int, command: int) -> int:
+        """IPC_RMID, or another command that needs no buffer."""
+        return self._must("shmctl", (number, command, 0))
 
     def fork(self, flags: int = 0) -> Process:
         """A child process; with CLONE_VM in flags it shares this address space.  Raises KernelError."""
@@ -359,7 +375,8 @@ class Machine:
     def _adopt(self, pid: int, mm: Mm, limits: Limits) -> Process:
         if pid == 0:
             pid = max(self.processes, default=0) + 1
-        process = Process(self, pid, mm, limits)
+        process = Process(self, pid, mm, limits, self.ipc)
+        self.ipc.holders += 1
         self.processes[pid] = process
         return process
 

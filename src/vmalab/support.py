@@ -25,7 +25,7 @@ NOT_MODELLED: Final = {
     "madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
     "process_madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
     "mbind": ("MPOL_MF_STRICT with several nodes",),
-    "prctl": ("PR_SET_MM_AUXV, _EXE_FILE",),
+    "prctl": ("PR_SET_MM_AUXV", "PR_SET_MM_EXE_FILE"),
     "shmget": ("SHM_HUGETLB",),
     "migrate_pages": ("",),
     "move_pages": ("",),

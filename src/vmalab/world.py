@@ -20,7 +20,7 @@ class ProcessState:
         self.mm: Mm = mm
         self.limits: Limits = limits
         self.ipc: IpcNamespace = ipc
-        ipc.holders += 1
+        """Whoever makes a process counts it as a holder, and lets go of it when the process ends."""
         self.personality: int = 0
         self.policy_mode: int = 0
         """The mode (MPOL_) of its own memory policy, which set_mempolicy sets."""

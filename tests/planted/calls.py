@@ -152,5 +152,45 @@ CALL_BUGS = (
         ),
         "lockstep",
     ),
+    Bug(
+        "shm_forgets_parts",
+        "a segment that does not count the parts that its attachments are cut into",
+        "vma.area",
+        (("            self.file.hold()\n", "            self.file.refs += 1\n"),),
+        "lockstep",
+    ),
+    Bug(
+        "shm_goes_at_once",
+        "IPC_RMID of a segment that somebody still has attached",
+        "vma.shm",
+        (("        if segment.attached:\n            segment.mode", "        if False:\n            segment.mode"),),
+        "lockstep",
+    ),
+    Bug(
+        "shm_ids_start_over",
+        "the lowest free index for a new segment, as if there were no rounds",
+        "vma.shm",
+        (("each for each in free if each >= self._next", "each for each in free"),),
+        "lockstep",
+    ),
+    Bug(
+        "advises_others_anything",
+        "process_madvise that takes any advice about another process",
+        "syscalls.madvise",
+        (("    if advice not in REMOTE:\n", "    if False:\n"),),
+        "lockstep",
+    ),
+    Bug(
+        "layout_leaves_the_break",
+        "PR_SET_MM_MAP that moves the start of the heap but not its end",
+        "syscalls.layout",
+        (
+            (
+                "    mm.start_brk, mm.brk, mm.start_stack = layout[4], layout[5], layout[6]\n",
+                "    mm.start_brk, mm.start_stack = layout[4], layout[6]\n",
+            ),
+        ),
+        "lockstep",
+    ),
 )
 """Each is found by random calls, from seed 0 on; lockstep.py runs them."""

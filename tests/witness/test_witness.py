@@ -81,6 +81,7 @@ def test_the_map_count_limit() -> None:
             (12, Op("mmap", (AT + 2 * PAGE, PAGE, 3, FIXED, 0))),
             (12, Op("mremap", (AT + PAGE, PAGE, PAGE, 3, 3 * AT))),
             (0, Op("mmap", (3 * AT, PAGE, 3, FIXED, 0))),
+            (12, Op("brk", (0x760000,))),
             (12, Op("mmap", (3 * AT + 2 * PAGE, PAGE, 3, FIXED, 0))),
         ]
         for number, op in at_the_limit:

@@ -75,6 +75,7 @@ SEALED = (mapped(), call("mseal", AT + PAGE, PAGE, 0))
 DROPPABLE = call("mmap", AT, 4 * PAGE, RW, f.MAP_DROPPABLE | f.MAP_ANONYMOUS | f.MAP_FIXED, 0)
 HOLE = (mapped(), call("munmap", AT + PAGE, PAGE))
 UFFD = call("userfaultfd", file=MADE)
+EXEC = Op("exec")
 NEW = f.IPC_CREAT | 0o600
 ATTACHED = call("shmat", AT, 0, file=0)
 TO_GO = (ATTACHED, call("shmctl", f.IPC_RMID, 0, file=0))
@@ -138,6 +139,14 @@ WITNESSES = (
         errno.EAGAIN,
         unprivileged(call("mlockall", 2), *limited(f.RLIMIT_MEMLOCK, 2, mapped())),
     ),
+    Witness(
+        "mmap: refused when what was there is gone", errno.ENOMEM, (mapped(), call("mmap", AT, 1 << 46, RW, SHARED, 0))
+    ),
+    Witness(
+        "mmap: over something, refused by its driver",
+        errno.EINVAL,
+        (call("memfd_secret", 8, file=MADE), mapped(), of_file(MADE, flags=0x12)),
+    ),
     # -- munmap
     Witness("munmap: length 0", errno.EINVAL, (call("munmap", AT, 0),)),
     Witness("munmap: not aligned", errno.EINVAL, (call("munmap", AT + 1, PAGE),)),
@@ -151,6 +160,14 @@ WITNESSES = (
     Witness("brk: RLIMIT_AS", errno.ENOMEM, limited(f.RLIMIT_AS, 100, call("brk", 0x800000))),
     Witness("brk: something is in the way", errno.ENOMEM, (mapped(0x760000, 1), call("brk", 0x760000))),
     Witness("brk: more than there is", errno.ENOMEM, (call("brk", 1 << 46),)),
+    Witness(
+        "brk: RLIMIT_MEMLOCK after mlockall(MCL_FUTURE)",
+        errno.EAGAIN,
+        unprivileged(call("mlockall", 2), *limited(f.RLIMIT_MEMLOCK, 2, call("brk", 0x800000))),
+    ),
+    Witness(
+        "brk: sealed", errno.EPERM, (call("brk", 0x760000), call("mseal", 0x75B000, PAGE, 0), call("brk", 0x75B000))
+    ),
     # -- the stack
     Witness("fault: nothing is mapped", errno.EFAULT, (call("write", AT),)),
     Witness("fault: no permission", errno.EFAULT, (mapped(prot=1), call("write", AT))),
@@ -243,6 +260,14 @@ WITNESSES = (
     ),
     Witness(
         "mremap: RLIMIT_AS", errno.ENOMEM, limited(f.RLIMIT_AS, 100, mapped(), call("mremap", AT, 0x4000, 0x8000, 1, 0))
+    ),
+    Witness("mremap: more than there is", errno.ENOMEM, (mapped(), call("mremap", AT, PAGE, 1 << 46, MOVE, 0))),
+    Witness("mremap: DONTUNMAP without MAYMOVE", errno.EINVAL, (mapped(), call("mremap", AT, PAGE, PAGE, 4, 0))),
+    Witness("mremap: DONTUNMAP of special memory", errno.EINVAL, (call("mremap", VVAR, 4 * PAGE, 4 * PAGE, 5, 0),)),
+    Witness(
+        "mremap: RLIMIT_DATA",
+        errno.ENOMEM,
+        limited(f.RLIMIT_DATA, 100, mapped(), call("mremap", AT, PAGE, 2 * PAGE, 1, 0)),
     ),
     # -- madvise
     Witness("madvise: unknown", errno.EINVAL, (mapped(), call("madvise", AT, PAGE, 99))),
@@ -626,6 +651,40 @@ WITNESSES = (
     Witness(
         "layout: a break below which nothing is", errno.ENOMEM, (laid_out(brk=2 * AT + 0x8000), call("brk", 2 * AT))
     ),
+    # -- execve: what lasts, and what is over
+    Witness("execve: mlockall(MCL_FUTURE) is over", 0, (call("mlockall", 2), EXEC, mapped())),
+    Witness(
+        "execve: memory-deny-write-execute stays", errno.EACCES, (call("prctl", 65, 1, 0, 0, 0), EXEC, mapped(prot=7))
+    ),
+    Witness("execve: but not without inheritance", 0, (call("prctl", 65, 3, 0, 0, 0), EXEC, mapped(prot=7))),
+    Witness(
+        "execve: KSM may go on merging",
+        0,
+        (call("prctl", 67, 1, 0, 0, 0), EXEC, mapped(), call("prctl", 68, 0, 0, 0, 0)),
+    ),
+    Witness(
+        "execve: no huge pages, as before",
+        0,
+        (call("prctl", 41, 1, 0, 0, 0), EXEC, mapped(), call("prctl", 42, 0, 0, 0, 0)),
+    ),
+    Witness(
+        "execve: protection keys are gone",
+        errno.EINVAL,
+        (call("pkey_alloc", 0, 0), EXEC, mapped(), call("pkey_mprotect", AT, PAGE, 1, 1)),
+    ),
+    Witness(
+        "execve: the policy of the task stays", 0, (call("set_mempolicy", 3, 1), EXEC, call("get_mempolicy", 0, 1))
+    ),
+    Witness(
+        "execve: limits stay",
+        errno.ENOMEM,
+        (call("prlimit64", f.RLIMIT_STACK, 64 * PAGE), EXEC, mapped(pages=64, flags=0x132), call("write", AT - 8)),
+    ),
+    Witness("execve: seals are over, with what they seal", 0, (*SEALED, EXEC, mapped(), call("munmap", AT, 4 * PAGE))),
+    Witness(
+        "execve: nothing is registered", 0, (UFFD, mapped(), call("register", AT, PAGE, 1, file=MADE), EXEC, mapped())
+    ),
+    Witness("execve: the layout is the program's again", 0, (laid_out(), EXEC, call("brk", 0x760000))),
     Witness("remap_file_pages: private memory", errno.EINVAL, (mapped(), call("remap_file_pages", AT, PAGE, 0, 0, 0))),
     Witness(
         "remap_file_pages: permissions",

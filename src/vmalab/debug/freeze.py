@@ -23,21 +23,26 @@ from vmalab.trace.replay import Mismatch, Program, Replay, UncertainReplay
 from vmalab.vma.area import AnonVma, File, Policy, UffdFault, UffdMessage, UffdQueue, Userfaultfd, Vma, VmaOps
 from vmalab.vma.observer import Observer
 from vmalab.vma.port import Port
+from vmalab.vma.shm import IpcNamespace, Segment
 from vmalab.vma.space import Commit, Limits, Mm
 
 _BY_REFERENCE: Final = (Semantics, Port, VmaOps, Header, Call, Outcome, Mismatch, Difference)
 """Classes whose objects do not change, or that belong to whoever made the replay."""
 
+_NOWHERE: Final = IpcNamespace(Commit(0))
+"""What a segment is made in: its own namespace holds it, and cannot come first."""
 _MAKE: Final[dict[type, Callable[[Any], tuple[Any, ...]]]] = {
     AnonVma: lambda made: (None if made.parent is made else made.parent,),
     Commit: lambda made: (made.ram,),
     File: lambda made: (made.path,),
     Inodes: lambda made: (),
+    IpcNamespace: lambda made: (made.commit,),
     Limits: lambda made: (),
     Policy: lambda made: (made.mode, made.flags, made.nodes),
-    Process: lambda made: (made.machine, made.pid, made.mm, made.limits),
+    Process: lambda made: (made.machine, made.pid, made.mm, made.limits, made.ipc),
     Program: lambda made: (made.n, made.pid, made.exe),
     Replay: lambda made: (made.header,),
+    Segment: lambda made: (_NOWHERE, made.id, made.key, made.size, made.mode, made.charged),
     UncertainReplay: lambda made: (made.header,),
     UffdFault: lambda made: (made.message,),
     UffdMessage: lambda made: (made.event,),

@@ -494,6 +494,9 @@ class Generator:
         parts = [part or process.mm.start_stack for part in layout.layout_of(process.mm)]
         at = layout.ORDER.index(layout.START_BRK)
         which = self._roll()
+        if which < 0.1:
+            option = self._choose((*layout.ORDER, layout.START_BRK, layout.BRK, 0, 16))
+            return Op("prctl", (f.PR_SET_MM, option, self._edge(process), 0, 0), who)
         if which < 0.5:
             parts[at] = self._edge(process)
             parts[at + 1] = parts[at] + self._choose((0, 0, PAGE_SIZE, 5 * PAGE_SIZE, 7))

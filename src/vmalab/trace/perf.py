@@ -25,7 +25,6 @@ from vmalab.trace.logs import (
     LogTask,
     Tally,
     Value,
-    lost,
 )
 
 Lines = Iterable[tuple[int, str]]
@@ -36,12 +35,11 @@ NUMBERS: Final[dict[int, str]] = {
     41: "socket", 56: "clone", 57: "fork", 58: "vfork", 59: "execve", 67: "shmdt", 72: "fcntl", 85: "creat",
     135: "personality", 149: "mlock", 150: "munlock", 151: "mlockall", 152: "munlockall", 157: "prctl",
     160: "setrlimit", 216: "remap_file_pages", 231: "exit_group", 237: "mbind", 238: "set_mempolicy",
-    256: "migrate_pages", 257: "openat",
-    279: "move_pages", 290: "eventfd2", 291: "epoll_create1", 292: "dup3", 293: "pipe2", 302: "prlimit64",
-    319: "memfd_create", 322: "execveat", 323: "userfaultfd", 325: "mlock2", 329: "pkey_mprotect", 330: "pkey_alloc",
-    331: "pkey_free", 425: "io_uring_setup", 427: "io_uring_register", 435: "clone3", 436: "close_range",
-    437: "openat2", 440: "process_madvise", 447: "memfd_secret", 448: "process_mrelease",
-    450: "set_mempolicy_home_node", 453: "map_shadow_stack", 462: "mseal",
+    256: "migrate_pages", 257: "openat", 279: "move_pages", 290: "eventfd2", 291: "epoll_create1", 292: "dup3",
+    293: "pipe2", 302: "prlimit64", 319: "memfd_create", 322: "execveat", 323: "userfaultfd", 325: "mlock2",
+    329: "pkey_mprotect", 330: "pkey_alloc", 331: "pkey_free", 425: "io_uring_setup", 427: "io_uring_register",
+    435: "clone3", 436: "close_range", 437: "openat2", 440: "process_madvise", 447: "memfd_secret",
+    448: "process_mrelease", 450: "set_mempolicy_home_node", 453: "map_shadow_stack", 462: "mseal",
 }  # fmt: skip
 """The numbers of calls on x86-64, of those whose arguments are read."""
 
@@ -173,9 +171,11 @@ def read_trace(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
     """What perf trace shows, in its order; what is not understood goes to the tally."""
     begun: dict[int, LogCall] = {}
     for number, line in lines:
-        if not tally.take(number, line):
-            continue
+        tally.lines += 1
         text = _plain(line)
+        if len(line) > MAX_LINE:
+            tally.bad(number, line[:200], "the line is too long")
+            continue
         if not text or text.startswith("#"):
             tally.passed["empty lines and comments"] += 1
             continue
@@ -183,7 +183,7 @@ def read_trace(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
         if found is None:
             if _LOST.fullmatch(text):
                 tally.passed["notices of perf"] += 1
-                yield lost(number, 0, "perf lost events")
+                yield LogTask(number, 0, "lost", why=f"line {number}: perf lost events")
             elif line[:1].isspace() and _FRAME.fullmatch(text):
                 tally.passed["lines of stacks"] += 1
             else:
@@ -222,7 +222,7 @@ def _trace_line(
     ret = _returned(end[2])
     if ret is None:
         tally.bad(number, rest, "the result is none that perf trace prints")
-        yield lost(number, tid, f"{name} was not understood")
+        yield LogTask(number, tid, "lost", why=f"line {number}: {name} was not understood")
         return
     yield LogCall(number, tid, name, _named(name, end[1]), ret)
 
@@ -242,7 +242,7 @@ def _continued(
         tally.others += 1
     elif name in WANTED and name != "exit_group":
         tally.bad(number, again[0], "the first half of the call is missing")
-        yield lost(number, tid, "the first half of a call is missing")
+        yield LogTask(number, tid, "lost", why=f"line {number}: the first half of a call is missing")
     else:
         tally.others += 1
 
@@ -395,8 +395,11 @@ def read_script(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
     """What perf script shows, in its order; what is not understood goes to the tally."""
     reader = _Script(family, tally)
     for number, line in lines:
-        if tally.take(number, line):
-            yield from reader.line(number, line)
+        tally.lines += 1
+        if len(line) > MAX_LINE:
+            tally.bad(number, line[:200], "the line is too long")
+            continue
+        yield from reader.line(number, line)
 
 
 @final
@@ -430,13 +433,13 @@ class _Script:
         elif record := _RECORD.fullmatch(text):
             yield from self._record(number, record)
         elif _LOST.fullmatch(text):
-            yield lost(number, 0, "perf lost events")
+            yield LogTask(number, 0, "lost", why=f"line {number}: perf lost events")
         else:
             tally.bad(number, line, "not a line of perf script")
 
     def _record(self, number: int, record: re.Match[str]) -> Iterator[Event]:
         if record[1].startswith("LOST"):
-            yield lost(number, 0, "perf lost events")
+            yield LogTask(number, 0, "lost", why=f"line {number}: perf lost events")
         elif record[1] == "FORK" and record[2] and record[2] != record[3]:
             yield LogTask(number, int(record[3]), "group", int(record[2]))
         self.tally.passed["records of perf"] += 1
@@ -485,7 +488,7 @@ class _Script:
         elif name in WANTED and name not in FORKS:
             # The recording began within the call.
             self.tally.passed["results of calls whose beginning is not in the log"] += 1
-            yield lost(number, tid, f"the beginning of {name} is not in the log")
+            yield LogTask(number, tid, "lost", why=f"line {number}: the beginning of {name} is not in the log")
         else:
             self.tally.others += 1
 

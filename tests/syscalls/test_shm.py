@@ -1,0 +1,116 @@
+"""Segments of shared memory: who has them attached, when they go, and what they commit."""
+
+import pytest
+
+from vmalab import KernelError, Machine, Process
+from vmalab.calls import Call
+from vmalab.debug.freeze import Freezer
+from vmalab.flags import CLONE_NEWIPC, IPC_RMID, MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED
+from vmalab.syscalls import shm
+from vmalab.trace import records
+from vmalab.trace.replay import Replay
+from vmalab.vma.shm import SHM_DEST
+
+PAGE = 0x1000
+AT = 0x10000000
+
+
+def attached(process: Process) -> list[int]:
+    return [segment.attached for segment in process.ipc.segments.values()]
+
+
+def test_every_vma_counts() -> None:
+    machine = Machine()
+    process = machine.process()
+    number = process.shmget(0, 4 * PAGE)
+    process.shmat(number, AT)
+    process.munmap(AT + PAGE, PAGE)
+    assert attached(process) == [2]
+    child = process.fork()
+    assert attached(process) == [4]
+    child.mremap(AT, PAGE, PAGE, 3, 2 * AT)
+    assert attached(process) == [4]
+    machine.validate()
+    child.exit()
+    assert attached(process) == [2]
+    process.shmdt(AT)
+    assert attached(process) == [0]
+
+
+def test_a_removed_segment_goes_with_its_last_attachment() -> None:
+    machine = Machine()
+    process = machine.process()
+    number = process.shmget(7, 4 * PAGE)
+    process.shmat(number, AT)
+    process.shmctl(number, IPC_RMID)
+    (segment,) = process.ipc.segments.values()
+    assert segment.mode & SHM_DEST
+    assert process.shmget(7, PAGE) != number, "nobody finds it by its key any more"
+    process.shmat(number, 2 * AT)
+    process.shmdt(AT)
+    machine.validate()
+    machine.replace_mm(process)
+    assert number not in process.ipc.segments
+    with pytest.raises(KernelError):
+        process.shmat(number, AT)
+
+
+def test_what_a_segment_commits_is_given_back() -> None:
+    machine = Machine()
+    process = machine.process()
+    number = process.shmget(0, 5 * PAGE + 1)
+    assert machine.commit.committed == 6
+    machine.validate()
+    process.shmctl(number, IPC_RMID)
+    assert machine.commit.committed == 0
+    process.shmget(0, 1 << 46, 0o1600 | shm.NORESERVE)
+    assert machine.commit.committed == 0
+
+
+def test_shared_anonymous_memory_is_committed_as_long_as_anybody_has_it() -> None:
+    machine = Machine()
+    process = machine.process()
+    shared = process.mmap(0, 8 * PAGE, 1, MAP_SHARED | MAP_ANONYMOUS)
+    process.mmap(0, 8 * PAGE, 1, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE)
+    assert machine.commit.committed == 8
+    child = process.fork()
+    process.munmap(shared, 4 * PAGE)
+    process.munmap(shared + 4 * PAGE, 4 * PAGE)
+    assert machine.commit.committed == 8
+    machine.validate()
+    child.exit()
+    assert machine.commit.committed == 0
+    machine.validate()
+
+
+def test_a_namespace_goes_with_its_last_process() -> None:
+    machine = Machine()
+    process = machine.process()
+    process.do(Call("unshare", (CLONE_NEWIPC,)))
+    process.shmget(0, PAGE)
+    child = process.fork()
+    process.exit()
+    assert machine.commit.shm == 1
+    child.exit()
+    assert (machine.commit.shm, machine.commit.committed) == (0, 0)
+
+
+def test_a_replay_with_segments_can_be_frozen() -> None:
+    header = records.Header("trace", 1, recorder="test", faults="exact", machine=records.Machine("6.18", "x86_64"))
+    replay = Replay(header)
+    replay.step(records.Exec(n=1, pid=7, exe="/bin/true", vmas=[], start_brk=AT, brk=AT))
+    replay.step(records.Call(n=2, pid=7, tid=7, call="shmget", args=[0, PAGE, 0o1600], ret=1234))
+    replay.step(records.File(n=3, id=1, path="/SYSV00000000 (deleted)", kind="shm", ino=1234))
+    data: dict[str, int | str | list[int]] = {"size": PAGE, "key": 0}
+    attach = records.Call(n=4, pid=7, tid=7, call="shmat", args=[1234, AT, 0], ret=AT, file=1, data=data)
+    assert replay.step(attach) is None
+    replay.step(records.Call(n=5, pid=7, tid=7, call="shmctl", args=[1234, IPC_RMID, 0], ret=0))
+    freezer = Freezer()
+    thawed = freezer.thaw(freezer.freeze(replay))
+    again = thawed.machine.processes[7]
+    assert attached(again) == [1]
+    assert again.ipc is thawed.machine.ipc
+    assert again.ipc is not replay.machine.ipc
+    again.shmdt(AT)
+    assert again.ipc.segments == {}
+    assert attached(replay.machine.processes[7]) == [1]
