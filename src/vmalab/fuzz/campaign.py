@@ -66,7 +66,7 @@ class Run:
     missing: dict[str, str] = field(default_factory=dict)
     """What was not compared of pages, and why."""
     disturbed: int = 0
-    """Runs that ended early with a difference that says nothing: khugepaged had made huge pages, or somebody had changed
+    """Runs that ended early with a difference that says nothing: khugepaged made huge pages, or somebody had changed
     the machine's settings of pages.
     """
     divergence: Divergence | None = None
@@ -93,7 +93,7 @@ class Campaign:
     missing: dict[str, str] = field(default_factory=dict)
     """What was not compared of pages, and why."""
     disturbed: int = 0
-    """Runs that ended early with a difference that says nothing: khugepaged had made huge pages, or somebody had changed
+    """Runs that ended early with a difference that says nothing: khugepaged made huge pages, or somebody had changed
     the machine's settings of pages.
     """
     divergence: Divergence | None = None
