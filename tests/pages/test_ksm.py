@@ -232,7 +232,8 @@ def test_a_huge_page_is_split_for_it() -> None:
     process.write(addr + 2 * PAGE, b"third")
     assert process.page(addr).folio is process.page(addr + 5 * PAGE).folio
     process.madvise(addr, 2 << 20, f.MADV_MERGEABLE)
-    assert machine.ksm_scan() == 511
+    # The split has put the page of zeros where nothing else was.
+    assert machine.ksm_scan() == 2
     machine.validate()
     assert machine.memory is not None
     assert (machine.memory.resident, process.page(addr).folio) == (2, process.page(addr + PAGE).folio)

@@ -66,7 +66,9 @@ class Run:
     missing: dict[str, str] = field(default_factory=dict)
     """What was not compared of pages, and why."""
     disturbed: int = 0
-    """Runs that ended early, because khugepaged had made huge pages meanwhile, and the two differed."""
+    """Runs that ended early with a difference that says nothing: khugepaged made huge pages, or somebody had changed
+    the machine's settings of pages.
+    """
     divergence: Divergence | None = None
     ops: list[Op] = field(default_factory=list)
     """The sequence, if it diverges."""
@@ -91,7 +93,9 @@ class Campaign:
     missing: dict[str, str] = field(default_factory=dict)
     """What was not compared of pages, and why."""
     disturbed: int = 0
-    """Runs that ended early, because khugepaged had made huge pages meanwhile, and the two differed."""
+    """Runs that ended early with a difference that says nothing: khugepaged made huge pages, or somebody had changed
+    the machine's settings of pages.
+    """
     divergence: Divergence | None = None
     ops: list[Op] = field(default_factory=list)
     """The sequence that diverges, made short if that was asked for."""

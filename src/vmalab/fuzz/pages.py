@@ -90,8 +90,11 @@ class PageWatch:
         """By process and address: the kernel's frame, and the model's (a folio's identity, the page in it)."""
 
     def is_disturbed(self) -> bool:
-        """Whether khugepaged has made huge pages since the run began: the model does not know which."""
-        return _collapsed() != self._collapsed
+        """Whether khugepaged has made huge pages since the run began, or somebody has changed what pages may be had."""
+        now, ours = page_settings(), self._memory.settings
+        told = (now.thp, now.huge_zero, now.swap_pages, now.hugetlb)
+        same = told == (ours.thp, ours.huge_zero, ours.swap_pages, ours.hugetlb)
+        return not same or _collapsed() != self._collapsed
 
     def forget(self, who: int) -> None:
         """A process is gone."""

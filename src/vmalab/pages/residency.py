@@ -28,7 +28,8 @@ PAGE_IS_GUARD: Final = 256
 def mincore_pages(memory: Memory, vma: Vma, start: int, end: int) -> bytes:
     """One byte a page of [start, end) within a VMA, in bytes: whether an access would find it in memory (mincore).
 
-    As for a process that may write to the file, or owns it; others are told that all is.
+    As for a process that may write to the file, or owns it; others are told that all is.  Linux counts a page that is
+    on its way to swap as there until it is written; here that takes no time.
     """
     tables = memory.tables(vma.mm)
     return bytes([_is_resident(memory, tables, vma, addr) for addr in range(start, end, PAGE_SIZE)])
