@@ -28,10 +28,11 @@ from vmalab.fuzz.files import SEGMENT_PAGES, Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
 from vmalab.fuzz.page_views import PageViews
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
-from vmalab.fuzz.status import COUNTERS, counters, facts, layout_shown, program_text
+from vmalab.fuzz.status import COUNTERS, counters, layout_shown, program_text
 from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, adopt, outer_view, same_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
+from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import read_process, read_status
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.pages.memory import Memory
@@ -116,7 +117,7 @@ class Lockstep:
     def _load(self) -> None:
         """The model of the agent's first process."""
         memory = Memory(page_settings()) if self.pages else None
-        self.machine: Machine = load_machine(facts(), self._semantics, memory)
+        self.machine: Machine = load_machine(machine_facts(), self._semantics, memory)
         found = read_process(self.agent.pid)
         self._first: Process = self.machine.process(self.agent.pid)
         load_exec(self._first, found)

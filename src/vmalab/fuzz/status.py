@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.addr import PAGE_SIZE
-from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import read_status
 from vmalab.machine import Process
-from vmalab.trace import records
 
 COUNTERS: Final = ("VmSize", "VmLck", "VmData", "VmStk")
 """What both sides count for each process: all, locked, data and stack pages."""
@@ -37,13 +35,3 @@ def layout_shown(pid: int) -> list[int]:
         words = file.read().rpartition(b") ")[2].split()
     fields = (26, 27, 45, 46, 47, 0, 28, 48, 49, 50, 51)
     return [int(words[field - 3]) if field else 0 for field in fields]
-
-
-_FACTS: list[records.Machine] = []
-
-
-def facts() -> records.Machine:
-    """The facts of this machine, found once."""
-    if not _FACTS:
-        _FACTS.append(machine_facts())
-    return _FACTS[0]
