@@ -12,7 +12,7 @@ from vmalab.flags import VM_HUGETLB
 from vmalab.fuzz.page_views import EVERY, PageViews
 from vmalab.fuzz.view import Ranges
 from vmalab.live.agent import AgentDied
-from vmalab.live.facts import POOLS, THP, chosen
+from vmalab.live.facts import POOLS, THP, chosen, free_huge_pages
 from vmalab.live.procfs import PM_EXCLUSIVE, PM_FILE, PM_GUARD, PM_PRESENT, PM_SWAP, PM_UFFD_WP
 from vmalab.machine import Process
 from vmalab.pages.folio import ANON, ZERO, Folio, SwapSlot
@@ -59,10 +59,11 @@ def page_settings() -> PageSettings:
 
 
 def _has_pool(order: int) -> bool:
-    """Whether this machine has huge pages of an order, or makes some where they are asked for."""
-    pool = POOLS / f"hugepages-{(PAGE_SIZE << order) >> 10}kB"
-    counts = [pool / name for name in ("nr_hugepages", "nr_overcommit_hugepages")]
-    return any([path.exists() and path.read_text("ascii").strip() != "0" for path in counts])
+    """Whether this machine has huge pages of an order that nobody has, nor was promised, or makes some on request."""
+    size = (PAGE_SIZE << order) >> 10
+    overcommit = POOLS / f"hugepages-{size}kB/nr_overcommit_hugepages"
+    made = overcommit.exists() and overcommit.read_text("ascii").strip() != "0"
+    return made or free_huge_pages().get(str(size), 0) > 0
 
 
 def _collapsed() -> int:
