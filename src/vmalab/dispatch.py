@@ -88,6 +88,10 @@ def perform(process: ProcessState, call: Call) -> Outcome:
         return _mprotect(process, call)
     if name == "madvise":
         return _madvise(process, call)
+    if name == "brk":
+        return _brk(process, call)
+    if name == "mremap":
+        return _mremap(process, call)
     handler = _HANDLERS.get(name)
     if handler is not None:
         return handler(process, call)
