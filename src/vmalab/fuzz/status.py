@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.addr import PAGE_SIZE
-from vmalab.live.facts import machine_facts
+from vmalab.live.facts import POOLS, machine_facts
 from vmalab.live.procfs import read_status
 from vmalab.machine import Process
 from vmalab.trace import records
@@ -40,6 +40,11 @@ def layout_shown(pid: int) -> list[int]:
 
 
 _FACTS: list[records.Machine] = []
+
+
+def pools() -> dict[str, int]:
+    """How many huge pages there are, taken or not, by their size."""
+    return {pool.name: int((pool / "nr_hugepages").read_text("ascii")) for pool in POOLS.glob("hugepages-*kB")}
 
 
 def facts() -> records.Machine:

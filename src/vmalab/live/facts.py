@@ -36,7 +36,7 @@ def machine_facts() -> Machine:
         facts.stack_guard_gap = int(gap[1])
     facts.thp_enabled = chosen(_text(str(THP / "enabled")), "none")
     facts.thp_shmem = chosen(_text(str(THP / "shmem_enabled")), "never")
-    facts.hugepages = _huge_pages()
+    facts.hugepages = huge_pages()
     nodes = Path("/sys/devices/system/node")
     facts.numa_nodes = max(1, len(list(nodes.glob("node[0-9]*")))) if nodes.is_dir() else 1
     facts.soft_dirty = re.search(r"(?m)^VmFlags:.* sd\b", _text("/proc/self/smaps")) is not None
@@ -63,7 +63,7 @@ def chosen(text: str, default: str) -> str:
     return found[1] if found else default
 
 
-def _huge_pages() -> dict[str, int]:
+def huge_pages() -> dict[str, int]:
     """Pages that nobody has, nor was promised, by size in KiB."""
     found = {}
     for pool in sorted(POOLS.glob("hugepages-*kB")) if POOLS.is_dir() else []:
