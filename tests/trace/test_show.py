@@ -1,6 +1,7 @@
 """Flags by name."""
 
-from vmalab.trace.show import MAP_TYPES, flag_names, flags_text
+from vmalab.calls import Call
+from vmalab.trace.show import MAP_TYPES, call_text, flag_names, flags_text
 
 
 def test_names_of_options_are_those_of_prctl_alone() -> None:
@@ -11,3 +12,8 @@ def test_names_of_options_are_those_of_prctl_alone() -> None:
 def test_types_of_mappings_are_no_bits() -> None:
     assert flags_text("MAP_", 0x22) == "MAP_PRIVATE|MAP_ANONYMOUS"
     assert not set(MAP_TYPES.values()) & {name for _, name in flag_names("MAP_")}
+
+
+def test_a_command_of_shmctl_has_its_name() -> None:
+    assert call_text(Call("shmctl", (5, 2, 0x7FFF1000))) == "shmctl(5, IPC_STAT, 0x7fff1000)"
+    assert call_text(Call("shmctl", (5, 99, 0))) == "shmctl(5, 99, 0)"

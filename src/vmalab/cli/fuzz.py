@@ -168,4 +168,4 @@ def _show_pages(campaign: Campaign) -> None:
         console().print(f"  pages: {compared}{missing}")
     if campaign.disturbed:
         ended = f"{count_text(campaign.disturbed, 'run')} ended early"
-        console().print(f"  {ended}: khugepaged made huge pages meanwhile, or the settings of pages were changed")
+        console().print(f"  {ended}: khugepaged made huge pages meanwhile, or somebody changed their settings or pool")

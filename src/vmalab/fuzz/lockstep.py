@@ -28,11 +28,11 @@ from vmalab.fuzz.files import SEGMENT_PAGES, Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
 from vmalab.fuzz.page_views import PageViews
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
-from vmalab.fuzz.status import COUNTERS, counters, layout_shown, program_text
+from vmalab.fuzz.status import COUNTERS, counters, layout_shown, pools, program_text
 from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, adopt, outer_view, same_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
-from vmalab.live.facts import machine_facts
+from vmalab.live.facts import free_huge_pages, machine_facts
 from vmalab.live.procfs import read_process, read_status
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.pages.memory import Memory
@@ -153,6 +153,7 @@ class Lockstep:
             for who in list(self.processes):
                 if who not in self.parents.values():
                     self._end(who)
+        self._look_at_pools()
         self._kernel: dict[int, Vmas] = {}
         self.agent.known.clear()
         self._rows: Rows = Rows(self.agent.known)
@@ -193,6 +194,11 @@ class Lockstep:
             self._watch = PageWatch(memory, self.own, self.page_views)
         mine.user, mine.group = os.geteuid(), os.getegid()
         self._first_fork: Divergence | None = self._fork(Op("fork", (), -1)) or self._make_segments()
+
+    def _look_at_pools(self) -> None:
+        """How many huge pages there are is nothing that a machine stays with."""
+        self._pools: dict[str, int] = pools()
+        self.machine.settings.hugepages = free_huge_pages().get("2048", 0)
 
     def _make_segments(self) -> Divergence | None:
         """Give the run an IPC namespace of its own, where that is permitted, and its first segments."""
@@ -493,8 +499,8 @@ class Lockstep:
         return None
 
     def is_disturbed(self) -> bool:
-        """Whether somebody else has changed the pages of the run."""
-        return self._watch is not None and self._watch.is_disturbed()
+        """Whether somebody else has changed the pages of the run, or how many huge pages there are."""
+        return pools() != self._pools or (self._watch is not None and self._watch.is_disturbed())
 
     def _look_at_pages(self, who: int, *, whole: bool) -> tuple[str, str, str] | None:
         watch = self._watch

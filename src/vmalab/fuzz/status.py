@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.addr import PAGE_SIZE
+from vmalab.live.facts import POOLS
 from vmalab.live.procfs import read_status
 from vmalab.machine import Process
 
@@ -35,3 +36,8 @@ def layout_shown(pid: int) -> list[int]:
         words = file.read().rpartition(b") ")[2].split()
     fields = (26, 27, 45, 46, 47, 0, 28, 48, 49, 50, 51)
     return [int(words[field - 3]) if field else 0 for field in fields]
+
+
+def pools() -> dict[str, int]:
+    """How many huge pages there are, taken or not, by their size."""
+    return {pool.name: int((pool / "nr_hugepages").read_text("ascii")) for pool in POOLS.glob("hugepages-*kB")}

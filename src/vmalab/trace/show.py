@@ -9,12 +9,14 @@ from typing import Final
 from vmalab import flags
 from vmalab.calls import Call
 from vmalab.flags import CLONE_THREAD
+from vmalab.syscalls import shm
 from vmalab.text import count_text, escape_text
 from vmalab.trace import records
 
 ADDRESS: Final = "address"
 NUMBER: Final = "number"
 DESCRIPTOR: Final = "descriptor"
+_COMMAND: Final = "shmctl_"
 
 _ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "mmap": (ADDRESS, NUMBER, "PROT_", "MAP_", DESCRIPTOR, ADDRESS),
@@ -32,12 +34,14 @@ _ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "mseal": (ADDRESS, NUMBER, NUMBER),
     "mbind": (ADDRESS, NUMBER, NUMBER, ADDRESS, NUMBER, NUMBER),
     "remap_file_pages": (ADDRESS, NUMBER, "PROT_", NUMBER, "MAP_"),
+    "shmget": (NUMBER, NUMBER, ADDRESS),
     "shmat": (NUMBER, ADDRESS, "SHM_"),
+    "shmctl": (NUMBER, _COMMAND, ADDRESS),
     "shmdt": (ADDRESS,),
     "prctl": ("PR_", NUMBER, ADDRESS, NUMBER, ADDRESS),
 }
 
-_ONE_OF: Final = frozenset({"MADV_", "PR_"})
+_ONE_OF: Final = frozenset({"MADV_", "PR_", _COMMAND})
 MAP_TYPES: Final = {1: "MAP_SHARED", 2: "MAP_PRIVATE", 3: "MAP_SHARED_VALIDATE", 8: "MAP_DROPPABLE"}
 _NOT_FLAGS: Final = frozenset(
     {"MAP_TYPE", "MAP_HUGE_SHIFT", "MAP_HUGE_MASK", *MAP_TYPES.values()}
@@ -54,7 +58,7 @@ def flag_names(prefix: str) -> list[tuple[int, str]]:
 
 _NAMES: Final = {
     prefix: flag_names(prefix) for kinds in _ARGUMENTS.values() for prefix in kinds if prefix.endswith("_")
-}
+} | {_COMMAND: list(shm.COMMANDS.items())}
 
 
 def flags_text(prefix: str, value: int) -> str:
