@@ -13,6 +13,7 @@ from vmalab.flags import (
     MADV_PAGEOUT,
     MADV_REMOVE,
     MAP_NONBLOCK,
+    UFFD_FEATURE_WP_ASYNC,
 )
 from vmalab.fuzz.campaign import Options, Runner
 from vmalab.fuzz.lockstep import Lockstep
@@ -269,3 +270,20 @@ def test_a_page_table_goes_where_it_is_discarded_whole() -> None:
     with Lockstep(pages=True) as lockstep:
         found = lockstep.run(ops)
         assert found is None or lockstep.is_disturbed(), str(found)
+
+
+@live
+@pytest.mark.parametrize("kind", [PRIVATE, SHARED])
+@pytest.mark.parametrize("mode", [1, 2, 3, 4])
+@pytest.mark.parametrize("features", [0, UFFD_FEATURE_WP_ASYNC])
+def test_what_a_scan_says_of_memory_that_was_never_touched(features: int, mode: int, kind: int) -> None:
+    """Where it is registered for write protection, that it is written to."""
+    ops = [
+        Op("userfaultfd", (features,), 0, 17),
+        Op("mmap", (AT, 0x600000, 3, kind, 0)),
+        Op("write", (AT + 0x4FF000,)),
+        Op("register", (AT, 0x500000, mode), 0, 17),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(ops)
+        assert found is None, str(found)
