@@ -4,13 +4,16 @@ import pytest
 
 from tests.fuzz.test_lockstep import live, whole
 from vmalab.flags import (
+    MADV_COLD,
     MADV_COLLAPSE,
     MADV_DONTNEED,
+    MADV_FREE,
     MADV_GUARD_INSTALL,
     MADV_HUGEPAGE,
     MADV_PAGEOUT,
     MADV_REMOVE,
     MAP_NONBLOCK,
+    UFFD_FEATURE_WP_ASYNC,
 )
 from vmalab.fuzz.campaign import Options, Runner
 from vmalab.fuzz.lockstep import Lockstep
@@ -219,3 +222,68 @@ def test_what_was_compared_is_counted() -> None:
         assert views is not None
         assert {"pagemap", "PAGEMAP_SCAN", "mincore", "contents"} <= set(views.compared) | set(views.missing)
         assert views.missing["soft-dirty"].startswith(("the kernel is not configured", "not modelled"))
+
+
+@live
+@pytest.mark.parametrize("advice", [MADV_PAGEOUT, MADV_COLD, MADV_FREE, MADV_DONTNEED, MADV_COLLAPSE])
+@pytest.mark.parametrize("pages", [1, 256, 512, 513])
+def test_a_huge_page_is_cut_up_as_on_the_kernel(advice: int, pages: int) -> None:
+    """Advice for a part of a huge page and for all of it; what is shared; what moves; the huge page of zeros."""
+    huge = 0x200000
+    ops = [
+        Op("mmap", (AT, 3 * huge, 3, PRIVATE, 0)),
+        Op("madvise", (AT, 3 * huge, MADV_HUGEPAGE)),
+        Op("write", (AT,)),
+        Op("write", (AT + huge + 5 * PAGE,)),
+        Op("read", (AT + 2 * huge,)),
+        Op("madvise", (AT, pages * PAGE, advice)),
+        Op("write", (AT + 3 * PAGE,)),
+        Op("fork"),
+        Op("madvise", (AT + huge, pages * PAGE, advice), 1),
+        Op("write", (AT + huge,), 1),
+        Op("mremap", (AT + huge, huge, huge, 3, AT + 0x1000000)),
+        Op("mremap", (AT, 2 * PAGE, 2 * PAGE, 3, AT + 0x1400000)),
+        Op("munmap", (AT + 2 * huge, 7 * PAGE)),
+        Op("mprotect", (AT + 0x1000000 + PAGE, PAGE, 1)),
+        Op("exit", (), 1),
+        Op("write", (AT + 0x1000000,)),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(ops)
+        assert found is None or lockstep.is_disturbed(), str(found)
+
+
+@live
+def test_a_page_table_goes_where_it_is_discarded_whole() -> None:
+    """Not where a part of its range is another VMA's; and one for a file's page comes with the page."""
+    huge = 0x200000
+    ops = [
+        Op("mmap", (AT + PAGE, 3 * huge - PAGE, 3, PRIVATE, 0)),
+        Op("write", (AT + huge,)),
+        Op("write", (AT + 2 * huge,)),
+        Op("madvise", (AT + huge, PAGE, MADV_HUGEPAGE)),
+        Op("madvise", (AT + huge, 2 * huge, MADV_DONTNEED)),
+        Op("madvise", (AT + 2 * huge, huge, MADV_HUGEPAGE)),
+        Op("write", (AT + huge + 2 * PAGE,)),
+        Op("write", (AT + 2 * huge,)),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(ops)
+        assert found is None or lockstep.is_disturbed(), str(found)
+
+
+@live
+@pytest.mark.parametrize("kind", [PRIVATE, SHARED])
+@pytest.mark.parametrize("mode", [1, 2, 3, 4])
+@pytest.mark.parametrize("features", [0, UFFD_FEATURE_WP_ASYNC])
+def test_what_a_scan_says_of_memory_that_was_never_touched(features: int, mode: int, kind: int) -> None:
+    """Where it is registered for write protection, that it is written to."""
+    ops = [
+        Op("userfaultfd", (features,), 0, 17),
+        Op("mmap", (AT, 0x600000, 3, kind, 0)),
+        Op("write", (AT + 0x4FF000,)),
+        Op("register", (AT, 0x500000, mode), 0, 17),
+    ]
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(ops)
+        assert found is None, str(found)

@@ -14,7 +14,7 @@ from vmalab.vma.area import Vma
 PAGE_IS_WPALLOWED: Final = 1
 """The categories of PAGEMAP_SCAN.  This one: write protection that waits for nobody (UFFD_FEATURE_WP_ASYNC)."""
 PAGE_IS_WRITTEN: Final = 2
-"""Not write-protected by a userfaultfd, as far as there is a page table."""
+"""Not write-protected by a userfaultfd.  Where there is no page table it is told of VMAs alone that can be."""
 PAGE_IS_FILE: Final = 4
 PAGE_IS_PRESENT: Final = 8
 PAGE_IS_SWAPPED: Final = 16
@@ -54,7 +54,8 @@ def page_categories(tables: Tables, vma: Vma, addr: int) -> int:
     if entry is None:
         if bits & (GUARD | POISON | UFFD_WP):
             return allowed | written | PAGE_IS_SWAPPED | (PAGE_IS_GUARD if bits & GUARD else 0)
-        return allowed | (PAGE_IS_WRITTEN if tables.leaf(addr) is not None else 0)
+        tells = tables.leaf(addr) is not None or vma.flags & VM_UFFD_WP
+        return allowed | (PAGE_IS_WRITTEN if tells else 0)
     if isinstance(entry, SwapSlot):
         return allowed | written | PAGE_IS_SWAPPED
     huge = PAGE_IS_HUGE if tables.huge(addr) is not None else 0
