@@ -330,6 +330,27 @@ def test_events_are_lost_where_the_ring_is_full(
     assert f"from record {first} on " in (tmp_path / "report.html").read_text()
 
 
+def test_a_call_that_is_not_recorded_changes_memory(record_bpf: Recorder) -> None:
+    """io_setup maps a ring: the recorder does not know it, but sees that something happened, and looks again."""
+    code = (
+        "import ctypes, mmap; libc = ctypes.CDLL(None); context = ctypes.c_ulong();"
+        "print(libc.syscall(206, 4, ctypes.byref(context))); kept = [mmap.mmap(-1, 8192) for _ in range(5)]"
+    )
+    got = record_bpf(sys.executable, "-c", code)
+    if got.stdout != "0\n":
+        pytest.skip("this kernel has no io_setup")
+    (lost,) = got.of(Lost)
+    assert lost.pid == got.of(Exec)[0].pid
+    assert "by a call that had begun before the recording, or that is not recorded" in lost.why
+    assert "memory was changed once" in got.stderr
+    assert any("[aio]" in vma.path for vma in got.of(Exec)[-1].vmas)
+    assert got.header is not None
+    replayed = Replay(got.header)
+    for each in got.records:
+        replayed.step(each)
+    assert [(program.mismatches, program.final) for program in replayed.programs] == [(0, None), (0, [])]
+
+
 def test_ctrl_c(can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]) -> None:
     trace = tmp_path / "trace.jsonl"
     words = record_command(trace, ["sleep", "60"], recorder="bpf")

@@ -66,6 +66,8 @@ class Told:
         self.faults = 0
         self.stacks = self.short_stacks = self.stacks_lost = 0
         """The different stacks of calls, those that were not followed to their end, and how many could not be taken."""
+        self.unexplained = 0
+        """How often an address space was changed by a call that is not in the trace."""
         self.interrupted_calls = 0
         """Calls that a fatal signal broke off before they did anything; they are not in the trace."""
 
@@ -140,6 +142,7 @@ class Translator:
             9: self._file,
             10: self._take_data,
             11: self._take_user_stack,
+            12: self._unexplained,
             64: self._call_name,
             65: self._lost,
             66: self._stack,
@@ -188,10 +191,18 @@ class Translator:
         self._at_a_loss = False
         self._unsaid = 0
 
+    def _unexplained(self, pid: int, _tid: int, _more: int, _body: bytes) -> Iterator[Record]:
+        self._dumps.pop(pid, None)
+        if pid in self._known:
+            self._known.discard(pid)
+            why = "its memory was changed by a call that had begun before the recording, or that is not recorded"
+            self.told.unexplained += 1
+            yield Lost(n=0, pid=pid, why=why)
+
     def _is_known(self, pid: int) -> bool:
         """Whether an event says something about a process whose VMAs are known; counted if not, after a loss."""
         known = pid in self._known
-        if not known and self.told.events_lost:
+        if not known and (self.told.events_lost or self.told.unexplained):
             self.told.events_left_out += 1
         return known
 

@@ -236,6 +236,11 @@ class _Recording:
         if told.events_lost:
             left_out = f", and {told.events_left_out:,} after them left out" if told.events_left_out else ""
             summary.lost.append(f"{told.events_lost:,} events were lost{left_out}: a larger --buffer loses fewer")
+        if told.unexplained:
+            times = "once" if told.unexplained == 1 else f"{told.unexplained:,} times"
+            summary.lost.append(
+                f"memory was changed {times} by a call that had begun before the recording, or that is not recorded"
+            )
         if told.short_stacks * 2 > told.stacks and not self._options.unwound:
             summary.notes.append(
                 f"{told.short_stacks:,} of {told.stacks:,} stacks of calls end too early, because the code keeps no "

@@ -527,7 +527,7 @@ static void configure(bool stacks, bool all_faults, u32 pid, u32 cookie)
 			settings->call_mode[calls[i].number] = (u8)(1 + mode);
 	}
 	state->next_order = 1;
-	state->snapshot_wanted = pid || ring_ms ? 1 : 0;
+	state->snapshot_wanted = 1;
 	if (!stacks)
 		bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "stacks"), 1);
 	if (buffer_bytes) {

@@ -15,6 +15,7 @@ enum event_type {
 	EVENT_FILE,
 	EVENT_DATA,		/* what a pointer of the next call of this task points to */
 	EVENT_USER_STACK,	/* the stack of the next call of this task */
+	EVENT_UNEXPLAINED,	/* the address space was changed by nothing that is told of */
 	/* from the loader */
 	EVENT_CALL_NAME = 64,	/* more: the number; a name_event, whose first byte is the number of arguments */
 	EVENT_LOST,		/* more: how many; a name_event with the reason.  0: no more of them after this one */
@@ -157,6 +158,10 @@ struct file_event {
 	char fs[32];
 	u32 length, unused;
 	char path[PATH_MOST + NAME_MOST];	/* the names from the last to the first, each ended by 0 */
+};
+
+struct unexplained_event {
+	struct event head;
 };
 
 #define STACK_COPIED 8192

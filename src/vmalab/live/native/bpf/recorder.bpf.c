@@ -60,6 +60,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define TYPE_MASK 0170000
 #define TYPE_REGULAR 0100000
 #define FLAG_GROUP_EXIT 4
+#define FLAG_EXITING 4
 
 const volatile struct settings settings SEC(".rodata.settings");
 struct state state SEC(".data.state");
@@ -204,6 +205,13 @@ static __always_inline struct task *current_task(void)
 		return process == settings.attach_pid ? adopt(bpf_get_current_task_btf()) : NULL;
 	struct task_struct *now = bpf_get_current_task_btf();
 	return number_of(now->group_leader) == settings.attach_pid ? adopt(now) : NULL;
+}
+
+// The same, unless it has ended already, and only takes its address space down.
+static __always_inline struct task *living_task(void)
+{
+	struct task_struct *now = bpf_get_current_task_btf();
+	return now->flags & FLAG_EXITING ? NULL : current_task();
 }
 
 static __always_inline struct process *process_of(u32 key)
@@ -651,12 +659,26 @@ int BPF_PROG(kernel_fault, unsigned long address, struct pt_regs *regs, unsigned
 
 // ---- the mmap lock ----
 
+// VMAs may have changed, by a call that had begun before the recorder came, or by one that it does not know.
+static __always_inline void tell_unexplained(struct task *task, struct process *process)
+{
+	struct unexplained_event *event = RESERVE(unexplained, task, EVENT_UNEXPLAINED, take_order());
+	if (process)
+		process->dumped = 0;
+	if (event)
+		SUBMIT(event);
+}
+
 static __always_inline void let_go_for_writing(struct task *task)
 {
 	struct process *process = current_process();
 	u32 writes = process ? __sync_fetch_and_add(&process->writes, 1) + 1 : 0;
-	if (!task->number)
+	if (!task->number) {
+		// In a fault a stack grew; at the end of execve the old address space goes.
+		if (task->fault == FAULT_NONE && (u64)bpf_get_current_task_btf()->mm == task->mm)
+			tell_unexplained(task, process);
 		return;
+	}
 	task->writes = writes;
 	task->released = take_order();
 	task->locked = 1;
@@ -665,8 +687,7 @@ static __always_inline void let_go_for_writing(struct task *task)
 SEC("tp_btf/mmap_lock_acquire_returned")
 int BPF_PROG(lock_acquired, struct mm_struct *mm, bool write, bool success)
 {
-	u32 key = bpf_get_current_pid_tgid();
-	struct task *task = bpf_map_lookup_elem(&tasks, &key);
+	struct task *task = living_task();
 	if (!task || !success || (u64)mm != task->mm)
 		return 0;
 	if (write)
@@ -679,8 +700,7 @@ int BPF_PROG(lock_acquired, struct mm_struct *mm, bool write, bool success)
 SEC("tp_btf/mmap_lock_released")
 int BPF_PROG(lock_released, struct mm_struct *mm, bool write)
 {
-	u32 key = bpf_get_current_pid_tgid();
-	struct task *task = bpf_map_lookup_elem(&tasks, &key);
+	struct task *task = living_task();
 	if (!task || (u64)mm != task->mm)
 		return 0;
 	if (write)
@@ -814,8 +834,12 @@ int BPF_PROG(enter, struct pt_regs *regs, long id)
 {
 	struct task *task = current_task();
 	if (!task) {
-		if (settings.adopt_cookie && id == CALL_PRCTL && regs->di == settings.adopt_cookie)
+		if (settings.adopt_cookie && id == CALL_PRCTL && regs->di == settings.adopt_cookie) {
 			adopt(bpf_get_current_task_btf());
+			struct process *process = current_process();
+			if (process)	// it is the loader's until it execs
+				process->dumped = state.snapshot_wanted;
+		}
 		return 0;
 	}
 	end_fault(task);
