@@ -19,7 +19,7 @@ CALL_BUGS = (
         "mprotect_stops_at_first",
         "mprotect that answers for a hole before it has changed what lies below it",
         "syscalls.protect",
-        (("            return -NOT_MAPPED\n        upto = min", "            return 0\n        upto = min"),),
+        (("            return -NOT_MAPPED\n        upto = vma", "            return 0\n        upto = vma"),),
         "lockstep",
     ),
     Bug(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.planted.bugs import BUGS, Bug
+from tests.planted.calls import CALL_BUGS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "VMALAB_PURE": "1", "VMALAB_EXPECT_FORM": "interpreted", "VMALAB_SANITISE": "1"}
@@ -25,3 +26,13 @@ def test_planted_bug(bug: Bug) -> None:
 def test_there_are_enough_bugs() -> None:
     assert len(BUGS) >= 20
     assert len({bug.name for bug in BUGS}) == len(BUGS)
+
+
+@pytest.mark.parametrize("bug", [*BUGS, *CALL_BUGS], ids=lambda bug: bug.name)
+def test_its_text_is_there_once(bug: Bug) -> None:
+    source = (ROOT / "src/vmalab" / f"{bug.module.replace('.', '/')}.py").read_text()
+    for old, new in bug.changes:
+        assert source.count(old) == 1
+        assert old != new
+        source = source.replace(old, new)
+    compile(source, bug.module, "exec")
