@@ -287,3 +287,19 @@ def test_what_a_scan_says_of_memory_that_was_never_touched(features: int, mode: 
     with Lockstep(pages=True) as lockstep:
         found = lockstep.run(ops)
         assert found is None, str(found)
+
+
+@whole
+def test_a_frame_that_is_shared_on_one_side_alone_is_found_at_the_second_look_too() -> None:
+    with Lockstep(pages=True) as lockstep:
+        assert lockstep.run(_private(2)) is None
+        process, memory = lockstep.processes[0], lockstep.machine.memory
+        assert memory is not None
+        leaf = memory.tables(process.mm).leaf(AT)
+        assert leaf is not None
+        pages = leaf.pages[:2]
+        leaf.pages[:2] = pages[::-1]
+        found = lockstep.run([Op("read", (AT,))])
+        leaf.pages[:2] = pages
+        assert found is not None
+        assert "another frame than" in found.model + found.kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,8 @@ _NAMES: Final = {
 }
 PLENTY: Final = 1 << 20
 """Pages of a pool of which nobody counts those that others use."""
+A_MOMENT: Final = 0.05
+"""Seconds."""
 MOST_PAGES: Final = 4096
 """A VMA with more pages is not looked at."""
 
@@ -109,8 +112,18 @@ class PageWatch:
         """The first difference between the pages of a process and its model's.
 
         Now and then, and where it is to be the whole, everything else that the kernel shows of them is looked at too.
+        What differs is looked at again a moment later: khugepaged takes pages out of page tables while it works.
         """
         self._looks += 1
+        found = self._compare(who, process, pid, whole)
+        if found is not None and (THP / "khugepaged").exists():
+            time.sleep(A_MOMENT)
+            found = self._compare(who, process, pid, whole)
+            if found is None:
+                self._views.compared["second looks"] += 1
+        return found
+
+    def _compare(self, who: int, process: Process, pid: int, whole: bool) -> Difference | None:
         vmas: list[Vma] = []
         frames: dict[int, tuple[int, tuple[int, int]]] = {}
         try:
@@ -133,6 +146,9 @@ class PageWatch:
         if self._frames.get(who) != frames:
             self._frames[who] = frames
             found = self._sharing()
+            if found is not None:
+                # A second look is to find it again.
+                del self._frames[who]
         if found is not None or not vmas or (not whole and self._looks % EVERY):
             return found
         places = itertools.chain.from_iterable([range(vma.start, vma.end, PAGE_SIZE) for vma in vmas])
