@@ -684,11 +684,17 @@ static __always_inline void let_go_for_writing(struct task *task)
 	task->locked = 1;
 }
 
+// Whether a lock orders what the task does: that of its own address space, or of the one it gives advice about.
+static __always_inline bool counts(const struct task *task, struct mm_struct *mm)
+{
+	return (u64)mm == task->mm || task->number == CALL_PROCESS_MADVISE + 1;
+}
+
 SEC("tp_btf/mmap_lock_acquire_returned")
 int BPF_PROG(lock_acquired, struct mm_struct *mm, bool write, bool success)
 {
 	struct task *task = living_task();
-	if (!task || !success || (u64)mm != task->mm)
+	if (!task || !success || !counts(task, mm))
 		return 0;
 	if (write)
 		task->locked = 2;	// held; a downgrade looks like taking it for reading
@@ -701,7 +707,7 @@ SEC("tp_btf/mmap_lock_released")
 int BPF_PROG(lock_released, struct mm_struct *mm, bool write)
 {
 	struct task *task = living_task();
-	if (!task || (u64)mm != task->mm)
+	if (!task || !counts(task, mm))
 		return 0;
 	if (write)
 		let_go_for_writing(task);
