@@ -139,9 +139,8 @@ class Model:
     def setup(self) -> None:
         self._do(self._setup)
         self._setup = []
+        # What is there is old from now on: a collection during a round looks at what is new.
         gc.collect()
-        # What is there stays: a collection during a round would mostly look at the script.
-        gc.freeze()
 
     def round(self, number: int) -> float:
         before, timed, after = self._rounds[number]

@@ -229,14 +229,11 @@ def _dup_vmas(child: Mm, parent: Mm) -> i64:
     return refusal
 
 
-def _dup_userfaultfd(copy: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> None:
+def _dup_userfaultfd(copy: Vma, old: Userfaultfd, contexts: list[tuple[Userfaultfd, Userfaultfd]]) -> None:
     """A child's memory has a context of its own, if the parent's wants to hear of forks; else none (dup_userfaultfd).
 
     contexts: the parent's and the child's that are known by now.
     """
-    old = copy.uffd
-    if old is None:
-        return
     if not old.has(UFFD_FEATURE_EVENT_FORK):
         copy.uffd = None
         copy.flags = copy.flags & ~VM_UFFD
@@ -290,10 +287,12 @@ def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]
         refusal = NO_MEMORY_POLICY
     else:
         copy = vma.duplicate(child)
-        copy.anon_vma = None
-        _dup_userfaultfd(copy, contexts)
-        if not copy.flags & VM_WIPEONFORK:
-            refusal = anon_vma_fork(copy, vma)
+        if copy.uffd is not None:
+            _dup_userfaultfd(copy, copy.uffd, contexts)
+        if copy.anon_vma is not None:
+            copy.anon_vma = None
+            if not copy.flags & VM_WIPEONFORK:
+                refusal = anon_vma_fork(copy, vma)
         copy.flags = copy.flags & ~VM_LOCKED_MASK
     if copy is None or refusal != YES:
         child.commit.uncharge(charged)
