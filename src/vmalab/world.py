@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mypy_extensions import mypyc_attr
 
-from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import permissions
 from vmalab.vma.area import Userfaultfd, Vma
 from vmalab.vma.shm import IpcNamespace
@@ -58,7 +57,7 @@ class ProcessState:
     def maps_line(self, vma: Vma) -> str:
         """One line of /proc/PID/maps, without the line end."""
         file = vma.file
-        offset = vma.pgoff << PAGE_SHIFT if file is not None else 0
+        offset = vma.offset_at(vma.start) if file is not None else 0
         dev = file.dev if file is not None else "00:00"
         ino = file.ino if file is not None else 0
         line = f"{vma.start:08x}-{vma.end:08x} {permissions(vma.flags)} {offset:08x} {dev} {ino} "

@@ -10,6 +10,7 @@ from vmalab.calls import Call
 from vmalab.dispatch import perform
 from vmalab.flags import MAP_ANONYMOUS, MAP_GROWSDOWN, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from vmalab.pages.memory import Memory
+from vmalab.vma.area import DEVICE_OPS, File
 
 CALLS = {
     "brk": 1,
@@ -56,3 +57,11 @@ def test_any_numbers(name: str, pages: bool) -> None:
             machine.validate()
         machine.exit(process)
     machine.validate()
+
+
+def test_an_offset_beyond_a_machine_word() -> None:
+    process = Machine().process()
+    device = File("/dev/far", kind="device", ops=DEVICE_OPS, private_ops=DEVICE_OPS)
+    addr = process.mmap(0, PAGE_SIZE, PROT_READ, MAP_PRIVATE, device, 1 << 63)
+    assert f"{addr:x}-{addr + PAGE_SIZE:x} r--p 8000000000000000 " in process.maps()
+    process.touch(addr, write=False)

@@ -355,7 +355,7 @@ class Generator:
 
     def _limit(self, process: Process, who: int) -> Op:
         mm = process.mm
-        resource, used = self._choose(
+        resource, pages = self._choose(
             (
                 (f.RLIMIT_AS, mm.total_vm),
                 (f.RLIMIT_DATA, mm.data_vm),
@@ -364,6 +364,7 @@ class Generator:
                 (f.RLIMIT_MEMLOCK, 0),
             )
         )
+        used: int = pages
         value = self._choose((f.RLIM_INFINITY, (used + self._choose((0, 1, 4, 20))) * PAGE_SIZE))
         return Op("prlimit64", (resource, value), who)
 

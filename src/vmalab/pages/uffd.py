@@ -91,7 +91,7 @@ def fill(memory: Memory, mm: Mm, addr: int, length: int, data: bytes, kind: int,
 def _fill_page(memory: Memory, tables: Tables, vma: Vma, addr: int, content: bytes, kind: int, protect: bool) -> int:
     if isinstance(tables.pmds.get(addr >> PMD_SHIFT), Huge):
         return FILL_THERE
-    if vma.file is not None and 0 <= vma.file.size <= vma.pgoff_at(addr) << PAGE_SHIFT:
+    if vma.file is not None and 0 <= vma.file.size <= vma.offset_at(addr):
         return FILL_NO_PAGE if kind != CONTINUE else FILL_NOT_SUPPORTED
     leaf = memory.leaf_for(tables, addr)
     if leaf is None:

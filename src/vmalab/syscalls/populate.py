@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
     VM_ACCESS,
     VM_EXEC,
@@ -113,7 +112,7 @@ def pages_uncertain(vma: Vma) -> bool:
 def _beyond_file(vma: Vma, addr: int) -> bool:
     """Whether an address lies beyond the end of its file, as far as that is known."""
     file = vma.file
-    return file is not None and 0 <= file.size <= vma.pgoff_at(addr) << PAGE_SHIFT
+    return file is not None and 0 <= file.size <= vma.offset_at(addr)
 
 
 def _takes_huge_page(vma: Vma) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import final
 
-from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import VM_PKEY_MASK, VM_PKEY_SHIFT, VM_SOFTDIRTY, vm_flags_from_text, vm_flags_text
 from vmalab.trace import records
 from vmalab.vma.area import AnonVma, File, Vma
@@ -56,7 +55,7 @@ class _AnonVmas:
     def compare(self, model: Vma, kernel: records.Vma) -> list[Difference]:
         """Differences in what only such a list shows: the anon_vma, and the offset of anonymous memory."""
         found: list[Difference] = []
-        offset = model.pgoff << PAGE_SHIFT
+        offset = model.offset_at(model.start)
         if model.file is None and offset != kernel.offset:
             found.append(Difference(model.start, "offset", f"{offset:#x}", f"{kernel.offset:#x}"))
         ours, theirs = model.anon_vma, kernel.anon_vma
@@ -132,7 +131,7 @@ def _compare_vma(process: ProcessState, model: Vma, kernel: records.Vma, inodes:
     if not inodes.same(file, kernel.dev, kernel.ino):
         ours = f"{file.dev} {file.ino} {file.path}"
         found.append(Difference(addr, "file", ours, f"{kernel.dev} {kernel.ino} {kernel.path}"))
-    offset = model.pgoff << PAGE_SHIFT
+    offset = model.offset_at(model.start)
     if offset != kernel.offset:
         found.append(Difference(addr, "offset", f"{offset:#x}", f"{kernel.offset:#x}"))
     return found

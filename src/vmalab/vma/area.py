@@ -327,6 +327,11 @@ class Vma:
         """The page offset that belongs to an address in it."""
         return self.pgoff + ((addr - self.start) >> PAGE_SHIFT)
 
+    def offset_at(self, addr: i64) -> int:
+        """The byte of its file that belongs to an address in it: up to 2**64, unlike a page offset no machine word."""
+        index: int = self.pgoff_at(addr)
+        return index << PAGE_SHIFT
+
     def shown_name(self) -> str:
         """The name in /proc/PID/maps, but for [heap] and [stack], which depend on the address space."""
         if self.file is not None:
