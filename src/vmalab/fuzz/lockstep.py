@@ -73,7 +73,7 @@ class _Expected:
 
 
 def _asks_a_file(process: Process, op: Op) -> bool:
-    """Whether an answer to a userfaultfd depends on which pages of a file are in memory: other runs had a part in that."""
+    """Whether an answer to a userfaultfd depends on which pages of a file are in memory, as other runs left them."""
     vma = process.mm.find_vma(op.args[0]) if op.name == "fill" else None
     return vma is not None and not has_own_pages(vma)
 
