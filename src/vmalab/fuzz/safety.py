@@ -107,10 +107,13 @@ class Safety:
             return False
         if op.name == "shmget":
             return not op.args[2] & shm.HUGETLB
+        segment = namespace.segments.get(self._lockstep.resources[op.who].segments.get(op.file, -1))
+        if op.name == "shmat":
+            # Whoever locks all memory would have it all made present.
+            return segment is None or segment.size < LARGE
         if op.name != "shmctl" or op.args[0] & 0xFFFFFFFF != shm.LOCK:
             return True
         limits = process.limits
-        segment = namespace.segments.get(self._lockstep.resources[op.who].segments.get(op.file, -1))
         if segment is None or limits.ipc_lock or limits.memlock in (0, f.RLIM_INFINITY):
             return True
         return segment.size > limits.memlock
