@@ -8,8 +8,9 @@ from typing import Final
 
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
-from vmalab.flags import permissions, vm_flags_text
+from vmalab.flags import CLONE_NEWIPC, IPC_CREAT, permissions, vm_flags_text
 from vmalab.fuzz.divergence import Divergence
+from vmalab.fuzz.files import SEGMENT_PAGES
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.view import Row
@@ -99,6 +100,7 @@ class _Recorder:
         found.pid = agent
         self._writer.write(found)
         self._new_process(0, agent)
+        self._segments()
         for op in ops:
             known = set(lockstep.processes)
             divergence = lockstep.run([op])
@@ -118,6 +120,17 @@ class _Recorder:
         pid = self._lockstep.agent.pid_of(who + 1)
         self._pids[who] = pid
         self._writer.write(records.Fork(0, pid, pid, parent, parent, flags=SIGCHLD))
+
+    def _segments(self) -> None:
+        """The segments that a run begins with, in an IPC namespace of its own."""
+        pid = self._pids[0]
+        made = self._lockstep.resources[0].segments
+        if made:
+            self._writer.write(records.Call(0, pid, pid, "unshare", [CLONE_NEWIPC], 0))
+        for at, pages in enumerate(SEGMENT_PAGES):
+            if at in made:
+                words = [0, pages * PAGE_SIZE, IPC_CREAT | 0o600]
+                self._writer.write(records.Call(0, pid, pid, "shmget", words, made[at]))
 
     def _step(self, op: Op) -> None:
         call = self._lockstep.last_call

@@ -405,7 +405,7 @@ def read_vmas(pid: int, reader: str) -> Vmas:
                 if int(start, 16) >= _USER_END:
                     break
                 shown = sum([bit for letter, bit in zip(words[1], (1, 2, 4, 8), strict=True) if letter not in b"-p"])
-                offset = int(words[2], 16) >> 12 if inode else 0
+                offset = int(words[2], 16) >> 12
                 rows.append([int(start, 16), int(end, 16), shown, offset, inode, 0, 0, 0])
     return [tuple(row) for row in rows]
 

@@ -258,7 +258,7 @@ static i64 read_query(void)
 		record->start = query.start;
 		record->end = query.end;
 		record->flags = query.flags & 0xf;
-		record->pgoff = query.inode ? query.offset >> 12 : 0;
+		record->pgoff = query.offset >> 12;
 		record->ino = query.inode;
 		record->anon = record->chain = record->extra = 0;
 		addr = query.end;
