@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from vmalab.flags import MNEMONICS
+from vmalab.flags import CLONE_THREAD, MNEMONICS
 from vmalab.trace.check import ARGUMENTS, CAPS, FAULTS, KINDS
 from vmalab.trace.records import Call, End, Exec, Exit, Fault, File, Fork, Header, Limits, Lost, Machine, Record, Vma
 
@@ -83,7 +83,9 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
     ),
     st.builds(File, n=st.just(0), id=SIZES, dev=DEVICES, ino=SIZES, path=TEXT, kind=st.sampled_from(sorted(KINDS))),
     st.builds(Fault, n=st.just(0), pid=PIDS, tid=PIDS, addr=WORDS, write=st.booleans()),
-    st.builds(Fork, n=st.just(0), pid=PIDS, tid=PIDS, parent=PIDS, parent_tid=PIDS, flags=WORDS, grown=grown()),
+    st.builds(Fork, n=st.just(0), pid=PIDS, tid=PIDS, parent=PIDS, parent_tid=PIDS, flags=WORDS, grown=grown()).filter(
+        lambda fork: fork.pid != fork.parent or fork.flags & CLONE_THREAD != 0
+    ),
     st.builds(
         Exit, n=st.just(0), pid=PIDS, vmas=st.one_of(st.none(), vma_lists()), code=st.one_of(st.none(), st.just(3))
     ),
