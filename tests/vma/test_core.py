@@ -22,11 +22,12 @@ from vmalab.flags import (
 )
 from vmalab.machine import KernelError, Machine, Process
 from vmalab.reason import YES
-from vmalab.vma.anon import anon_vma_found, anon_vma_restore
+from vmalab.vma.anon import anon_vma_fork, anon_vma_found, anon_vma_restore
 from vmalab.vma.area import Vma
 from vmalab.vma.merge import is_mergeable_vma, request_for_modify
 from vmalab.vma.modify import vma_modify_flags, vma_modify_flags_name
 from vmalab.vma.observer import Observer
+from vmalab.vma.place import unmapped_area
 from vmalab.vma.port import Port
 from vmalab.vma.relocate import expand_stack, relocate_vma_down
 from vmalab.vma.space import Mm
@@ -306,3 +307,21 @@ def test_an_anon_vma_that_a_running_process_has() -> None:
     process.mmap(start + 0x2000, 0x1000, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
     assert [each.start for each in process.vmas()] == [start, start + 0x2000]
     process.mm.validate()
+
+
+def test_a_duplicate_has_all_but_references_and_a_chain() -> None:
+    process = Machine().process()
+    vma = process.mm.vma_lookup(process.mmap(0, 0x1000))
+    assert vma is not None
+    vma.private_data = "its driver's"
+    vma.label = "[special]"
+    copy = vma.duplicate()
+    assert (copy.private_data, copy.label, copy.chain) == ("its driver's", "[special]", ())
+    assert copy.offset_at(copy.start + 0x1000) == copy.pgoff_at(copy.start) * 0x1000 + 0x1000
+    assert anon_vma_fork(copy, vma) == YES
+    assert copy.chain == ()
+
+
+def test_nothing_is_chosen_below_the_lowest_address() -> None:
+    mm = Machine().process().mm
+    assert unmapped_area(mm, 0x1000, 0, mm.task_size) == mm.settings.min_addr

@@ -365,3 +365,32 @@ def test_absorb_refuses_what_does_not_start_there() -> None:
     with pytest.raises(ValueError, match="can take"):
         tree.absorb(1, 5, 9)
     _same(tree, entries)
+
+
+def test_a_leaf_that_is_full_is_split() -> None:
+    tree: MapleTree[int] = MapleTree()
+    for at in range(LEAF_SIZE):
+        tree.insert(at * 4, at * 4 + 4, at)
+    tree.split(2, -1, True)
+    tree.validate()
+    assert tree.count == LEAF_SIZE + 1
+
+
+def test_boundaries_between_leaves_move() -> None:
+    tree: MapleTree[int] = MapleTree()
+    for at in range(3 * LEAF_SIZE):
+        tree.insert(at * 8, at * 8 + 8, at)
+    for at in range(1, 3 * LEAF_SIZE):
+        tree.move_boundary(at * 8, at * 8 + (3 if at % 2 else -3))
+        tree.validate()
+    assert tree.count == 3 * LEAF_SIZE
+
+
+def test_absorb_refuses_what_is_not_there() -> None:
+    tree, entries = _row([(1, 4), (0, 4), (0, 4)])
+    for of in (3, 0):
+        with pytest.raises(ValueError, match="can take"):
+            tree.absorb(of, 1, 9)
+    with pytest.raises(ValueError, match="can take"):
+        tree.absorb(40, 40, 50)
+    _same(tree, entries)

@@ -404,9 +404,9 @@ class MapleTree(Nodes[T]):
         if before is None or after is None or before[1] != old or after[0] != old or not before[0] < new < after[1]:
             raise ValueError(f"no boundary to move from {old:#x} to {new:#x}")
         self.generation += 1
-        self._own_leaf().starts[self._i] = key
-        if self._i == 0:
-            self._set_min(key)
+        # The upper one is the first of its leaf: else both were found in one.
+        self._own_leaf().starts[0] = key
+        self._set_min(key)
         self._previous()
         self._own_leaf().lasts[self._i] = key - 1
 

@@ -105,8 +105,8 @@ def _collect(gathered: Gathered, first: Vma) -> i64:
 
 def zap(gathered: Gathered) -> None:
     """The point of no return: the pages go, drivers and userfaultfds are told, and the range is empty."""
-    if gathered.first is not None:
-        _zap_vma(gathered, gathered.first)
+    assert gathered.first is not None
+    _zap_vma(gathered, gathered.first)
     if gathered.more is not None:
         for vma in gathered.more:
             _zap_vma(gathered, vma)
@@ -134,8 +134,8 @@ def complete(gathered: Gathered) -> None:
     """Free what was zapped and give back what it counted (vms_complete_munmap_vmas)."""
     mm = gathered.mm
     mm.map_count -= gathered.count
-    if gathered.first is not None:
-        _complete_vma(mm, gathered.first)
+    assert gathered.first is not None
+    _complete_vma(mm, gathered.first)
     if gathered.more is not None:
         for vma in gathered.more:
             _complete_vma(mm, vma)
