@@ -87,7 +87,7 @@ BUGS = (
         "merge_right_keeps_offset",
         "a VMA that grows down but keeps its offset",
         "vma.space",
-        (("        above.pgoff += (at - old_start) >> PAGE_SHIFT\n", ""),),
+        (("        above.pgoff += (at - old) >> PAGE_SHIFT\n", ""),),
         "merge_existing: the tail of the middle joins the right",
     ),
     Bug(

@@ -419,14 +419,13 @@ class Mm:
         """Move the address at which two VMAs touch: one takes from the other (vma_set_range of both)."""
         self.assert_write_locked()
         assert not below.freed and not above.freed, "a VMA that was freed is resized"
-        old_start = above.start
-        old_end = below.end
-        self.tree.move_boundary(old_start, at)
+        old = above.start
+        self.tree.move_boundary(old, at)
         below.end = at
-        above.pgoff += (at - old_start) >> PAGE_SHIFT
+        above.pgoff += (at - old) >> PAGE_SHIFT
         above.start = at
-        self.port.resized(below, below.start, old_end)
-        self.port.resized(above, old_start, above.end)
+        self.port.resized(below, below.start, old)
+        self.port.resized(above, old, above.end)
 
     def absorb(self, vma: Vma, start: i64, end: i64, pgoff: i64, gone: Vma) -> None:
         """Give a VMA of the tree new bounds, and let go of another that lies within them."""
