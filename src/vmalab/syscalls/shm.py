@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, ULONG_END, page_down, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, page_down, page_up
 from vmalab.flags import (
     IPC_CREAT,
     IPC_EXCL,
@@ -217,7 +217,7 @@ def _lock(mm: Mm, segment: Segment) -> int:
     if segment.mode & SHM_LOCKED:
         return YES
     namespace = segment.namespace
-    pages = (segment.size + PAGE_SIZE - 1) >> PAGE_SHIFT
+    pages = page_up(segment.size) >> PAGE_SHIFT
     if namespace.user_locked + pages > mm.limits.memlock >> PAGE_SHIFT and not mm.limits.ipc_lock:
         return SHM_LOCK_LIMIT
     namespace.user_locked += pages
