@@ -9,13 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.programs import vmalab
-from vmalab.flags import CLONE_VFORK, CLONE_VM, VM_EXEC, VM_LOCKED
+from vmalab.flags import (
+    CLONE_VFORK,
+    CLONE_VM,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_HUGE_SHIFT,
+    MAP_HUGETLB,
+    MAP_PRIVATE,
+    VM_EXEC,
+    VM_LOCKED,
+)
 from vmalab.fuzz.as_c import as_c
 from vmalab.fuzz.campaign import Campaign, Options, run
 from vmalab.fuzz.divergence import Divergence
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.pool import POOL
+from vmalab.fuzz.safety import Safety
 from vmalab.fuzz.show import strips, write_trace
 from vmalab.fuzz.shrink import as_python, shrink
 from vmalab.live.agent import why_not
@@ -261,6 +272,15 @@ def test_events_of_a_userfaultfd() -> None:
         seen = [names[event] for event in reader.seen]
         assert (seen.count("fork"), sorted(set(seen))) == (2, ["fork", "remap", "remove", "unmap"])
         assert lockstep.run([Op("close", (), 0, 16)]) is None
+
+
+@live
+@pytest.mark.parametrize("flags", [MAP_HUGETLB, MAP_HUGETLB | 30 << MAP_HUGE_SHIFT])
+def test_the_agent_is_not_mapped_over(flags: int) -> None:
+    """Lengths of huge pages are rounded up: at address 0 they reach the program."""
+    op = Op("mmap", (0, 0x200000, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | flags, 0))
+    with Lockstep() as lockstep:
+        assert Safety(lockstep).allows(op) is (flags >> MAP_HUGE_SHIFT == 0)
 
 
 @live

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -153,6 +154,16 @@ def test_it_is_killed_by_a_signal() -> None:
 def test_its_own_memory_is_gone() -> None:
     with Agent("query") as started, pytest.raises(AgentDied, match=r"ended by|stumbled over"):
         started.run([Step(MUNMAP, (0x400000, 0x10000000))])
+
+
+def test_a_child_that_dies_is_noticed_soon() -> None:
+    """Its parent holds its pipes as well, so they stay open."""
+    with Agent("query", seconds=60.0) as started:
+        pid = started.fork(0, 1)
+        began = time.monotonic()
+        with pytest.raises(AgentDied, match=f"process {pid} of the agent was ended by SIGKILL"):
+            started.run([Step(KILL, (pid, signal.SIGKILL))], 1)
+        assert time.monotonic() - began < 30
 
 
 def test_a_step_that_does_not_come_back() -> None:

@@ -23,12 +23,12 @@ from vmalab.flags import (
     RLIMIT_STACK,
 )
 from vmalab.fuzz.divergence import Divergence, result_text
-from vmalab.fuzz.events import EVENTS, EventReader
+from vmalab.fuzz.events import EVENTS, EventReader, Listener
 from vmalab.fuzz.files import SEGMENT_PAGES, Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
 from vmalab.fuzz.page_views import PageViews
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
-from vmalab.fuzz.status import COUNTERS, counters, layout_shown, pools, program_text
+from vmalab.fuzz.status import COUNTERS, counters, layout_shown, pool_sizes, program_text
 from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, adopt, outer_view, same_view
 from vmalab.live.agent import CHANNELS, READ, WRITE, Agent, AgentDied, Reply, Step, Vmas
@@ -104,6 +104,8 @@ class Lockstep:
         self._own_files: bool = files is None
         self.files: Files = Files() if files is None else files
         self._stopped: bool = True
+        self._unshares: bool | None = None
+        """Whether a run may have an IPC namespace of its own; None before the first has asked for one."""
         try:
             self._start(reader)
         except BaseException:
@@ -146,6 +148,7 @@ class Lockstep:
         for limit in (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK):
             hard = resource.prlimit(self.agent.pid, limit)[1]
             self._hard_limits[limit] = RLIM_INFINITY if hard == resource.RLIM_INFINITY else hard
+        self._listener: Listener = Listener()
         self._readers: dict[int, EventReader] = {}
         """Of the events of userfaultfds, by file."""
         self.processes: dict[int, Process] = {}
@@ -203,24 +206,29 @@ class Lockstep:
 
     def _look_at_pools(self) -> None:
         """How many huge pages there are is nothing that a machine stays with."""
-        self._pools: dict[str, int] = pools()
+        self._pools: dict[str, int] = pool_sizes()
         self.machine.settings.hugepages = free_huge_pages().get("2048", 0)
 
     def _make_segments(self) -> Divergence | None:
         """Give the run an IPC namespace of its own, where that is permitted, and its first segments."""
         first = self.resources[0].segments
-        (unshared,) = self.agent.run([Step(UNSHARE, (CLONE_NEWIPC,))], 1, report=0)
-        if unshared.result < 0:
+        unshare = Call("unshare", (CLONE_NEWIPC,))
+        asks = [Step(UNSHARE, unshare.args)]
+        if self._unshares is None:
+            # Where it is refused, the segments would be everybody's.
+            self._unshares = self.agent.run(asks, 1, report=0)[0].result == 0
+            asks = []
+        if not self._unshares:
             return None
-        self.processes[0].do(Call("unshare", (CLONE_NEWIPC,)))
-        for at, pages in enumerate(SEGMENT_PAGES):
-            call = Call("shmget", (0, pages * PAGE_SIZE, IPC_CREAT | 0o600))
+        made = [Call("shmget", (0, pages * PAGE_SIZE, IPC_CREAT | 0o600)) for pages in SEGMENT_PAGES]
+        replies = self.agent.run(asks + [Step(NUMBERS["shmget"], call.args) for call in made], 1, report=0)[len(asks) :]
+        self.processes[0].do(unshare)
+        for at, call in enumerate(made):
             outcome = self.processes[0].do(call)
-            (reply,) = self.agent.run([Step(NUMBERS["shmget"], call.args)], 1, report=0)
-            if reply.result != outcome.result:
-                found = (hex(outcome.result), result_text(reply.result))
+            if replies[at].result != outcome.result:
+                found = (hex(outcome.result), result_text(replies[at].result))
                 return Divergence(-1, Op("shmget", call.args, 0, at), "result", *found)
-            first[at] = reply.result
+            first[at] = replies[at].result
         return None
 
     def _remove_segments(self) -> None:
@@ -240,8 +248,7 @@ class Lockstep:
         if not self._stopped:
             self._stopped = True
             self.agent.close()
-            for each in self._readers.values():
-                each.forget()
+            self._listener.close()
             self._readers.clear()
             if self.page_views is not None:
                 self.page_views.close()
@@ -278,9 +285,10 @@ class Lockstep:
             if not self._is_possible(op):
                 # What makes the process, or the file, is left out of a sequence that is made short.
                 continue
-            switches = op.name in ALONE or (len(waiting) > 0 and waiting[0].op.who != op.who)
-            if switches or len(waiting) >= self._batch:
-                found = self._send(waiting, 0 if switches else self._ahead)
+            alone = op.name in ALONE
+            switches = len(waiting) > 0 and waiting[0].op.who != op.who
+            if alone or switches or len(waiting) >= self._batch:
+                found = self._send(waiting, 0 if alone else self._ahead)
                 if found is not None:
                     return found
                 waiting = []
@@ -411,8 +419,15 @@ class Lockstep:
         return translate(op, self.resources[op.who], self.agent.scratch)
 
     def _send(self, waiting: list[_Expected], ahead: int) -> Divergence | None:
-        """Send a batch to the agent, and compare what comes back until only so many batches are on their way."""
+        """Send a batch to the agent, and compare what comes back until only so many batches are on their way.
+
+        Those that are on their way are all of one process: another begins when they are done.
+        """
         if waiting:
+            if self._sent and self._sent[0][0].op.who != waiting[0].op.who:
+                found = self._send([], 0)
+                if found is not None:
+                    return found
             steps = [step for each in waiting for step in each.steps]
             self._sent.append(waiting)
             try:
@@ -451,7 +466,7 @@ class Lockstep:
     def _listen(self, op: Op, descriptor: int) -> None:
         """Read the events of a new userfaultfd that has any."""
         if op.name == "userfaultfd" and op.args and op.args[0] & EVENTS and descriptor >= 0:
-            self._readers[op.file] = EventReader(self.agent.pid_of(op.who + 1), descriptor)
+            self._readers[op.file] = self._listener.follow(self.agent.pid_of(op.who + 1), descriptor)
 
     def _count(self, op: Op, reason: int) -> None:
         self.last_reason = reason
@@ -506,7 +521,7 @@ class Lockstep:
 
     def is_disturbed(self) -> bool:
         """Whether somebody else has changed the pages of the run, or how many huge pages there are."""
-        return pools() != self._pools or (self._watch is not None and self._watch.is_disturbed())
+        return pool_sizes() != self._pools or (self._watch is not None and self._watch.is_disturbed())
 
     def _look_at_pages(self, who: int, *, whole: bool) -> tuple[str, str, str] | None:
         watch = self._watch

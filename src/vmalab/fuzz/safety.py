@@ -92,8 +92,7 @@ class Safety:
         for start, length in _ranges(op):
             if length >= LARGE and start < TASK_SIZE and length <= TASK_SIZE:
                 return False
-            last = min(start + length + PAGE_SIZE, 1 << 64)
-            if self.is_own(start, last):
+            if self.is_own(start, start + length + PAGE_SIZE):
                 return False
         return True
 
@@ -136,6 +135,9 @@ def _ranges(op: Op) -> list[tuple[int, int]]:
         return [(args[0], 16 * PAGE_SIZE)] if args[0] else []
     if op.name == "mlockall":
         return [(0, TASK_SIZE)]
+    if op.name == "mmap" and args[3] & f.MAP_HUGETLB:
+        size = 1 << (args[3] >> f.MAP_HUGE_SHIFT & f.MAP_HUGE_MASK or PMD_SIZE.bit_length() - 1)
+        return [(args[0], -(-args[1] // size) * size)]
     return [(args[0], args[1] if op.name not in ("read", "write") else 1)]
 
 

@@ -47,12 +47,12 @@ class Ranges:
     def hold(self, start: int, end: int) -> bool:
         """Whether one range has all addresses from start up to end."""
         edges = self._edges
-        return any([edges[at] <= start and end <= edges[at + 1] for at in range(0, len(edges), 2)])
+        return any(edges[at] <= start and end <= edges[at + 1] for at in range(0, len(edges), 2))
 
     def touch(self, start: int, end: int) -> bool:
         """Whether any address from start up to end is in a range."""
         edges = self._edges
-        return any([start < edges[at + 1] and edges[at] < end for at in range(0, len(edges), 2)])
+        return any(start < edges[at + 1] and edges[at] < end for at in range(0, len(edges), 2))
 
 
 @final
@@ -62,6 +62,8 @@ class Rows:
     def __init__(self, known: dict[Row, Row]) -> None:
         self._rows: dict[Row, Row] = known
         self._unnumbered: dict[int, File] = {}
+        self._same: dict[Row, Row] = {}
+        """The kernel's row for one whose file had no inode yet."""
 
     def one(self, row: Row) -> Row:
         """The row that stands for all that are equal to it."""
@@ -84,6 +86,17 @@ class Rows:
         if file.ino == 0:
             file.ino = kernel
         return file.ino == kernel
+
+    def are_same(self, ours: Row, theirs: Row) -> bool:
+        """Whether a row is the kernel's, but for an inode that only the kernel knew when it was made."""
+        if ours == theirs or self._same.get(ours) is theirs:
+            return True
+        if ours[:INODE] != theirs[:INODE] or ours[INODE + 1 :] != theirs[INODE + 1 :]:
+            return False
+        if not self.is_inode(ours[INODE], theirs[INODE]):
+            return False
+        self._same[ours] = theirs
+        return True
 
 
 @final
@@ -141,7 +154,12 @@ class WholeView:
             anon_vma = vma.anon_vma
             if anon_vma is not None:
                 anon = firsts.setdefault(anon_vma, start)
-            inode = rows.inode(vma.file)
+            file = vma.file
+            inode: int = 0
+            if file is not None:
+                inode = file.ino
+                if inode == 0:
+                    inode = rows.inode(file)
             while at < many and last[at].start < start:
                 at += 1
             shown = last[at] if at < many else None
@@ -175,16 +193,12 @@ def outer_view(mm: Mm, rows: Rows, flags_too: bool) -> list[Row]:
 
 def same_view(model: list[Row], kernel: list[Row], rows: Rows) -> bool:
     """Whether two views are the same; the inode of a file that had none is learned."""
-    if model == kernel:
-        return True
     if len(model) != len(kernel):
         return False
-    for ours, theirs in zip(model, kernel, strict=True):
-        if ours is theirs or ours == theirs:
-            continue
-        if ours[:INODE] != theirs[:INODE] or ours[INODE + 1 :] != theirs[INODE + 1 :]:
-            return False
-        if not rows.is_inode(ours[INODE], theirs[INODE]):
+    for at in range(len(model)):
+        ours = model[at]
+        theirs = kernel[at]
+        if ours is not theirs and not rows.are_same(ours, theirs):
             return False
     return True
 

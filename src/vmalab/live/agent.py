@@ -47,6 +47,12 @@ _CLONE_NEWNET: Final = 0x40000000
 _USER_END: Final = 1 << 47
 _CPU_SECONDS: Final = 3600
 _WORD: Final = (1 << 64) - 1
+_GONE: Final = -1
+_EXIT_CODE: Final = 52
+"""Field of /proc/PID/stat."""
+_LARGE: Final = 1 << 61
+_LOOK: Final = 1.0
+"""After so many seconds without an answer it is looked whether the process is there at all."""
 _PIPE: Final = 1 << 16
 """Bytes that a pipe holds."""
 _NO_ARGUMENTS: Final = (0, 0, 0, 0, 0, 0)
@@ -92,8 +98,8 @@ class Step:
 
     def pack(self) -> bytes:
         """The step as the agent takes it."""
-        # An argument that is no word of 64 bits is taken modulo 2^64.
-        words = [arg if 0 <= arg <= _WORD else arg & _WORD for arg in self.args]
+        # An argument that is no word of 64 bits is taken modulo 2^64; few are large enough to look.
+        words = [arg if 0 <= arg < _LARGE else arg & _WORD for arg in self.args]
         return _STEP.pack(
             self.number, *words, *_NO_ARGUMENTS[len(words) :], *self.slots, self.to, len(self.data), self.data
         )
@@ -146,8 +152,14 @@ class _Channel:
     def _fill(self, length: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while len(self._buffer) - self._at < length:
-            if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError
+            remaining = max(0.0, deadline - time.monotonic())
+            if not self._poll.poll(min(remaining, _LOOK) * 1000):
+                # The first process of the agent holds the pipes of all others: nothing is closed when one is gone.
+                if _ended_by(self.pid) is not None:
+                    raise EOFError
+                if remaining <= _LOOK:
+                    raise TimeoutError
+                continue
             part = os.read(self.back, _PIPE)
             if not part:
                 raise EOFError
@@ -367,15 +379,11 @@ class Agent:
 
     def _death(self, channel: _Channel) -> str:
         if channel.pid != self.pid:
-            return f"process {channel.pid} of the agent is gone"
+            status = _ended_by(channel.pid)
+            return f"process {channel.pid} of the agent " + _how(_GONE if status is None else status)
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
-        code = os.waitstatus_to_exitcode(status)
-        if code < 0:
-            return f"the agent was ended by {signal.Signals(-code).name}"
-        if code > 128:
-            return f"the agent stumbled over {signal.Signals(code - 128).name}"
-        return f"the agent exited with status {code}"
+        return "the agent " + _how(status)
 
     def close(self) -> None:
         """End the agent, its children with it (they die with their parent)."""
@@ -389,6 +397,28 @@ class Agent:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self.pid = 0
+
+
+def _ended_by(pid: int) -> int | None:
+    """How a process ended, as waitpid tells it, or _GONE where somebody has waited for it; None if it is there."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return _GONE
+    return int(fields[_EXIT_CODE - 3]) if fields[0] == b"Z" else None
+
+
+def _how(status: int) -> str:
+    """How the agent, or a process of it, came to its end."""
+    if status == _GONE:
+        return "is gone"
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    if code > 128:
+        return f"stumbled over {signal.Signals(code - 128).name}"
+    return f"exited with status {code}"
 
 
 def read_vmas(pid: int, reader: str) -> Vmas:

@@ -5,6 +5,7 @@ import mmap
 import os
 import platform
 import re
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +48,8 @@ def machine_facts() -> Machine:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text("utf-8", "replace")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
     except OSError:
         return ""
 
@@ -66,10 +68,16 @@ def chosen(text: str, default: str) -> str:
 def free_huge_pages() -> dict[str, int]:
     """Pages that nobody has, nor was promised, by size in KiB."""
     found = {}
-    for pool in sorted(POOLS.glob("hugepages-*kB")) if POOLS.is_dir() else []:
-        free = _number(str(pool / "free_hugepages"), 0) - _number(str(pool / "resv_hugepages"), 0)
-        found[pool.name.removeprefix("hugepages-").removesuffix("kB")] = max(free, 0)
+    for size, pool in pools().items():
+        found[size] = max(_number(f"{pool}/free_hugepages", 0) - _number(f"{pool}/resv_hugepages", 0), 0)
     return found
+
+
+@cache
+def pools() -> dict[str, str]:
+    """Where the kernel tells of huge pages, by their size in KiB."""
+    found = sorted(POOLS.glob("hugepages-*kB")) if POOLS.is_dir() else []
+    return {pool.name.removeprefix("hugepages-").removesuffix("kB"): str(pool) for pool in found}
 
 
 def _libc() -> ctypes.CDLL:
