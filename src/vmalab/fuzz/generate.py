@@ -419,17 +419,21 @@ class Generator:
 
     def _shm(self, process: Process, who: int) -> Op:
         which = self._roll()
-        if which < 0.3:
+        if which < 0.4:
             vmas = process.vmas() if process.mm.map_count < FEW_VMAS else []
-            attached = [vma.start for vma in vmas if vma.ops is not None and vma.ops.name == "shm"]
-            return Op("shmdt", (self._choose(attached) if attached else self._place(),), who)
-        if which < 0.4 and self._lockstep.slots < MOST_SLOTS:
+            attached = [vma for vma in vmas if vma.ops is not None and vma.ops.name == "shm"]
+            at = self._choose(attached).start if attached else self._place()
+            if which < 0.2 and attached:
+                # A part of a segment goes one way and back: parts of what has a close hook never merge.
+                return Op("mprotect", (at, self._choose((1, 1, 2)) * PAGE_SIZE, self._choose((1, 3))), who)
+            return Op("shmdt", (at,), who)
+        if which < 0.5 and self._lockstep.slots < MOST_SLOTS:
             mode = f.IPC_CREAT | self._choose((0o600, 0o600, 0o700, 0o400, 0))
             flags = mode | self._choose((0, 0, f.IPC_EXCL, shm.NORESERVE))
             flags &= ~self._choose((0, 0, 0, f.IPC_CREAT))
             return Op("shmget", (self._choose((0, 0, 1, 2)), self._choose(SEGMENT_SIZES), flags), who, self._new_file())
         segment = self._choose(list(self._lockstep.resources[who].segments) or [0])
-        if which < 0.65:
+        if which < 0.7:
             what = self._choose((0, 1, 2, 0o600, 0o400, 0o755))
             return Op("shmctl", (self._choose(SEGMENT_COMMANDS), what), who, segment)
         flags = self._choose((0, 0, f.SHM_RDONLY, f.SHM_EXEC)) | self._choose((0, f.SHM_REMAP, f.SHM_REMAP))
