@@ -160,7 +160,10 @@ def _print_totals(reader: TraceReader, replayed: Replay) -> None:
     only_forks = sum(1 for program in programs if program.replaced and not program.calls)
     out.print()
     out.print(f"{calls:,} calls: {calls - wrong:,} as recorded, {wrong:,} not")
-    out.print(f"final VMAs: {equal:,} of {len(compared):,} lists equal in bounds, flags, offset and file")
+    fields = "bounds, flags, offset and file"
+    if compared and all(program.anon_vmas for program in compared):
+        fields = "bounds, flags, offset, file and anon_vma"
+    out.print(f"final VMAs: {equal:,} of {len(compared):,} lists equal in {fields}")
     if only_forks:
         forks = "1 fork" if only_forks == 1 else f"{only_forks:,} forks"
         out.print(f"not listed: {forks} that ran another program at once")
@@ -213,6 +216,7 @@ def _program_json(program: Program, maps: bool) -> dict[str, Any]:
         "lost": program.lost or None,
         "first_mismatch": None,
         "final": None,
+        "anon_vmas_compared": program.anon_vmas,
     }
     if first is not None:
         shown["first_mismatch"] = {
