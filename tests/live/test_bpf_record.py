@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.live.conftest import Recorded, Recorder, record_command
-from vmalab.live import bpf_record
-from vmalab.trace.file import read_trace
-from vmalab.trace.records import Call, End, Exec, Exit, Fault, File, Fork, Lost, Maps, Record, Stack
+from vmalab.live import bpf_events, bpf_record
+from vmalab.trace.file import TraceWriter, read_trace
+from vmalab.trace.records import VERSION, Call, End, Exec, Exit, Fault, File, Fork, Header, Lost, Maps, Record, Stack
 from vmalab.trace.replay import Replay
 
 Program = Callable[..., str]
@@ -313,6 +313,33 @@ def test_flight_recorder_without_a_failure(record_bpf: Recorder) -> None:
     assert got.status == 1
     assert "no memory call failed with ENOMEM" in got.stderr
     assert got.header is None
+
+
+def test_a_trace_is_replaced_by_another_one_only(record_bpf: Recorder, record: Recorder, tmp_path: Path) -> None:
+    """Not by a flight recorder that had nothing to write, nor by a program that does not start."""
+    first = record_bpf("true")
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    assert record_bpf("true", options=["--ring", "1"]).records == first.records
+    for recorder in (record_bpf, record):
+        got = recorder(str(script))
+        assert (got.status, "No such file or directory" in got.stderr) == (2, True)
+        assert got.records == first.records
+    assert record_bpf("true").records != first.records
+
+
+def test_a_process_that_shows_nothing(tmp_path: Path) -> None:
+    told = bpf_events.Told()
+    told.done = (0, False, "time")
+    options = bpf_record.Options(pid=7, seconds=1)
+    with TraceWriter(tmp_path / "t", Header(vmalab="trace", version=VERSION), at_first_record=True) as writer:
+        recording = bpf_record._Recording(writer, "t", options, None)
+        recording._finish(told, 0)
+    why = "process 7 has not shown its VMAs: nothing of it was recorded"
+    assert recording.summary.lost == [why]
+    with read_trace(tmp_path / "t") as reader:
+        assert [each.why for each in reader if isinstance(each, Lost)] == [why]
 
 
 PAGES = 100_000

@@ -5,7 +5,6 @@ What is recorded runs without being stopped, and with all its privileges; record
 
 import os
 import signal
-import stat
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -132,13 +131,11 @@ def record(
         machine=machine_facts(),
         notes=[] if options.all_faults else ["faults that changed no VMA were not recorded"],
     )
-    existed = Path(output).exists()
-    with TraceWriter(output, header) as writer:
+    with TraceWriter(output, header, at_first_record=True) as writer:
         recording = _Recording(writer, output, options, started)
         told = recording.run(list(command), environment)
-    nothing = options.ring is not None and recording.summary.reason != "enomem"
-    if (told.failed is not None or nothing) and not existed and stat.S_ISREG(Path(output).stat().st_mode):
-        Path(output).unlink()
+        if told.failed is not None:
+            writer.abandon()
     if told.failed is not None:
         if told.failed[1] == "e":
             raise cannot_run(command[0], told.failed[0])
@@ -254,8 +251,17 @@ class _Recording:
             kept = f"{escape_text(summary.file)} holds what came before"
             raise InputError(f"the BPF recorder was ended (status {helper_status}); {kept}")
         status, interrupted, summary.reason = told.done
-        self._output.end(summary, status, interrupted=interrupted)
-        if self._options.ring is not None:
-            summary.status = 0 if summary.reason == "enomem" else 1
+        flight, failed = self._options.ring is not None, summary.reason == "enomem"
+        if self._options.pid is not None and not told.processes and not flight:
+            why = f"process {self._options.pid} has not shown its VMAs: nothing of it was recorded"
+            summary.lost.append(why)
+            self._output.write(Lost(n=0, pid=0, why=why))
+        if flight and not failed:
+            self._output.say_end(summary, status, interrupted=interrupted)
+            self._output.writer.abandon()
+        else:
+            self._output.end(summary, status, interrupted=interrupted)
+        if flight:
+            summary.status = 0 if failed else 1
         if self._output.broken is not None:
             raise InputError(f"{self._output.broken}; what was recorded ran on (status {summary.status})")
