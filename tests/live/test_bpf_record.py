@@ -308,6 +308,20 @@ def test_flight_recorder(record_bpf: Recorder) -> None:
     exact(got)
 
 
+def test_flight_recorder_until_there_are_too_many_vmas(record_bpf: Recorder) -> None:
+    words = [sys.executable, "-c", GROWING.replace("range(100000)", "range(1500)")]
+    got = record_bpf(*words, options=["--ring", "0.5", "--until-maps", "600"])
+    assert got.status == 0
+    assert "more VMAs than the limit" in got.stderr
+    assert len(got.of(Maps)[-1].vmas) > 600
+    exact(got)
+    got = record_bpf("true", options=["--ring", "1", "--until-maps", "600"], name="none")
+    assert (got.status, got.header) == (1, None)
+    assert "failed with ENOMEM and no process had more VMAs than the limit" in got.stderr
+    got = record_bpf("true", options=["--ring", "1", "--size", "600"], name="none")
+    assert (got.status, got.stderr.count("\n")) == (2, 1)
+
+
 def test_flight_recorder_without_a_failure(record_bpf: Recorder) -> None:
     got = record_bpf("true", options=["--ring", "1"])
     assert got.status == 1

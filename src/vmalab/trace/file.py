@@ -64,7 +64,7 @@ class TraceWriter:
         else:
             try:
                 self._made = not Path(self._path).exists()
-                self._file = open(self._path, "wb", buffering=0, opener=_open_to_keep)  # noqa: SIM115, PTH123
+                self._file = open(self._path, "wb", buffering=0, opener=_open_to_keep)  # noqa: SIM115
                 self._begun = not (at_first_record and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode))
                 if self._begun:
                     self._empty()
@@ -141,7 +141,7 @@ class TraceWriter:
             self._close_file()
 
     def abandon(self) -> None:
-        """Close without a trace, where there is no record: a file that was there is as it was, and there is no new one."""
+        """Close without a trace where there is no record: what was there is as it was, and no new file is."""
         if self._closed or self._begun:
             return
         self._close_file()
