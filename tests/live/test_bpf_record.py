@@ -382,6 +382,10 @@ def test_events_are_lost_where_the_ring_is_full(
         assert (bool(before.lost), before.replaced, before.mismatches, before.final) == (True, True, 0, None)
     assert (after.lost, after.mismatches, after.final) == ("", 0, [])
     assert after.calls == 10
+    words = [sys.executable, "-m", "vmalab", "replay", str(tmp_path / "trace.jsonl")]
+    shown = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment).stdout
+    assert shown.count("then something was lost") == len(befores)
+    assert "that ran another program" not in shown
     for command in ("replay", "explain", "attribute", "why", "report"):
         words = [sys.executable, "-m", "vmalab", command, str(tmp_path / "trace.jsonl")]
         words += {"why": [hex(block)], "report": ["-o", str(tmp_path / "report.html")]}.get(command, [])
