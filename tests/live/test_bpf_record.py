@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.live.conftest import Recorded, Recorder, record_command
-from vmalab.live import bpf_record
-from vmalab.trace.file import read_trace
-from vmalab.trace.records import Call, End, Exec, Exit, Fault, File, Fork, Lost, Maps, Record, Stack
+from vmalab.live import bpf_events, bpf_record
+from vmalab.trace.file import TraceWriter, read_trace
+from vmalab.trace.records import VERSION, Call, End, Exec, Exit, Fault, File, Fork, Header, Lost, Maps, Record, Stack
 from vmalab.trace.replay import Replay
 
 Program = Callable[..., str]
@@ -65,7 +65,7 @@ def exact(got: Recorded) -> Replay:
     return replayed
 
 
-def test_hello(record_bpf: Recorder, program: Program) -> None:
+def test_hello(record_bpf: Recorder, program: Program, tmp_path: Path, environment: dict[str, str]) -> None:
     path = program("hello")
     got = record_bpf(path)
     assert (got.status, got.stdout) == (7, "hello\n")
@@ -76,6 +76,9 @@ def test_hello(record_bpf: Recorder, program: Program) -> None:
     assert (start.exe, start.argv, start.anon_vmas) == (path, [path], True)
     assert {"[heap]", "[stack]", "[vdso]"} <= {vma.path for vma in end.vmas}
     assert (end.code, end.signal, end.anon_vmas) == (7, None, True)
+    words = [sys.executable, "-m", "vmalab", "replay", str(tmp_path / "trace.jsonl")]
+    shown = subprocess.run(words, capture_output=True, text=True, check=False, env=environment).stdout
+    assert "1 of 1 lists equal in bounds, flags, offset, file and anon_vma" in shown
     stack = next(vma for vma in end.vmas if vma.path == "[stack]")
     assert (stack.anon_vma > 0, stack.chain) == (True, 1)
     assert any(fault.write for fault in got.of(Fault))
@@ -155,6 +158,23 @@ def test_what_execve_writes_is_not_written_by_the_old_program(record_bpf: Record
     code = "import subprocess; subprocess.run(['true', *['x' * 100_000] * 10, *['y'] * 2000])"
     got = record_bpf("setarch", "-R", sys.executable, "-c", code)
     assert [fork.flags for fork in got.of(Fork)] == [VFORK]
+    exact(got)
+
+
+def test_a_profiler_runs_too(record_bpf: Recorder, program: Program) -> None:
+    """It follows frame pointers that are none: the faults that this takes come within others, and are not handled."""
+    got = record_bpf(program("profiled"), sys.executable, "-c", "import json, sqlite3")
+    if got.status == 77:
+        pytest.skip(f"no events of page faults here: {got.stderr.splitlines()[-1]}")
+    assert len([fault for fault in got.of(Fault) if fault.write and not fault.vma_lock]) > 10
+    assert [fault for fault in got.of(Fault) if fault.addr < 0x10000] == []
+    exact(got)
+
+
+def test_the_kernel_writes_without_waiting_for_the_page(record_bpf: Recorder, program: Program) -> None:
+    got = record_bpf(program("futex"))
+    page = next(call.args[0] for call in got.of(Call) if call.call == "mprotect" and call.args[2] == 7)
+    assert [fault.write for fault in got.of(Fault) if fault.addr == page and not fault.vma_lock] == [True]
     exact(got)
 
 
@@ -288,11 +308,52 @@ def test_flight_recorder(record_bpf: Recorder) -> None:
     exact(got)
 
 
+def test_flight_recorder_until_there_are_too_many_vmas(record_bpf: Recorder) -> None:
+    words = [sys.executable, "-c", GROWING.replace("range(100000)", "range(1500)")]
+    got = record_bpf(*words, options=["--ring", "0.5", "--until-maps", "600"])
+    assert got.status == 0
+    assert "more VMAs than the limit" in got.stderr
+    assert len(got.of(Maps)[-1].vmas) > 600
+    exact(got)
+    got = record_bpf("true", options=["--ring", "1", "--until-maps", "600"], name="none")
+    assert (got.status, got.header) == (1, None)
+    assert "failed with ENOMEM and no process had more VMAs than the limit" in got.stderr
+    got = record_bpf("true", options=["--ring", "1", "--size", "600"], name="none")
+    assert (got.status, got.stderr.count("\n")) == (2, 1)
+
+
 def test_flight_recorder_without_a_failure(record_bpf: Recorder) -> None:
     got = record_bpf("true", options=["--ring", "1"])
     assert got.status == 1
     assert "no memory call failed with ENOMEM" in got.stderr
     assert got.header is None
+
+
+def test_a_trace_is_replaced_by_another_one_only(record_bpf: Recorder, record: Recorder, tmp_path: Path) -> None:
+    """Not by a flight recorder that had nothing to write, nor by a program that does not start."""
+    first = record_bpf("true")
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    assert record_bpf("true", options=["--ring", "1"]).records == first.records
+    for recorder in (record_bpf, record):
+        got = recorder(str(script))
+        assert (got.status, "No such file or directory" in got.stderr) == (2, True)
+        assert got.records == first.records
+    assert record_bpf("true").records != first.records
+
+
+def test_a_process_that_shows_nothing(tmp_path: Path) -> None:
+    told = bpf_events.Told()
+    told.done = (0, False, "time")
+    options = bpf_record.Options(pid=7, seconds=1)
+    with TraceWriter(tmp_path / "t", Header(vmalab="trace", version=VERSION), at_first_record=True) as writer:
+        recording = bpf_record._Recording(writer, "t", options, None)
+        recording._finish(told, 0)
+    why = "process 7 has not shown its VMAs: nothing of it was recorded"
+    assert recording.summary.lost == [why]
+    with read_trace(tmp_path / "t") as reader:
+        assert [each.why for each in reader if isinstance(each, Lost)] == [why]
 
 
 PAGES = 100_000
@@ -321,6 +382,10 @@ def test_events_are_lost_where_the_ring_is_full(
         assert (bool(before.lost), before.replaced, before.mismatches, before.final) == (True, True, 0, None)
     assert (after.lost, after.mismatches, after.final) == ("", 0, [])
     assert after.calls == 10
+    words = [sys.executable, "-m", "vmalab", "replay", str(tmp_path / "trace.jsonl")]
+    shown = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment).stdout
+    assert "then something was lost" in shown
+    assert "that ran another program" not in shown
     for command in ("replay", "explain", "attribute", "why", "report"):
         words = [sys.executable, "-m", "vmalab", command, str(tmp_path / "trace.jsonl")]
         words += {"why": [hex(block)], "report": ["-o", str(tmp_path / "report.html")]}.get(command, [])

@@ -333,6 +333,31 @@ def test_an_error_on_the_way_out_keeps_the_first_one(tmp_path: Path) -> None:
         fail_twice()
 
 
+@pytest.mark.parametrize("name", ["a", "a.zst"])
+def test_a_file_is_kept_until_there_is_a_record(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    TraceWriter(path, HEADER, at_first_record=True).abandon()
+    assert not path.exists()
+    _write(path, [_exec(), _call(3)])
+    before = path.read_bytes()
+    with TraceWriter(path, HEADER, at_first_record=True) as writer:
+        writer.flush()
+        writer.abandon()
+    assert path.read_bytes() == before
+    with pytest.raises(KeyboardInterrupt), TraceWriter(path, HEADER, at_first_record=True):
+        raise KeyboardInterrupt
+    assert path.read_bytes() == before
+    with TraceWriter(path, HEADER, at_first_record=True) as writer:
+        writer.write(record := _exec())
+        writer.flush()
+        assert list(read_trace(path)) == [record]
+        writer.abandon()
+    assert len(path.read_bytes()) < len(before)
+    with TraceWriter(path, HEADER, at_first_record=True):
+        pass
+    assert list(read_trace(path)) == []
+
+
 class _Full(io.BytesIO):
     """A file on a disk that is full."""
 

@@ -9,7 +9,7 @@ import msgspec
 
 from vmalab.cli.common import escape_text, json_option
 from vmalab.errors import InputError
-from vmalab.live.bpf_record import Options
+from vmalab.live.bpf_record import TRIGGERS, Options
 from vmalab.live.record import Summary
 
 DEFAULT: Final = "trace.jsonl.zst"
@@ -41,7 +41,7 @@ DEFAULT: Final = "trace.jsonl.zst"
     "--ring",
     type=click.FloatRange(min=0.1, max=86400),
     metavar="SECONDS",
-    help="Keep the last seconds only; written when a memory call fails with ENOMEM (bpf).",
+    help="Keep the last seconds only; written when a memory call fails with ENOMEM, or above --until-maps (bpf).",
 )
 @click.option(
     "--buffer",
@@ -77,7 +77,8 @@ def record(
     second Ctrl-C, is killed, and the trace can be read all the same.
 
     With --pid, and with --ring, Ctrl-C ends the recording and the program runs on.  A flight recorder (--ring) exits
-    with 0 if a call has failed and the trace is written, and with 1 if none has, and there is no trace.
+    with 0 if a call has failed, or there were more VMAs than --until-maps, and the trace is written; else with 1, and
+    the file is as it was.
     """
     options = Options(
         pid=pid,
@@ -98,7 +99,7 @@ def record(
     if as_json:
         click.echo(msgspec.json.encode(summary).decode(), err=True)
     elif not quiet:
-        _print_summary(summary, flight=ring is not None)
+        _print_summary(summary, flight=ring is not None, limited=until_maps is not None)
     return summary.status
 
 
@@ -145,10 +146,11 @@ _REASONS: Final = {
 }
 
 
-def _print_summary(summary: Summary, *, flight: bool) -> None:
+def _print_summary(summary: Summary, *, flight: bool, limited: bool) -> None:
     name = escape_text(summary.file)
-    if flight and summary.reason != "enomem":
-        click.echo(f"vmalab: no memory call failed with ENOMEM; {name} was not written", err=True)
+    if flight and summary.reason not in TRIGGERS:
+        limit = " and no process had more VMAs than the limit" if limited else ""
+        click.echo(f"vmalab: no memory call failed with ENOMEM{limit}; {name} was not written", err=True)
         return
     counts = [_count(summary.processes, "process", "processes"), _count(summary.calls, "call", "calls")]
     if summary.recorder == "bpf":

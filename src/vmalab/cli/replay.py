@@ -124,6 +124,8 @@ def print_summary(reader: TraceReader, replayed: Replay) -> None:
         verdict, style = _verdict(program)
         if program.unknown:
             verdict += f", {program.unknown} unknown"
+        if program.lost:
+            verdict += ", then something was lost"
         numbers = [f"{value:,}" for value in (program.calls, program.vmas, program.peak)]
         table.add_row(str(program.pid), *numbers, Text(verdict, style), escape_text(program.exe))
     out.print(table)
@@ -157,10 +159,16 @@ def _print_totals(reader: TraceReader, replayed: Replay) -> None:
     unknown = sum(program.unknown for program in programs)
     compared = [program for program in programs if program.final is not None]
     equal = sum(1 for program in compared if not program.final)
-    only_forks = sum(1 for program in programs if program.replaced and not program.calls)
+    only_forks = sum(1 for program in programs if program.replaced and not program.calls and not program.lost)
     out.print()
     out.print(f"{calls:,} calls: {calls - wrong:,} as recorded, {wrong:,} not")
-    out.print(f"final VMAs: {equal:,} of {len(compared):,} lists equal in bounds, flags, offset and file")
+    fields = "bounds, flags, offset and file"
+    if all(program.anon_vmas for program in compared):
+        fields = "bounds, flags, offset, file and anon_vma"
+    if compared:
+        out.print(f"final VMAs: {equal:,} of {len(compared):,} lists equal in {fields}")
+    else:
+        out.print("final VMAs: not compared, the trace has no list of them")
     if only_forks:
         forks = "1 fork" if only_forks == 1 else f"{only_forks:,} forks"
         out.print(f"not listed: {forks} that ran another program at once")
@@ -213,6 +221,7 @@ def _program_json(program: Program, maps: bool) -> dict[str, Any]:
         "lost": program.lost or None,
         "first_mismatch": None,
         "final": None,
+        "anon_vmas_compared": program.anon_vmas,
     }
     if first is not None:
         shown["first_mismatch"] = {

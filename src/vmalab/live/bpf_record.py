@@ -5,7 +5,6 @@ What is recorded runs without being stopped, and with all its privileges; record
 
 import os
 import signal
-import stat
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,8 @@ from vmalab.trace.records import VERSION, End, Header, Lost
 
 QUIET: Final = 0.2
 """Seconds without an event after which what there is goes to the file."""
+TRIGGERS: Final = frozenset({"enomem", "maps"})
+"""The ends of a recording at which a flight recorder writes what it has."""
 _BTF: Final = Path("/sys/kernel/btf/vmlinux")
 
 
@@ -46,7 +47,7 @@ class Options(msgspec.Struct):
     until_maps: int | None = None
     """Stop when a process has more VMAs than this."""
     ring: float | None = None
-    """Keep the last seconds only, and write them when a call fails with ENOMEM."""
+    """Keep the last seconds only, and write them when a call fails with ENOMEM, or above until_maps VMAs."""
     buffer: int | None = None
     """The bytes of the ring between the kernel and the recorder, made a power of two of pages; None: 64 MiB."""
 
@@ -118,6 +119,8 @@ def record(
     Calls started when it has begun.  Raises InputError if the command, the process or the output is no good, and
     NotHereError if the programs cannot be loaded; nothing has run then.
     """
+    if options.ring is not None and options.size is not None:
+        raise InputError("--ring keeps seconds, and the trace is written at its end: leave --size away")
     if options.pid is None:
         check_command(command)
     else:
@@ -132,13 +135,11 @@ def record(
         machine=machine_facts(),
         notes=[] if options.all_faults else ["faults that changed no VMA were not recorded"],
     )
-    existed = Path(output).exists()
-    with TraceWriter(output, header) as writer:
+    with TraceWriter(output, header, at_first_record=True) as writer:
         recording = _Recording(writer, output, options, started)
         told = recording.run(list(command), environment)
-    nothing = options.ring is not None and recording.summary.reason != "enomem"
-    if (told.failed is not None or nothing) and not existed and stat.S_ISREG(Path(output).stat().st_mode):
-        Path(output).unlink()
+        if told.failed is not None:
+            writer.abandon()
     if told.failed is not None:
         if told.failed[1] == "e":
             raise cannot_run(command[0], told.failed[0])
@@ -254,8 +255,18 @@ class _Recording:
             kept = f"{escape_text(summary.file)} holds what came before"
             raise InputError(f"the BPF recorder was ended (status {helper_status}); {kept}")
         status, interrupted, summary.reason = told.done
-        self._output.end(summary, status, interrupted=interrupted)
-        if self._options.ring is not None:
-            summary.status = 0 if summary.reason == "enomem" else 1
+        flight = self._options.ring is not None
+        written = not flight or summary.reason in TRIGGERS
+        if self._options.pid is not None and not told.processes and not flight:
+            why = f"process {self._options.pid} has not shown its VMAs: nothing of it was recorded"
+            summary.lost.append(why)
+            self._output.write(Lost(n=0, pid=0, why=why))
+        if written:
+            self._output.end(summary, status, interrupted=interrupted)
+        else:
+            self._output.say_end(summary, status, interrupted=interrupted)
+            self._output.writer.abandon()
+        if flight:
+            summary.status = 0 if written else 1
         if self._output.broken is not None:
             raise InputError(f"{self._output.broken}; what was recorded ran on (status {summary.status})")

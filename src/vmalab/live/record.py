@@ -8,7 +8,6 @@ import os
 import selectors
 import shutil
 import signal
-import stat
 import subprocess
 import threading
 import time
@@ -200,14 +199,13 @@ def record(
         machine=machine_facts(),
         notes=notes,
     )
-    existed = Path(output).exists()
-    with TraceWriter(output, header) as writer:
+    with TraceWriter(output, header, at_first_record=True) as writer:
         recording = _Recording(writer, output)
         options = [] if use_ioctls else ["--no-ioctls"]
         failed = recording.run(options, list(command), environment)
+        if failed is not None:
+            writer.abandon()
     if failed is not None:
-        if not existed and stat.S_ISREG(Path(output).stat().st_mode):
-            Path(output).unlink()
         if failed.stage == "e":
             raise cannot_run(command[0], failed.errno)
         raise InputError(f"cannot record: {_explain(failed)}")
@@ -260,6 +258,10 @@ class Output:
         """Write the last record and close, and put into the summary how the program ended, by its wait status."""
         self.write(End(n=0, reason="interrupted" if interrupted else "done"))
         self._try(self.writer.close)
+        self.say_end(summary, status, interrupted=interrupted)
+
+    def say_end(self, summary: Summary, status: int, *, interrupted: bool) -> None:
+        """Put into the summary how the program ended."""
         summary.interrupted = interrupted
         summary.signal = status & 0x7F or None
         summary.status = 128 + summary.signal if summary.signal else status >> 8 & 0xFF

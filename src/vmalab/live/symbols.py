@@ -9,6 +9,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from vmalab.live.demangle import demangle
 from vmalab.live.procfs import printable
 
 _DELETED: Final = " (deleted)"
@@ -37,7 +38,7 @@ class _Table:
         at = bisect.bisect_right(self.starts, address) - 1
         if at < 0 or (self.ends[at] > self.starts[at] and address >= self.ends[at]):
             return None
-        return f"{self.names[at]}+{address - self.starts[at]:#x}"
+        return f"{demangle(self.names[at])}+{address - self.starts[at]:#x}"
 
 
 def _read_elf(path: str) -> _Table:

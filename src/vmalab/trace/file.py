@@ -41,10 +41,17 @@ class TraceWriter:
     A path that ends in ``.zst`` is compressed; ``-`` is standard output, not compressed.  What was written more than a
     second before the last call is in the file whatever happens next.  Raises InputError where the file cannot be
     written; what is in it stays and can be read.
+
+    With at_first_record a file that is there keeps what it holds until there is a record, so that who has nothing to
+    write can abandon() it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], header: Header) -> None:
+    def __init__(self, path: str | os.PathLike[str], header: Header, *, at_first_record: bool = False) -> None:
         self._path = os.fspath(path)
+        self._begun = True
+        """What the file held before is gone."""
+        self._made = False
+        """There was no such file."""
         self._encoder = msgspec.json.Encoder()
         self._buffer = bytearray()
         self._count = 0
@@ -56,7 +63,11 @@ class TraceWriter:
             self._file = sys.stdout.buffer
         else:
             try:
-                self._file = Path(self._path).open("wb", buffering=0)  # noqa: SIM115
+                self._made = not Path(self._path).exists()
+                self._file = open(self._path, "wb", buffering=0, opener=_open_to_keep)  # noqa: SIM115
+                self._begun = not (at_first_record and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode))
+                if self._begun:
+                    self._empty()
             except (OSError, ValueError) as error:
                 raise _file_error(self._path, error, "cannot be written") from None
         self._zstd: Any = None
@@ -65,7 +76,8 @@ class TraceWriter:
             self._zstd = compressor.stream_writer(self._file, closefd=False)
         self._put(header)
         try:
-            self.flush()
+            if self._begun:
+                self.flush()
         except BaseException:
             self._close_file()
             raise
@@ -85,6 +97,8 @@ class TraceWriter:
 
     def write(self, record: Record) -> int:
         """Write one record as the next one: its ``n`` is set here, and returned."""
+        if not self._begun:
+            self._begin()
         self._count += 1
         record.n = self._count
         self._put(record)
@@ -98,6 +112,8 @@ class TraceWriter:
 
     def flush(self) -> None:
         """Bring all that was written to where a reader can see it.  For a recorder that is about to wait."""
+        if not self._begun:
+            return
         self._drain()
         try:
             if self._zstd is not None:
@@ -112,6 +128,8 @@ class TraceWriter:
         """Write what is left and close the file.  Does nothing the second time."""
         if self._closed:
             return
+        if not self._begun:
+            self._begin()
         try:
             self._drain()
             if self._zstd is not None:
@@ -122,12 +140,33 @@ class TraceWriter:
         finally:
             self._close_file()
 
+    def abandon(self) -> None:
+        """Close without a trace where there is no record: what was there is as it was, and no new file is."""
+        if self._closed or self._begun:
+            return
+        self._close_file()
+        if self._made:
+            Path(self._path).unlink(missing_ok=True)
+
+    def _begin(self) -> None:
+        self._begun = True
+        try:
+            self._empty()
+        except OSError as error:
+            self._fail(error)
+
+    def _empty(self) -> None:
+        if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            self._file.truncate()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            self.abandon()
         try:
             self.close()
         except InputError:
@@ -166,6 +205,10 @@ class TraceWriter:
         if isinstance(error, BrokenPipeError):
             raise error
         raise _file_error(self._path, error, "cannot be written further; what it holds can be read") from None
+
+
+def _open_to_keep(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
 
 
 class TraceReader:

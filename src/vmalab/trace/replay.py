@@ -66,6 +66,8 @@ class Program:
         self.not_modelled: Counter[str] = Counter()
         self.final: list[Difference] | None = None
         """The differences of the final VMAs, or None where the trace holds none to compare with."""
+        self.anon_vmas: bool = False
+        """Those were compared too: which VMAs have one, and which share one."""
         self.replaced: bool = False
         """It ended in an execve: the next program of this process took its place."""
         self.lost: str = ""
@@ -265,6 +267,7 @@ class Replay:
             program.unknown += len({difference.addr for difference in found})
         else:
             program.final = found
+            program.anon_vmas = record.anon_vmas
 
     def finish(self) -> None:
         """The trace is over: note what the programs that still run hold."""

@@ -192,7 +192,7 @@ static void look_at(const struct event *event)
 	if (event->type != EVENT_CALL)
 		return;
 	if (until_maps && call->map_count > until_maps && !stopped) {
-		stopped = true;
+		stopped = triggered = true;
 		reason = "maps";
 	}
 	if (ring_ms && call->result == -ERROR_NO_MEMORY && !stopped) {

@@ -79,7 +79,6 @@ struct task {
 	u32 look;		/* for the VMA at the result */
 	u32 has_data;
 	u32 writes;		/* of its process, when it let go of the lock */
-	u32 looking;		/* the recorder reads its memory: a fault meanwhile is the recorder's */
 };
 
 /* The head of each event, in the ring and on the way to Python. */

@@ -178,7 +178,7 @@ struct cred___old {
 struct completion;
 struct task_struct {
 	int pid, tgid, exit_code;
-	unsigned int personality, flags;
+	unsigned int personality, flags, pagefault_disabled;
 	struct mm_struct *mm;
 	struct task_struct *group_leader;
 	struct files_struct *files;

@@ -233,9 +233,7 @@ static __always_inline s32 take_stack(void *ctx, struct task *task)
 {
 	if (!settings.with_stacks)
 		return -1;
-	task->looking = 1;
 	s32 id = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK);
-	task->looking = 0;
 	if (id < 0)
 		__sync_fetch_and_add(&state.stacks_lost, 1);
 	return id;
@@ -257,13 +255,11 @@ static __always_inline void copy_stack(struct task *task, struct pt_regs *regs, 
 	event->r13 = regs->r13;
 	event->r14 = regs->r14;
 	event->r15 = regs->r15;
-	task->looking = 1;
 	for (u32 at = 0; at < STACK_COPIED; at += STACK_PIECE) {
 		if (bpf_probe_read_user(event->bytes + at, STACK_PIECE, (void *)(sp + at)))
 			break;
 		length = at + STACK_PIECE;
 	}
-	task->looking = 0;
 	event->head.size = __builtin_offsetof(struct user_stack_event, bytes) + length;
 	SUBMIT(event);
 }
@@ -635,7 +631,12 @@ static __always_inline void end_fault(struct task *task)
 static __always_inline int begin_fault(void *ctx, u64 address, u64 code)
 {
 	struct task *task = current_task();
-	if (!task || task->looking || address >= USER_END || (u64)bpf_get_current_task_btf()->mm != task->mm)
+	struct task_struct *now = bpf_get_current_task_btf();
+	if (!task || address >= USER_END || (u64)now->mm != task->mm)
+		return 0;
+	// A look at memory that may not wait for it, by a profiler, a BPF program or this one: the kernel handles no such
+	// fault, and it may come within one that it handles.  After a write the kernel itself brings the page.
+	if (now->pagefault_disabled && !(code & FLAG_WRITE_FAULT))
 		return 0;
 	end_fault(task);
 	task->fault_address = address;
@@ -884,9 +885,7 @@ int BPF_PROG(enter, struct pt_regs *regs, long id)
 	if (settings.copy_stacks)
 		copy_stack(task, regs, task->entered);
 	task->number = id + 1;
-	task->looking = 1;
 	task->has_data = tell_data(task, id, task->entered);
-	task->looking = 0;
 	return 0;
 }
 
