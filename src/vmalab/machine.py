@@ -14,11 +14,18 @@ from vmalab.errors import VmalabError
 from vmalab.flags import CLONE_VM, IPC_CREAT, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, UFFDIO_API
 from vmalab.notebook import process_html
 from vmalab.pages.access import read_page, write_page
+from vmalab.pages.clear_refs import (
+    CLEAR_REFS_ALL,
+    CLEAR_REFS_SOFT_DIRTY,
+    clear_refs,
+    is_referenced,
+    is_soft_dirty,
+)
 from vmalab.pages.folio import HUGETLB, Folio, SwapSlot
 from vmalab.pages.ksm import ksm_scan
 from vmalab.pages.memory import Memory
-from vmalab.pages.port import PagePort
-from vmalab.pages.table import BITS, DIRTY, PRESENT, SWAP_EXCLUSIVE, WRITE
+from vmalab.pages.port import PagePort, memory_of
+from vmalab.pages.table import DIRTY, GUARD, POISON, PRESENT, SWAP_EXCLUSIVE, UFFD_WP, WRITE
 from vmalab.pages.validate import violations_of_memory
 from vmalab.reason import UFFD_NOTHING_TO_READ, YES, errno_of
 from vmalab.semantics import Semantics
@@ -40,6 +47,9 @@ MACHINES: Final[WeakSet[Machine]] = WeakSet()
 """The machines whose sanitisers are on, so that a test can look at all that it made."""
 
 
+NO_PAGES: Final = "this machine has VMAs alone: make it with Machine(memory=Memory()) for pages"
+
+
 class KernelError(OSError):
     """A refused call: errno as from the kernel, and the Reason behind it."""
 
@@ -55,7 +65,12 @@ class KernelError(OSError):
 class PageView:
     """What an address refers to: a page in memory, one in swap, or nothing."""
 
-    def __init__(self, found: Folio | SwapSlot | None, bits: int, page: int) -> None:
+    def __init__(self, mm: Mm, addr: int) -> None:
+        """Raises VmalabError for a machine without pages."""
+        memory = memory_of(mm)
+        if memory is None:
+            raise VmalabError(NO_PAGES)
+        found, bits, page = memory.tables(mm).entry(addr)
         self.folio: Folio | None = None if isinstance(found, SwapSlot) else found
         self.slot: SwapSlot | None = found if isinstance(found, SwapSlot) else None
         self.number: int = page
@@ -63,6 +78,17 @@ class PageView:
         self.present: bool = bits & PRESENT != 0
         self.writable: bool = bits & WRITE != 0
         self.dirty: bool = bits & DIRTY != 0
+        """Written to, as the processor marks it."""
+        self.soft_dirty: bool = is_soft_dirty(mm, mm.vma_lookup(addr), found, bits)
+        """Written to since Process.clear_refs, or new; False where the machine does not track it."""
+        self.referenced: bool = is_referenced(found, bits)
+        """Accessed since Process.clear_refs."""
+        self.write_protected: bool = bits & UFFD_WP != 0
+        """By a userfaultfd, also where no page is."""
+        self.guard: bool = bits & GUARD != 0
+        """A guard marker: an access gets SIGSEGV."""
+        self.poisoned: bool = bits & POISON != 0
+        """A marker of UFFDIO_POISON: an access gets SIGBUS."""
         self.exclusive: bool = bits & SWAP_EXCLUSIVE != 0
         """Whether it is an anonymous page of this process alone."""
         if self.folio is not None:
@@ -301,13 +327,23 @@ class Process(ProcessState):
     def _memory(self) -> Memory:
         memory = self.machine.memory
         if memory is None:
-            raise VmalabError("this machine has VMAs alone: make it with Machine(memory=Memory()) for pages")
+            raise VmalabError(NO_PAGES)
         return memory
 
     def page(self, addr: int) -> PageView:
         """What an address refers to now, without touching it.  Raises VmalabError for a machine without pages."""
-        found, bits, page = self._memory().tables(self.mm).entry(addr)
-        return PageView(found, bits & BITS, page)
+        return PageView(self.mm, addr)
+
+    def clear_refs(self, kind: int) -> None:
+        """Write a number (CLEAR_REFS_) to /proc/PID/clear_refs: 1, 2 or 3 for referenced, 4 for soft-dirty.
+
+        Soft-dirty is tracked where Settings.soft_dirty is VM_SOFTDIRTY, and else nothing happens.  Raises VmalabError.
+        """
+        if not CLEAR_REFS_ALL <= kind <= CLEAR_REFS_SOFT_DIRTY:
+            raise VmalabError(f"clear_refs takes a number from 1 to 4, not {kind}")
+        self.mm.mmap_write_lock()
+        clear_refs(self.machine.memory, self.mm, kind)
+        self.mm.mmap_write_unlock()
 
     def vmas(self) -> list[Vma]:
         """The VMAs in the order of their addresses."""
@@ -430,7 +466,7 @@ class Machine:
         Raises VmalabError for a machine without pages.
         """
         if self.memory is None:
-            raise VmalabError("this machine has VMAs alone: make it with Machine(memory=Memory()) for pages")
+            raise VmalabError(NO_PAGES)
         return ksm_scan(self.memory)
 
     def wake(self) -> None:

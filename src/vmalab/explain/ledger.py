@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vmalab.addr import PAGE_SIZE
-from vmalab.machine import Process
+from vmalab.machine import PageView, Process
 from vmalab.pages.folio import ANON, ZERO, Folio
 from vmalab.pages.gup import Held
 from vmalab.pages.holders import MemoryRegion, Pipe
@@ -74,6 +74,8 @@ class Ledger:
         """So that no frame's name goes to another."""
         self.shows_anon_vma: bool = False
         """Whether each anonymous page says which anon_vma it is found from."""
+        self.shows_soft_dirty: bool = False
+        """Whether each page says if it was written to since the bits were cleared."""
         self._anon_vmas: list[AnonVma] = []
         """Those that were shown: the first is a1."""
         self.steps: list[Step] = []
@@ -139,11 +141,10 @@ class Ledger:
         """What a process sees of one page now."""
         seen = process.page(addr)
         if seen.slot is not None:
-            return Sight(viewer, page, "swap", seen.content, ["exclusive"] if seen.exclusive else [])
+            return Sight(viewer, page, "swap", seen.content, self._marks_of(seen))
         if seen.folio is None:
-            return Sight(viewer, page, "-", b"", ["nothing there"])
-        marks = ["writable"] if seen.writable else []
-        marks += ["exclusive"] if seen.exclusive else []
+            return Sight(viewer, page, "-", b"", ["nothing there", *self._marks_of(seen)])
+        marks = self._marks_of(seen)
         marks += ["the file's"] if not seen.folio.flags & (ANON | ZERO) else []
         sight = Sight(viewer, page, self.frame(seen.folio, seen.number), seen.content, marks)
         vma = process.mm.vma_lookup(addr)
@@ -152,6 +153,18 @@ class Ledger:
                 marks.append(self._chain_text(seen.folio, vma))
             sight.alarm = reverse_map_fault(vma, seen.folio)
         return sight
+
+    def _marks_of(self, seen: PageView) -> list[str]:
+        """What is marked in a page-table entry."""
+        marks = {
+            "writable": seen.writable,
+            "exclusive": seen.exclusive,
+            "soft-dirty": seen.soft_dirty and self.shows_soft_dirty,
+            "write-protected": seen.write_protected,
+            "guard": seen.guard,
+            "poisoned": seen.poisoned,
+        }
+        return [name for name, is_set in marks.items() if is_set]
 
     def _chain_text(self, folio: Folio, vma: Vma) -> str:
         """Which anon_vma a page is found from, and which the VMA is chained to, with a star at its own."""

@@ -3,9 +3,11 @@
 kernel pins_break_cow = no          # before anything else: a behaviour that is not the default
 file f "old"                        # a file, with what its first page holds
 show anon_vma                       # say of each page from which anon_vma it is found, and its VMA's chain
+show soft-dirty                     # before anything else: track what is written to (CONFIG_MEM_SOFT_DIRTY)
 P: map buf 1                        # private memory of so many pages; also: map buf 1 f [ro], map buf 512 thp
 P: write buf "text"                 # also: read buf, unmap buf, protect buf r, advise buf DONTNEED, poke buf "text"
 P: fork C
+P: clear_refs 4                     # nothing is soft-dirty any more; 1, 2, 3: nothing was accessed
 rdma: pin P buf [write] [force]     # a device's long-term pin; also: splice (a pipe), fixed (io_uring)
 rdma: write "text"                  # also: read, release
 P: exit
@@ -66,6 +68,7 @@ class Script:
             "poke": self._poke,
             "fork": self._fork,
             "exit": self._exit,
+            "clear_refs": self._clear_refs,
             "pin": self._pin,
             "fixed": self._fixed,
             "splice": self._splice,
@@ -110,9 +113,18 @@ class Script:
         self._values[words[0]] = words[2] == "yes"
 
     def _show(self, words: list[str]) -> None:
-        if words != ["anon_vma"]:
-            raise _Wrong("what can be shown besides is: show anon_vma")
-        self._world()[1].shows_anon_vma = True
+        if words == ["anon_vma"]:
+            self._world()[1].shows_anon_vma = True
+        elif words == ["soft-dirty"]:
+            if self._processes:
+                raise _Wrong(
+                    "what is written to is tracked from the beginning: show soft-dirty is to come before the steps"
+                )
+            machine, ledger = self._world()
+            machine.settings.soft_dirty = f.VM_SOFTDIRTY
+            ledger.shows_soft_dirty = True
+        else:
+            raise _Wrong("what can be shown besides is: show anon_vma, show soft-dirty")
 
     def _world(self) -> tuple[Machine, Ledger]:
         if self._machine is None or self.ledger is None:
@@ -255,6 +267,12 @@ class Script:
             raise _Wrong("a child is made as: fork NAME, with a name that is not taken")
         self._processes[words[0]] = child = self._process(who).fork()
         self._world()[1].copy(who, words[0], child)
+        return ""
+
+    def _clear_refs(self, who: str, words: list[str]) -> str:
+        if len(words) != 1 or words[0] not in ("1", "2", "3", "4"):
+            raise _Wrong("bits are cleared as: clear_refs 4 (soft-dirty; or 1, 2, 3: referenced)")
+        self._process(who).clear_refs(int(words[0]))
         return ""
 
     def _exit(self, who: str, words: list[str]) -> str:

@@ -18,7 +18,7 @@ from vmalab.explain.story import span
 from vmalab.flags import CLONE_THREAD
 from vmalab.machine import Process
 from vmalab.pages.folio import ANON, ZERO, Folio, SwapSlot
-from vmalab.pages.table import DIRTY, YOUNG
+from vmalab.pages.table import MKDIRTY, YOUNG
 from vmalab.reason import YES
 from vmalab.text import address_of, escape_text
 from vmalab.trace import records
@@ -276,7 +276,7 @@ class _Writer:
                     continue
                 entry, bits, page = tables.entry(addr)
                 mapped = entry.mapcount() if isinstance(entry, Folio) and not entry.flags & ZERO else 0
-                found[pid, addr] = (entry, bits & ~(DIRTY | YOUNG), page, process.page(addr).exclusive, mapped)
+                found[pid, addr] = (entry, bits & ~(MKDIRTY | YOUNG), page, process.page(addr).exclusive, mapped)
         return found
 
     def _step(self, record: records.Record, now: dict[tuple[int, int], _Print]) -> Step:

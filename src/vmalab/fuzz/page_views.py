@@ -86,7 +86,7 @@ class PageViews:
         except OSError as error:
             self.missing["kpagecount"] = f"{KPAGECOUNT}: {error.strerror}"
         self.missing["soft-dirty"] = (
-            "not modelled for pages"
+            "no call of a run clears it, so that it says nothing of most pages"
             if machine_facts().soft_dirty
             else "the kernel is not configured with it (CONFIG_MEM_SOFT_DIRTY)"
         )

@@ -6,7 +6,7 @@ from vmalab.addr import PAGE_SIZE
 from vmalab.pages.fault import handle_mm_fault
 from vmalab.pages.folio import Folio
 from vmalab.pages.memory import FAULT_WRITE, Memory
-from vmalab.pages.table import DIRTY, PRESENT, WRITE, Huge, pte_index
+from vmalab.pages.table import DIRTY, PRESENT, WRITE, YOUNG, Huge, pte_index
 from vmalab.reason import YES
 from vmalab.vma.area import Vma
 
@@ -17,17 +17,18 @@ def touch(memory: Memory, vma: Vma, addr: int, write: bool) -> int:
         # A special mapping: its pages are the kernel's own.
         return YES
     tables = memory.tables(vma.mm)
+    marks = YOUNG | DIRTY if write else YOUNG
     for _ in range(4):
         entry, bits, _ = tables.entry(addr)
         if isinstance(entry, Folio) and bits & PRESENT and (not write or bits & WRITE):
-            if write and not bits & DIRTY:
+            if bits & marks != marks:
                 # The processor marks the entry itself.
                 huge = tables.huge(addr)
                 leaf = tables.leaf(addr)
                 if isinstance(huge, Huge):
-                    huge.bits |= DIRTY
+                    huge.bits |= marks
                 elif leaf is not None:
-                    leaf.bits[pte_index(addr)] |= DIRTY
+                    leaf.bits[pte_index(addr)] |= marks
             return YES
         refusal = handle_mm_fault(memory, vma, addr, FAULT_WRITE if write else 0)
         if refusal != YES:

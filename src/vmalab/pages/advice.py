@@ -15,6 +15,7 @@ from vmalab.flags import (
     MADV_REMOVE,
 )
 from vmalab.pages import hugetlb
+from vmalab.pages.clear_refs import age
 from vmalab.pages.folio import ANON, LAZYFREE, ZERO, Folio
 from vmalab.pages.memory import Memory
 from vmalab.pages.reclaim import collapse, cut_up, page_out
@@ -34,6 +35,7 @@ def advise_pages(memory: Memory, vma: Vma, start: int, end: int, advice: int) ->
         _free_lazily(memory, vma, start, end)
     elif advice == MADV_COLD:
         cut_up(memory, vma, start, end)
+        age(memory, vma, start, end)
     elif advice == MADV_PAGEOUT:
         page_out(memory, vma, start, end)
     elif advice == MADV_COLLAPSE:

@@ -18,16 +18,18 @@ from vmalab.flags import (
 )
 from vmalab.pages.folio import ANON, KSM, PMD_ORDER, ZERO, Folio, SwapSlot
 from vmalab.pages.hugetlb import hugetlb_fault
-from vmalab.pages.memory import ALWAYS, FAULT_UNSHARE, FAULT_WRITE, MADVISE, NEVER, Memory
+from vmalab.pages.memory import ALWAYS, FAULT_UNSHARE, FAULT_WRITE, MADVISE, NEVER, Memory, needs_soft_dirty_wp
 from vmalab.pages.table import (
     BITS,
     DIRTY,
     ENTRIES,
     GUARD,
+    MKDIRTY,
     PAGE_AT,
     PMD_SHIFT,
     POISON,
     PRESENT,
+    SOFT_DIRTY,
     SWAP_EXCLUSIVE,
     UFFD_WP,
     WRITE,
@@ -105,7 +107,7 @@ def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr
         return _swap_page(memory, tables, vma, leaf, addr, entry, flags)
     if flags & (FAULT_WRITE | FAULT_UNSHARE) and not bits & WRITE:
         return _wp_page(memory, tables, vma, leaf, addr, flags)
-    leaf.bits[at] = bits | YOUNG | (DIRTY if flags & FAULT_WRITE else 0)
+    leaf.bits[at] = bits | YOUNG | (MKDIRTY if flags & FAULT_WRITE else 0)
     return YES
 
 
@@ -154,14 +156,14 @@ def _map_huge(memory: Memory, tables: Tables, vma: Vma, number: int) -> int:
         return _TRY_SMALLER
     memory.map_new_anon(tables, folio, vma, number << PMD_SHIFT)
     writable = WRITE if vma.flags & VM_WRITE else 0
-    tables.pmds[number] = Huge(folio, PRESENT | YOUNG | DIRTY | writable)
+    tables.pmds[number] = Huge(folio, PRESENT | YOUNG | MKDIRTY | writable)
     return YES
 
 
 def _huge_pmd_fault(memory: Memory, tables: Tables, vma: Vma, huge: Huge, number: int, flags: int) -> int:
     """A fault on a huge entry that is there (do_huge_pmd_wp_page)."""
     if not flags & (FAULT_WRITE | FAULT_UNSHARE) or huge.bits & WRITE:
-        huge.bits |= YOUNG | (DIRTY if flags & FAULT_WRITE else 0)
+        huge.bits |= YOUNG | (MKDIRTY if flags & FAULT_WRITE else 0)
         return YES
     folio = huge.folio
     if huge.bits & UFFD_WP and flags & FAULT_WRITE and not _wp_async(vma):
@@ -175,7 +177,7 @@ def _huge_pmd_fault(memory: Memory, tables: Tables, vma: Vma, huge: Huge, number
             folio.move_to(vma)
         folio.exclusive = folio.all_exclusive()
         if flags & FAULT_WRITE:
-            huge.bits |= WRITE | DIRTY | YOUNG
+            huge.bits |= MKDIRTY | YOUNG | (WRITE if vma.flags & VM_WRITE else 0)
         return YES
     # It is shared: what is copied is a small page.
     memory.split_huge_pmd(tables, number)
@@ -203,7 +205,7 @@ def _anonymous_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: 
         return FAULT_NO_MEMORY
     start = addr - ((at - first) << PAGE_SHIFT) & -PAGE_SIZE
     memory.map_new_anon(tables, folio, vma, start)
-    bits = PRESENT | YOUNG | DIRTY | (WRITE if vma.flags & VM_WRITE else 0)
+    bits = PRESENT | YOUNG | DIRTY | (WRITE | SOFT_DIRTY if vma.flags & VM_WRITE else 0)
     for page in range(1 << folio.order):
         leaf.pages[first + page] = folio
         leaf.bits[first + page] = bits | page << PAGE_AT
@@ -248,7 +250,7 @@ def _wp_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, fl
         leaf.bits[at] = bits
     if vma.flags & VM_SHARED:
         if flags & FAULT_WRITE:
-            leaf.bits[at] = bits | WRITE | DIRTY | YOUNG
+            leaf.bits[at] = bits | WRITE | MKDIRTY | YOUNG
         return YES
     page = bits >> PAGE_AT
     if folio.flags & ANON and (folio.is_exclusive(page) or wp_can_reuse_anon_folio(vma, folio)):
@@ -256,7 +258,7 @@ def _wp_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, fl
             folio.move_to(vma)
         folio.exclusive |= 1 << page
         if flags & FAULT_WRITE:
-            leaf.bits[at] = bits | WRITE | DIRTY | YOUNG
+            leaf.bits[at] = bits | MKDIRTY | YOUNG | (WRITE if vma.flags & VM_WRITE else 0)
         return YES
     return _wp_page_copy(memory, tables, vma, leaf, addr, flags)
 
@@ -290,9 +292,13 @@ def _wp_page_copy(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: in
     memory.note_copy(vma.mm, addr, old, bits >> PAGE_AT)
     memory.drop(tables, leaf, at)
     memory.map_new_anon(tables, new, vma, addr & -PAGE_SIZE)
-    writable = WRITE if vma.flags & VM_WRITE and not flags & FAULT_UNSHARE else 0
     leaf.pages[at] = new
-    leaf.bits[at] = PRESENT | YOUNG | (DIRTY if not flags & FAULT_UNSHARE else 0) | writable | bits & UFFD_WP
+    kept = bits & UFFD_WP
+    if flags & FAULT_UNSHARE:
+        kept |= bits & SOFT_DIRTY
+    else:
+        kept |= MKDIRTY | (WRITE if vma.flags & VM_WRITE else 0)
+    leaf.bits[at] = PRESENT | YOUNG | kept
     return YES
 
 
@@ -323,13 +329,14 @@ def _swap_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
     memory.get(folio)
     memory.add_mapping(tables, folio, 1, entire=False)
     leaf.pages[at] = folio
-    leaf.bits[at] = PRESENT | YOUNG | bits & UFFD_WP
+    bits &= UFFD_WP | SOFT_DIRTY
+    leaf.bits[at] = PRESENT | YOUNG | bits
     tables.swap -= 1
     memory.put_slot(slot)
     if exclusive or folio.refs == 1:
         folio.exclusive = 1
-        if vma.flags & VM_WRITE and not bits & UFFD_WP:
-            leaf.bits[at] |= WRITE | (DIRTY if flags & FAULT_WRITE else 0)
+        if vma.flags & VM_WRITE and not bits & UFFD_WP and not needs_soft_dirty_wp(vma, bits):
+            leaf.bits[at] |= WRITE | (MKDIRTY if flags & FAULT_WRITE else 0)
     if flags & FAULT_UNSHARE or (flags & FAULT_WRITE and not leaf.bits[at] & WRITE):
         return _wp_page(memory, tables, vma, leaf, addr, flags)
     return YES
@@ -359,7 +366,7 @@ def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
         leaf.pages[at] = folio
         bits = PRESENT | YOUNG | marker | page << PAGE_AT
         if flags & FAULT_WRITE and vma.flags & VM_SHARED and not marker:
-            bits |= WRITE | DIRTY
+            bits |= WRITE | MKDIRTY
         leaf.bits[at] = bits
         return YES
     own = memory.alloc(vma.mm, 0, ANON)
@@ -369,8 +376,8 @@ def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
     leaf.bits[at] = 0
     memory.map_new_anon(tables, own, vma, addr & -PAGE_SIZE)
     leaf.pages[at] = own
-    writable = WRITE | DIRTY if vma.flags & VM_WRITE and flags & FAULT_WRITE else 0
-    leaf.bits[at] = PRESENT | YOUNG | marker | writable
+    written = MKDIRTY | (WRITE if vma.flags & VM_WRITE else 0) if flags & FAULT_WRITE else 0
+    leaf.bits[at] = PRESENT | YOUNG | marker | written
     return YES
 
 
@@ -390,7 +397,7 @@ def _fault_around(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: in
             memory.get(folio)
             memory.add_mapping(tables, folio, 1, entire=False)
             leaf.pages[each] = folio
-            leaf.bits[each] = PRESENT | (index - folio.index) << PAGE_AT
+            leaf.bits[each] = PRESENT | YOUNG | (index - folio.index) << PAGE_AT
 
 
 def file_folio(memory: Memory, vma: Vma, index: int) -> tuple[Folio | None, int, int]:

@@ -25,6 +25,8 @@ LAZYFREE: Final = 64
 
 UNEVICTABLE: Final = 128
 """Locked in memory by a lock that nobody can take away any more."""
+REFERENCED: Final = 256
+"""Somebody has looked at it otherwise than through an entry that says so: a holder, or an entry that is gone."""
 
 PMD_ORDER: Final = 9
 PUD_ORDER: Final = 18

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from vmalab.addr import PAGE_SHIFT
-from vmalab.flags import VM_HUGETLB, VM_MAYBE_GUARD, VM_PFNMAP, VM_SHARED, VM_UFFD_WP
+from vmalab.flags import VM_HUGETLB, VM_MAYBE_GUARD, VM_PFNMAP, VM_SHARED, VM_UFFD_WP, VM_WRITE
 from vmalab.pages.folio import ANON, Folio, SwapSlot
 from vmalab.pages.memory import Memory, is_cow_mapping
 from vmalab.pages.table import (
     DIRTY,
+    MKDIRTY,
     PAGE_AT,
     PMD_SHIFT,
     PRESENT,
@@ -52,7 +53,7 @@ def copy_page_range(memory: Memory, copy: Vma, vma: Vma) -> int:
                     return FAULT_NO_MEMORY
                 target.pmds[number] = own
                 continue
-            if _copy_huge(memory, source, target, vma, found, number):
+            if _copy_huge(memory, source, target, vma, found, number, _kept(copy)):
                 continue
             found = memory.split_huge_pmd(source, number)
         leaf = memory.leaf_for(target, number << PMD_SHIFT)
@@ -65,12 +66,24 @@ def copy_page_range(memory: Memory, copy: Vma, vma: Vma) -> int:
     return YES
 
 
+def _kept(copy: Vma) -> int:
+    """The bits that a child takes over: the protection of a userfaultfd only where it has that as well."""
+    return ~0 if copy.flags & VM_UFFD_WP else ~UFFD_WP
+
+
+def _new_bits(copy: Vma, bits: int) -> int:
+    """The bits of a child's own copy of a page, from those of the parent's entry."""
+    if bits & UFFD_WP and copy.flags & VM_UFFD_WP:
+        return PRESENT | YOUNG | MKDIRTY | UFFD_WP
+    return PRESENT | YOUNG | MKDIRTY | (WRITE if copy.flags & VM_WRITE else 0)
+
+
 def _must_copy_now(source: Tables, folio: Folio, page: int) -> bool:
     """Whether a page cannot be shared: somebody may have it pinned, and it is exclusive (folio_try_dup_anon_rmap)."""
     return source.has_pinned and folio.pins > 0 and folio.is_exclusive(page)
 
 
-def _copy_huge(memory: Memory, source: Tables, target: Tables, vma: Vma, huge: Huge, number: int) -> bool:
+def _copy_huge(memory: Memory, source: Tables, target: Tables, vma: Vma, huge: Huge, number: int, kept: int) -> bool:
     """Share a huge page, if that may be (copy_huge_pmd)."""
     folio = huge.folio
     if folio.flags & ANON and _must_copy_now(source, folio, 0):
@@ -80,7 +93,7 @@ def _copy_huge(memory: Memory, source: Tables, target: Tables, vma: Vma, huge: H
     folio.exclusive = 0
     if is_cow_mapping(vma):
         huge.bits &= ~WRITE
-    target.pmds[number] = Huge(folio, huge.bits & (PRESENT | DIRTY | YOUNG))
+    target.pmds[number] = Huge(folio, huge.bits & kept & ~(WRITE | YOUNG))
     return True
 
 
@@ -97,7 +110,7 @@ def _copy_leaf(
     high: int,
 ) -> int:
     cow = is_cow_mapping(vma)
-    kept = ~0 if copy.flags & VM_UFFD_WP else ~UFFD_WP
+    kept = _kept(copy)
     for at in range(low, high):
         entry = old.pages[at]
         bits = old.bits[at]
@@ -115,7 +128,7 @@ def _copy_leaf(
         if entry.flags & ANON:
             if entry.pins and _must_copy_now(source, entry, page):
                 refusal = _copy_page(
-                    memory, target, copy, new, at, (number << PMD_SHIFT) + (at << PAGE_SHIFT), entry, page
+                    memory, target, copy, new, at, (number << PMD_SHIFT) + (at << PAGE_SHIFT), entry, bits
                 )
                 if refusal != YES:
                     return refusal
@@ -127,21 +140,21 @@ def _copy_leaf(
             bits &= ~WRITE
             old.bits[at] = bits
         new.pages[at] = entry
-        new.bits[at] = bits & kept & ~(DIRTY if vma.flags & VM_SHARED else 0)
+        new.bits[at] = bits & kept & ~(DIRTY | YOUNG if vma.flags & VM_SHARED else YOUNG)
     return YES
 
 
 def _copy_page(
-    memory: Memory, target: Tables, copy: Vma, leaf: Leaf, at: int, addr: int, folio: Folio, page: int
+    memory: Memory, target: Tables, copy: Vma, leaf: Leaf, at: int, addr: int, folio: Folio, bits: int
 ) -> int:
     """The child gets a copy at once: the page is pinned, and what is pinned stays the parent's (copy_present_page)."""
     own = memory.alloc(copy.mm, 0, ANON)
     if own is None:
         return FAULT_NO_MEMORY
-    own.set_content(0, folio.content(page))
+    own.set_content(0, folio.content(bits >> PAGE_AT))
     memory.map_new_anon(target, own, copy, addr)
     leaf.pages[at] = own
-    leaf.bits[at] = PRESENT | YOUNG | DIRTY | WRITE
+    leaf.bits[at] = _new_bits(copy, bits)
     return YES
 
 
@@ -154,10 +167,10 @@ def _duplicate_hugetlb(memory: Memory, source: Tables, target: Tables, copy: Vma
             return None
         own.copy_from(folio)
         memory.map_new_anon(target, own, copy, addr)
-        return Huge(own, PRESENT | YOUNG | DIRTY | WRITE)
+        return Huge(own, _new_bits(copy, huge.bits))
     memory.get(folio)
     memory.add_mapping(target, folio, 1, entire=True)
     folio.exclusive = 0
     if not copy.flags & VM_SHARED:
         huge.bits &= ~WRITE
-    return Huge(folio, huge.bits)
+    return Huge(folio, huge.bits & _kept(copy))

@@ -9,8 +9,8 @@ from typing import Final, final
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
 from vmalab.flags import VM_HUGETLB, VM_IO, VM_MAYREAD, VM_MAYWRITE, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE
 from vmalab.pages.fault import handle_mm_fault
-from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio
-from vmalab.pages.memory import FAULT_UNSHARE, FAULT_WRITE, Memory, is_cow_mapping
+from vmalab.pages.folio import ANON, HUGETLB, REFERENCED, ZERO, Folio
+from vmalab.pages.memory import FAULT_UNSHARE, FAULT_WRITE, Memory, is_cow_mapping, needs_soft_dirty_wp
 from vmalab.pages.table import PRESENT, UFFD_WP, WRITE
 from vmalab.reason import PIN_NOT_MAPPED, PIN_NOT_PERMITTED, PIN_SPECIAL, YES
 from vmalab.vma.area import Vma
@@ -49,6 +49,7 @@ class Held:
     def take(self, folio: Folio, page: int, count: int) -> None:
         """Hold so many pages more."""
         if not folio.flags & ZERO:
+            folio.flags |= REFERENCED
             self.memory.get(folio, count)
             if self.flags & FOLL_PIN:
                 folio.pins += count
@@ -187,6 +188,8 @@ def _can_follow_write(vma: Vma, folio: Folio, bits: int, page: int, flags: int) 
     Before exclusive marks it was enough that a copy had been made.
     """
     if not flags & FOLL_FORCE or vma.flags & VM_WRITE or not is_cow_mapping(vma) or bits & UFFD_WP:
+        return False
+    if needs_soft_dirty_wp(vma, bits):
         return False
     if not vma.mm.semantics.anonymous_exclusive:
         return folio.flags & ANON != 0

@@ -8,7 +8,7 @@ from vmalab.addr import PAGE_SIZE
 from vmalab.flags import VM_HUGETLB, VM_MAYSHARE, VM_NORESERVE, VM_SHARED, VM_UFFD_MISSING, VM_WRITE
 from vmalab.pages.folio import ANON, PMD_ORDER, PUD_ORDER, Folio, PageCache
 from vmalab.pages.memory import FAULT_UNSHARE, FAULT_WRITE, Memory
-from vmalab.pages.table import DIRTY, PMD_SHIFT, PRESENT, PUD_SHIFT, WRITE, YOUNG, Huge, Tables
+from vmalab.pages.table import MKDIRTY, PMD_SHIFT, PRESENT, PUD_SHIFT, WRITE, YOUNG, Huge, Tables
 from vmalab.reason import FAULT_NO_HUGE_PAGES, FAULT_NO_MEMORY, FAULT_USERFAULTFD, HUGETLB_NO_PAGES, YES
 from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import Vma
@@ -201,7 +201,7 @@ def hugetlb_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
     assert isinstance(huge, Huge)
     if flags & (FAULT_WRITE | FAULT_UNSHARE) and not huge.bits & WRITE:
         return _wp(memory, tables, vma, addr, huge, flags)
-    huge.bits |= YOUNG | (DIRTY if flags & FAULT_WRITE else 0)
+    huge.bits |= YOUNG | (MKDIRTY if flags & FAULT_WRITE else 0)
     return YES
 
 
@@ -237,7 +237,7 @@ def _no_page(memory: Memory, tables: Tables, vma: Vma, addr: int, order: int, fl
         if not shared:
             memory.map_new_anon(tables, folio, vma, addr)
             writable = WRITE if vma.flags & VM_WRITE else 0
-            _set(tables, addr, Huge(folio, PRESENT | YOUNG | DIRTY | writable))
+            _set(tables, addr, Huge(folio, PRESENT | YOUNG | MKDIRTY | writable))
             return YES
         folio.index = vma.pgoff_at(addr)
         folio.cache = cache
@@ -245,7 +245,7 @@ def _no_page(memory: Memory, tables: Tables, vma: Vma, addr: int, order: int, fl
             cache.pages[index] = folio
     memory.get(folio)
     memory.add_mapping(tables, folio, 1, entire=True)
-    writable = WRITE | DIRTY if vma.flags & VM_WRITE and vma.flags & VM_SHARED else 0
+    writable = WRITE | MKDIRTY if vma.flags & VM_WRITE and vma.flags & VM_SHARED else 0
     huge = Huge(folio, PRESENT | YOUNG | writable)
     _set(tables, addr, huge)
     if flags & (FAULT_WRITE | FAULT_UNSHARE) and not shared:
@@ -261,14 +261,14 @@ def _wp(memory: Memory, tables: Tables, vma: Vma, addr: int, huge: Huge, flags: 
     folio = huge.folio
     if vma.flags & VM_SHARED:
         if flags & FAULT_WRITE:
-            huge.bits |= WRITE | DIRTY | YOUNG
+            huge.bits |= WRITE | MKDIRTY | YOUNG
         return YES
     if folio.flags & ANON and (folio.is_exclusive(0) or folio.mapcount() == 1):
         if not folio.is_exclusive(0):
             folio.move_to(vma)
         folio.exclusive = folio.all_exclusive()
         if flags & FAULT_WRITE:
-            huge.bits |= WRITE | DIRTY | YOUNG
+            huge.bits |= WRITE | MKDIRTY | YOUNG
         return YES
     if anon_vma_prepare(vma) != YES:
         return FAULT_NO_MEMORY
@@ -284,5 +284,5 @@ def _wp(memory: Memory, tables: Tables, vma: Vma, addr: int, huge: Huge, flags: 
     memory.drop_huge(tables, huge)
     memory.map_new_anon(tables, own, vma, addr & -(4096 << folio.order))
     writable = WRITE if vma.flags & VM_WRITE and not flags & FAULT_UNSHARE else 0
-    _set(tables, addr, Huge(own, PRESENT | YOUNG | DIRTY | writable))
+    _set(tables, addr, Huge(own, PRESENT | YOUNG | MKDIRTY | writable))
     return YES

@@ -9,7 +9,7 @@ from vmalab.flags import VM_MERGEABLE
 from vmalab.pages.fault import handle_mm_fault
 from vmalab.pages.folio import ANON, KSM, ZERO, Folio
 from vmalab.pages.memory import FAULT_UNSHARE, Memory
-from vmalab.pages.table import PAGE_AT, PMD_SHIFT, PRESENT, WRITE, YOUNG, Huge, Leaf, Tables, pte_index
+from vmalab.pages.table import PAGE_AT, PMD_SHIFT, PRESENT, SOFT_DIRTY, WRITE, YOUNG, Huge, Leaf, Tables, pte_index
 from vmalab.pages.zap import leaf_range
 from vmalab.reason import YES
 from vmalab.vma.area import Vma
@@ -139,7 +139,7 @@ def _replace(memory: Memory, candidate: _Candidate, goal: Folio) -> int:
     memory.get(goal)
     memory.add_mapping(candidate.tables, goal, 1, entire=False)
     leaf.pages[at] = goal
-    leaf.bits[at] = PRESENT | YOUNG
+    leaf.bits[at] = PRESENT | YOUNG | (SOFT_DIRTY if goal is memory.zero else 0)
     return 1
 
 

@@ -11,6 +11,7 @@ from vmalab.pages.folio import (
     HUGETLB,
     PMD_ORDER,
     PUD_ORDER,
+    REFERENCED,
     UNEVICTABLE,
     ZERO,
     Folio,
@@ -27,8 +28,8 @@ from vmalab.pages.table import (
     PAGE_AT,
     PMD_SHIFT,
     PRESENT,
+    SOFT_DIRTY,
     UFFD_WP,
-    WRITE,
     YOUNG,
     Huge,
     Leaf,
@@ -304,6 +305,8 @@ class Memory:
         if isinstance(entry, Folio):
             if bits & DIRTY and not entry.flags & ZERO:
                 entry.flags |= FOLIO_DIRTY
+            if bits & YOUNG and not entry.flags & (ANON | ZERO):
+                entry.flags |= REFERENCED
             self.remove_mapping(tables, entry, 1, entire=False)
             self.put(entry)
         elif isinstance(entry, SwapSlot):
@@ -328,11 +331,11 @@ class Memory:
         assert isinstance(huge, Huge) and not huge.folio.flags & HUGETLB, "only transparent huge pages are split"
         leaf = Leaf()
         folio = huge.folio
-        bits = huge.bits & (PRESENT | WRITE | DIRTY | YOUNG | UFFD_WP)
+        bits = huge.bits & BITS
         if folio.flags & ZERO:
             for at in range(ENTRIES):
                 leaf.pages[at] = self.zero
-                leaf.bits[at] = bits & ~WRITE
+                leaf.bits[at] = bits & (PRESENT | YOUNG | UFFD_WP)
         elif not folio.flags & ANON:
             # A file's pages are found again.
             self.drop_huge(tables, huge)
@@ -379,7 +382,7 @@ class Memory:
                 _replace_part(leaf, at, folio, parts)
             else:
                 leaf.pages[at] = self.zero
-                leaf.bits[at] &= PRESENT | YOUNG | UFFD_WP
+                leaf.bits[at] &= PRESENT | YOUNG | UFFD_WP | SOFT_DIRTY
                 tables.anon -= 1
         self.live += len(parts) - 1
         self.resident += len(parts) - folio.count()
@@ -465,6 +468,11 @@ def _replace_part(leaf: Leaf, at: int, folio: Folio, parts: dict[int, Folio]) ->
     part.mapped += 1
     leaf.pages[at] = part
     leaf.bits[at] = bits & BITS
+
+
+def needs_soft_dirty_wp(vma: Vma, bits: int) -> bool:
+    """Whether the next write must be noticed, since it makes the page soft-dirty (pte_needs_soft_dirty_wp)."""
+    return not bits & SOFT_DIRTY and vma.mm.settings.soft_dirty & ~vma.flags != 0
 
 
 def is_cow_mapping(vma: Vma) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmalab.flags import VM_SHARED, VM_WRITE
 from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio
-from vmalab.pages.memory import Memory
+from vmalab.pages.memory import Memory, needs_soft_dirty_wp
 from vmalab.pages.table import DIRTY, PAGE_AT, PMD_SHIFT, PRESENT, UFFD_WP, WRITE, Huge
 from vmalab.pages.zap import leaf_range
 from vmalab.vma.area import Vma
@@ -51,6 +51,8 @@ def can_change_writable(vma: Vma, folio: Folio, bits: int, page: int) -> bool:
     Private: an exclusive anonymous page.  Shared: one that is dirty already, so that its file knows.
     """
     if not vma.flags & VM_WRITE or not bits & PRESENT or bits & UFFD_WP or folio.flags & ZERO:
+        return False
+    if needs_soft_dirty_wp(vma, bits):
         return False
     if vma.flags & VM_SHARED:
         return bits & DIRTY != 0

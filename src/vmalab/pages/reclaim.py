@@ -11,9 +11,11 @@ from vmalab.pages.memory import Memory
 from vmalab.pages.table import (
     DIRTY,
     ENTRIES,
+    MKDIRTY,
     PAGE_AT,
     PMD_SHIFT,
     PRESENT,
+    SOFT_DIRTY,
     SWAP_EXCLUSIVE,
     UFFD_WP,
     WRITE,
@@ -148,7 +150,7 @@ def _page_out_folio(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, at: in
         exclusive = SWAP_EXCLUSIVE if folio.is_exclusive(page) else 0
         memory.drop(tables, leaf, each)
         leaf.pages[each] = slot
-        leaf.bits[each] = exclusive | bits & UFFD_WP
+        leaf.bits[each] = exclusive | bits & (UFFD_WP | SOFT_DIRTY)
     return last - at
 
 
@@ -199,6 +201,6 @@ def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
         if entry is not None:
             memory.drop(tables, found, at)
     memory.map_new_anon(tables, folio, vma, addr)
-    bits = PRESENT | YOUNG | DIRTY | (WRITE if vma.flags & VM_WRITE else 0)
+    bits = PRESENT | YOUNG | MKDIRTY | (WRITE if vma.flags & VM_WRITE else 0)
     tables.pmds[addr >> PMD_SHIFT] = Huge(folio, bits)
     return YES

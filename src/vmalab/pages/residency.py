@@ -8,7 +8,7 @@ from vmalab.addr import PAGE_SIZE
 from vmalab.flags import UFFD_FEATURE_WP_ASYNC, VM_UFFD_WP
 from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import Memory
-from vmalab.pages.table import GUARD, POISON, UFFD_WP, Tables, pte_index
+from vmalab.pages.table import GUARD, POISON, SOFT_DIRTY, UFFD_WP, Tables, pte_index
 from vmalab.vma.area import Vma
 
 PAGE_IS_WPALLOWED: Final = 1
@@ -45,12 +45,17 @@ def _is_resident(memory: Memory, tables: Tables, vma: Vma, addr: int) -> bool:
 
 
 def page_categories(tables: Tables, vma: Vma, addr: int) -> int:
-    """What PAGEMAP_SCAN says of a page of a VMA (pagemap_page_category), without soft-dirty."""
+    """What PAGEMAP_SCAN says of a page of a VMA (pagemap_page_category).
+
+    Soft-dirty it tells of entries alone, not of new VMAs, where the machine tracks it.
+    """
     allowed = 0
     if vma.flags & VM_UFFD_WP and vma.uffd is not None and vma.uffd.has(UFFD_FEATURE_WP_ASYNC):
         allowed = PAGE_IS_WPALLOWED
     entry, bits, _ = tables.entry(addr)
     written = 0 if bits & UFFD_WP else PAGE_IS_WRITTEN
+    if bits & SOFT_DIRTY and vma.mm.settings.soft_dirty:
+        written |= PAGE_IS_SOFT_DIRTY
     if entry is None:
         if bits & (GUARD | POISON | UFFD_WP):
             return allowed | written | PAGE_IS_SWAPPED | (PAGE_IS_GUARD if bits & GUARD else 0)

@@ -28,9 +28,15 @@ GUARD: Final = 64
 """A marker: an access is answered with SIGSEGV."""
 POISON: Final = 128
 """A marker: an access is answered with SIGBUS."""
-BITS: Final = 255
-PAGE_AT: Final = 8
+SOFT_DIRTY: Final = 256
+"""Written to since the bit was cleared, as far as the kernel has seen; shown where the machine tracks it."""
+BITS: Final = 511
+PAGE_AT: Final = 9
 """How far above the bits the page's number in its folio stands."""
+
+MKDIRTY: Final = DIRTY | SOFT_DIRTY
+"""What an entry gets that the kernel makes dirty (pte_mkdirty).  The processor, which marks entries that are writable
+already, sets DIRTY alone."""
 
 
 def pte_index(addr: int) -> int:

@@ -22,12 +22,13 @@ from vmalab.pages.folio import ZERO as ZERO_FOLIO
 from vmalab.pages.memory import Memory
 from vmalab.pages.protect import can_change_writable
 from vmalab.pages.table import (
-    DIRTY,
     ENTRIES,
+    MKDIRTY,
     PAGE_AT,
     PMD_SHIFT,
     POISON,
     PRESENT,
+    SOFT_DIRTY,
     SWAP_EXCLUSIVE,
     UFFD_WP,
     WRITE,
@@ -106,7 +107,7 @@ def _fill_page(memory: Memory, tables: Tables, vma: Vma, addr: int, content: byt
         return YES
     if kind == ZERO:
         leaf.pages[at] = memory.zero
-        leaf.bits[at] = PRESENT
+        leaf.bits[at] = PRESENT | YOUNG
         return YES
     folio = memory.alloc(vma.mm, 0, ANON)
     if folio is None:
@@ -114,7 +115,7 @@ def _fill_page(memory: Memory, tables: Tables, vma: Vma, addr: int, content: byt
     folio.set_content(0, content)
     memory.map_new_anon(tables, folio, vma, addr)
     leaf.pages[at] = folio
-    leaf.bits[at] = PRESENT | DIRTY | _protection(vma, protect)
+    leaf.bits[at] = PRESENT | YOUNG | MKDIRTY | _protection(vma, protect)
     return YES
 
 
@@ -171,7 +172,7 @@ def _move_some(
             if refusal == YES:
                 del tables.pmds[number]
                 _settle(source.folio, goal, to)
-                writable = 0 if source.folio.flags & ZERO_FOLIO else WRITE | DIRTY
+                writable = 0 if source.folio.flags & ZERO_FOLIO else WRITE | MKDIRTY
                 tables.pmds[to >> PMD_SHIFT] = Huge(source.folio, PRESENT | YOUNG | writable)
             return PMD_SIZE, refusal
         source = memory.split_huge_pmd(tables, number)
@@ -217,12 +218,12 @@ def _move_page(
         assert isinstance(moved, Folio)
         _settle(moved, goal, to)
         leaf.pages[into] = moved
-        leaf.bits[into] = PRESENT if moved.flags & ZERO_FOLIO else PRESENT | DIRTY | WRITE
+        leaf.bits[into] = PRESENT | YOUNG | (0 if moved.flags & ZERO_FOLIO else MKDIRTY | WRITE)
     else:
         if not source.bits[at] & SWAP_EXCLUSIVE:
             return MOVE_SHARED
         leaf.pages[into] = entry
-        leaf.bits[into] = SWAP_EXCLUSIVE
+        leaf.bits[into] = source.bits[at] | SOFT_DIRTY
     source.pages[at] = None
     source.bits[at] = 0
     return YES
@@ -262,7 +263,7 @@ def _fill_shared(
     memory.add_mapping(tables, folio, 1, entire=False)
     leaf.pages[at] = folio
     writable = _protection(vma, protect) if vma.flags & VM_SHARED else UFFD_WP if protect else 0
-    leaf.bits[at] = PRESENT | YOUNG | DIRTY | writable | (index - folio.index) << PAGE_AT
+    leaf.bits[at] = PRESENT | YOUNG | MKDIRTY | writable | (index - folio.index) << PAGE_AT
     return YES
 
 

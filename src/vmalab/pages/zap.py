@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE
 from vmalab.pages.folio import HUGETLB, ZERO, Folio
 from vmalab.pages.memory import Memory
-from vmalab.pages.table import ENTRIES, GUARD, PMD_SHIFT, PUD_SHIFT, UFFD_WP, Huge, Leaf, Tables, pte_index
+from vmalab.pages.table import ENTRIES, GUARD, PMD_SHIFT, PUD_SHIFT, SOFT_DIRTY, UFFD_WP, Huge, Leaf, Tables, pte_index
 from vmalab.vma.area import Vma
 
 
@@ -120,7 +120,9 @@ def _move_part(memory: Memory, tables: Tables, source: int, target: int, length:
         return True
     whole = length == PMD_SIZE
     if whole and tables.pmds.get(target >> PMD_SHIFT) is None:
-        # All of a page table, or one huge entry, is moved at once.
+        # All of a page table, or one huge entry, is moved at once.  What is in a table is not marked.
+        if isinstance(found, Huge):
+            found.bits |= SOFT_DIRTY
         tables.pmds[target >> PMD_SHIFT] = found
         del tables.pmds[number]
         return True
@@ -135,7 +137,7 @@ def _move_part(memory: Memory, tables: Tables, source: int, target: int, length:
     order = range(length >> PAGE_SHIFT)
     for at in order if target <= source else reversed(order):
         goal.pages[other + at] = pages[first + at]
-        goal.bits[other + at] = bits[first + at]
+        goal.bits[other + at] = bits[first + at] | (SOFT_DIRTY if pages[first + at] is not None else 0)
         pages[first + at] = None
         bits[first + at] = 0
     return True
