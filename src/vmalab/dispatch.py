@@ -342,9 +342,11 @@ def _shmget(process: ProcessState, call: Call) -> Outcome:
         return Outcome(number)
     if not namespace.whole:
         return Outcome(0, known=False)
-    if flags & shm.HUGETLB:
-        return _not_modelled()
-    return _outcome(shm.shmget(process.mm, namespace, key, size, flags))
+    outcome = _outcome(shm.shmget(process.mm, namespace, key, size, flags))
+    if flags & shm.HUGETLB and not flags & shm.NORESERVE and process.mm.settings.hugepages:
+        # Whether the pool holds enough pages is not modelled, as for mmap.
+        outcome.known = False
+    return outcome
 
 
 def _shmctl(process: ProcessState, call: Call) -> Outcome:

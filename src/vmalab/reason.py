@@ -212,6 +212,7 @@ LAYOUT_NOT_MAPPED: Final = 200
 LAYOUT_OPTION: Final = 201
 LAYOUT_SIZE: Final = 202
 LAYOUT_FILE_NOT_PERMITTED: Final = 203
+SHM_HUGETLB_NOT_PERMITTED: Final = 204
 
 
 class Explanation:
@@ -618,20 +619,17 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         "validate_prctl_map_addr",
     ),
     Explanation("LAYOUT_ORDER", errno.EINVAL, "a part of the layout ends before it starts", "validate_prctl_map_addr"),
-    Explanation(
-        "LAYOUT_LIMIT_DATA", errno.EINVAL, "RLIMIT_DATA would be exceeded by the heap", "validate_prctl_map_addr"
-    ),
+    Explanation("LAYOUT_LIMIT_DATA", errno.EINVAL, "the heap would exceed RLIMIT_DATA", "validate_prctl_map_addr"),
     Explanation("LAYOUT_NOT_MAPPED", errno.EFAULT, "nothing is mapped at or above the address", "prctl_set_mm"),
     Explanation("LAYOUT_OPTION", errno.EINVAL, "an unknown part of the layout", "prctl_set_mm"),
-    Explanation(
-        "LAYOUT_SIZE", errno.EINVAL, "the size of struct prctl_mm_map, or of the vector, is wrong", "prctl_set_mm_map"
-    ),
+    Explanation("LAYOUT_SIZE", errno.EINVAL, "the structure, or the vector, has another size", "prctl_set_mm_map"),
     Explanation(
         "LAYOUT_FILE_NOT_PERMITTED",
         errno.EPERM,
         "another executable needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
         "prctl_set_mm_map",
     ),
+    Explanation("SHM_HUGETLB_NOT_PERMITTED", errno.EPERM, "huge pages need CAP_IPC_LOCK or a group", "can_do_hugetlb_shm"),
 ]
 
 

@@ -26,7 +26,6 @@ NOT_MODELLED: Final = {
     "process_madvise": ("MADV_HWPOISON", "MADV_SOFT_OFFLINE"),
     "mbind": ("MPOL_MF_STRICT with several nodes",),
     "prctl": ("PR_SET_MM_AUXV", "PR_SET_MM_EXE_FILE"),
-    "shmget": ("SHM_HUGETLB",),
     "migrate_pages": ("",),
     "move_pages": ("",),
     "ioctl(UFFDIO_COPY)": ("",),

@@ -5,7 +5,9 @@ import pytest
 from vmalab import KernelError, Machine, Process
 from vmalab.calls import Call
 from vmalab.debug.freeze import Freezer
-from vmalab.flags import CLONE_NEWIPC, IPC_RMID, MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED
+from vmalab.flags import CLONE_NEWIPC, IPC_CREAT, IPC_RMID, MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED
+from vmalab.pages.folio import PMD_ORDER
+from vmalab.pages.memory import Memory, PageSettings
 from vmalab.syscalls import shm
 from vmalab.trace import records
 from vmalab.trace.replay import Replay
@@ -114,3 +116,78 @@ def test_a_replay_with_segments_can_be_frozen() -> None:
     again.shmdt(AT)
     assert again.ipc.segments == {}
     assert attached(replay.machine.processes[7]) == [1]
+
+
+HUGE = 0x200000
+
+
+def test_huge_pages_are_promised_to_a_segment_when_it_is_made() -> None:
+    """Attaching it promises nothing more, and what nobody used is free again when it goes."""
+    settings = PageSettings()
+    settings.hugetlb[PMD_ORDER] = 4
+    memory = Memory(settings)
+    machine = Machine(memory=memory)
+    machine.settings.hugepages = 4
+    process = machine.process()
+    number = process.shmget(0, HUGE + 1, IPC_CREAT | 0o600 | shm.HUGETLB)
+    assert memory.hugetlb_reserved[PMD_ORDER] == 2
+    assert process.shmat(number, AT) == AT
+    assert process.shmat(number, 2 * AT) == 2 * AT
+    assert memory.hugetlb_reserved[PMD_ORDER] == 2
+    process.write(AT + 5, b"x")
+    assert process.read(2 * AT + 5, 1) == b"x"
+    assert (memory.hugetlb_free[PMD_ORDER], memory.hugetlb_reserved[PMD_ORDER]) == (3, 1)
+    machine.validate()
+    with pytest.raises(KernelError, match="Errno 12"):
+        process.shmget(0, 4 * HUGE, IPC_CREAT | 0o600 | shm.HUGETLB)
+    process.shmctl(number, IPC_RMID)
+    process.shmdt(AT)
+    process.shmdt(2 * AT)
+    machine.validate()
+    assert (memory.hugetlb_free[PMD_ORDER], memory.hugetlb_reserved[PMD_ORDER]) == (4, 0)
+
+
+def test_attachments_share_their_pages_and_the_last_gives_them_back() -> None:
+    """Also those of the first segment of a namespace, whose number is 0, and not those of another namespace's first."""
+    memory = Memory()
+    machine = Machine(memory=memory)
+    process, other = machine.process(), machine.process()
+    other.do(Call("unshare", (CLONE_NEWIPC,)))
+    for each in (process, other):
+        each.shmat(each.shmget(0, PAGE), AT)
+    process.shmat(0, 2 * AT)
+    process.write(AT, b"x")
+    assert (process.read(2 * AT, 1), other.read(AT, 1)) == (b"x", b"\0")
+    process.shmctl(0, IPC_RMID)
+    process.shmdt(AT)
+    assert process.read(2 * AT, 1) == b"x"
+    process.shmdt(2 * AT)
+    machine.validate()
+    assert memory.resident == 1, "the page of the other namespace"
+
+
+def test_huge_pages_are_not_committed_and_cannot_be_cut() -> None:
+    machine = Machine()
+    process = machine.process()
+    before = machine.commit.committed
+    number = process.shmget(0, PAGE, IPC_CREAT | 0o600 | shm.HUGETLB | shm.NORESERVE)
+    process.shmat(number, AT)
+    assert machine.commit.committed == before
+    (vma,) = process.vmas()
+    assert (vma.start, vma.end) == (AT, AT + HUGE)
+    with pytest.raises(KernelError):
+        process.munmap(AT, PAGE)
+    process.shmdt(AT)
+    assert process.vmas() == []
+
+
+def test_who_may_make_a_segment_of_huge_pages() -> None:
+    process = Machine().process()
+    process.limits.hugetlb_shm = False
+    flags = IPC_CREAT | 0o600 | shm.HUGETLB | shm.NORESERVE
+    with pytest.raises(KernelError, match="CAP_IPC_LOCK or a group"):
+        process.shmget(0, PAGE, flags)
+    with pytest.raises(KernelError, match="Errno 22"):
+        process.shmget(0, PAGE, flags | 13 << 26)
+    process.limits.ipc_lock = True
+    assert process.shmget(0, PAGE, flags) == 0

@@ -14,8 +14,8 @@ from tests.witness.witnesses import AT, FIXED, MADE, MEMORY_CAPABILITIES, PAGE, 
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
-from vmalab.fuzz.status import pool_sizes
 from vmalab.live.agent import why_not
+from vmalab.live.facts import free_huge_pages
 from vmalab.reason import errno_of, explain
 from vmalab.syscalls import shm
 
@@ -44,7 +44,7 @@ def alone_with(witness: Witness) -> Iterator[None]:
 
 @pytest.mark.parametrize("witness", WITNESSES, ids=[each.fact for each in WITNESSES])
 def test_witness(files: Files, witness: Witness) -> None:
-    if "pool of huge pages is empty" in witness.fact and any(pool_sizes().values()):
+    if "pool of huge pages is empty" in witness.fact and any(free_huge_pages().values()):
         pytest.skip("there are huge pages in the pool of this machine")
     with alone_with(witness), Lockstep(files=files, pages=witness.pages) as lockstep:
         found = lockstep.run([_left(op, lockstep.capabilities) if op.name == "capset" else op for op in witness.ops])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from vmalab import flags as f
 from vmalab.fuzz.ops import Op
+from vmalab.syscalls import shm
 
 AT = 0x10000000
 PAGE = 0x1000
@@ -60,6 +61,9 @@ def laid_out(**changes: int) -> Op:
     return Op("layout", tuple((parts | changes).values()))
 
 
+NEW = f.IPC_CREAT | 0o600
+
+
 def limited(resource: int, pages: int, *ops: Op) -> tuple[Op, ...]:
     """Calls under a limit in pages."""
     return (*ops[:-1], call("prlimit64", resource, pages * PAGE), ops[-1])
@@ -70,13 +74,17 @@ def unprivileged(*ops: Op) -> tuple[Op, ...]:
     return (call("capset", 0), *ops)
 
 
+def huge_segment(flags: int) -> Op:
+    """A segment of a page, made of huge pages."""
+    return call("shmget", 0, PAGE, NEW | shm.HUGETLB | flags, file=MADE)
+
+
 HUGE_PAGES = call("mmap", AT, 2 * HUGE, RW, FIXED | f.MAP_HUGETLB | f.MAP_NORESERVE, 0)
 SEALED = (mapped(), call("mseal", AT + PAGE, PAGE, 0))
 DROPPABLE = call("mmap", AT, 4 * PAGE, RW, f.MAP_DROPPABLE | f.MAP_ANONYMOUS | f.MAP_FIXED, 0)
 HOLE = (mapped(), call("munmap", AT + PAGE, PAGE))
 UFFD = call("userfaultfd", file=MADE)
 EXEC = Op("exec")
-NEW = f.IPC_CREAT | 0o600
 ATTACHED = call("shmat", AT, 0, file=0)
 TO_GO = (ATTACHED, call("shmctl", f.IPC_RMID, 0, file=0))
 KEYED = call("shmget", 1, PAGE, NEW, file=MADE)
@@ -473,6 +481,30 @@ WITNESSES = (
     Witness("shmget: no bytes", errno.EINVAL, (call("shmget", 0, 0, NEW, file=MADE),)),
     Witness("shmget: more than there is", errno.ENOMEM, (call("shmget", 0, 1 << 46, NEW, file=MADE),)),
     Witness("shmget: more than there is, unreserved", 0, (call("shmget", 0, 1 << 46, NEW | 0o10000, file=MADE),)),
+    Witness("shmget: no such size of huge pages", errno.EINVAL, (huge_segment(13 << 26),)),
+    Witness("shmget: the pool of huge pages is empty", errno.ENOMEM, (huge_segment(0),)),
+    Witness("shmget: huge pages, unreserved", 0, (huge_segment(0o10000), call("shmctl", 2, 1, file=MADE))),
+    Witness("shmat: where a huge page begins", 0, (huge_segment(0o10000), call("shmat", AT, 0, file=MADE))),
+    Witness("shmat: within a huge page", errno.EINVAL, (huge_segment(0o10000), call("shmat", AT + PAGE, 0, file=MADE))),
+    Witness(
+        "mprotect: a part of a segment of huge pages",
+        errno.EINVAL,
+        (huge_segment(0o10000), call("shmat", AT, 0, file=MADE), call("mprotect", AT, PAGE, 1)),
+    ),
+    Witness(
+        "madvise: the pool of huge pages is empty",
+        errno.EFAULT,
+        (huge_segment(0o10000), call("shmat", AT, 0, file=MADE), call("madvise", AT, HUGE, f.MADV_POPULATE_WRITE)),
+    ),
+    Witness(
+        "shmdt: a segment of huge pages", 0, (huge_segment(0o10000), call("shmat", AT, 0, file=MADE), call("shmdt", AT))
+    ),
+    Witness("shmctl: huge pages are locked anyway", 0, (huge_segment(0o10000), call("shmctl", 11, 0, file=MADE))),
+    Witness(
+        "shmctl: the mode does not say so",
+        0,
+        (huge_segment(0o10000), call("shmctl", 11, 0, file=MADE), call("shmctl", 2, 2, file=MADE)),
+    ),
     Witness("shmget: no such key", errno.ENOENT, (call("shmget", 1, PAGE, 0o600, file=MADE),)),
     Witness("shmget: the key", 0, (KEYED, call("shmget", 1, PAGE, 0o600, file=MADE + 1))),
     Witness("shmget: the key is taken", errno.EEXIST, (KEYED, call("shmget", 1, PAGE, NEW | 0o2000, file=MADE + 1))),

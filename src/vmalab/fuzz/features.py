@@ -47,7 +47,12 @@ _BITS: Final[dict[str, list[tuple[int, str]]]] = {
     "mlock2": _bits("MLOCK_"),
     "mlockall": _bits("MCL_"),
     "msync": _bits("MS_"),
-    "shmget": [(f.IPC_CREAT, "IPC_CREAT"), (f.IPC_EXCL, "IPC_EXCL"), (shm.NORESERVE, "SHM_NORESERVE")],
+    "shmget": [
+        (f.IPC_CREAT, "IPC_CREAT"),
+        (f.IPC_EXCL, "IPC_EXCL"),
+        (shm.NORESERVE, "SHM_NORESERVE"),
+        (shm.HUGETLB, "SHM_HUGETLB"),
+    ],
     "shmat": _bits("SHM_"),
     "seal": _bits("F_SEAL_"),
     "memfd": _bits("MFD_"),

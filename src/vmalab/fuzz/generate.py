@@ -68,6 +68,10 @@ ODD_FLAGS: Final = (
     *(1 << 22, f.MAP_NORESERVE, f.MAP_STACK, f.MAP_POPULATE | f.MAP_NONBLOCK),
 )
 SEGMENT_SIZES: Final = (PAGE_SIZE, 3 * PAGE_SIZE, 16 * PAGE_SIZE, 5 * PAGE_SIZE + 1, 1, 0, 1 << 46)
+HUGE_SEGMENTS: Final = (
+    *(shm.HUGETLB | shm.NORESERVE, shm.HUGETLB | shm.NORESERVE),
+    *(shm.HUGETLB | shm.NORESERVE | shift << f.MAP_HUGE_SHIFT for shift in (21, 30, 13)),
+)
 SEGMENT_COMMANDS: Final = (
     *(
         f.IPC_STAT,
@@ -318,6 +322,16 @@ class Generator:
         file = int(self._roll() * len(self._lockstep.models))
         return Op("mmap", (addr & -PAGE_SIZE, length, self._choose(PROTECTIONS), flags, offset & -PAGE_SIZE), who, file)
 
+    def _more_of_it(self, process: Process, who: int) -> Op:
+        """Memory beside a VMA that is like it, but for what was done to that since."""
+        vma = process.mm.find_vma(self._edge(process))
+        if vma is None or not vma.is_anonymous():
+            return self._mmap(process, who)
+        length = self._pages()
+        addr = self._choose((vma.end, max(vma.start - length, PAGE_SIZE)))
+        flags = f.MAP_PRIVATE | f.MAP_ANONYMOUS | f.MAP_FIXED
+        return Op("mmap", (addr, length, vma.flags & (f.VM_READ | f.VM_WRITE | f.VM_EXEC), flags, 0), who)
+
     def _growsdown(self, process: Process, who: int) -> Op:
         flags = f.MAP_PRIVATE | f.MAP_ANONYMOUS | f.MAP_FIXED | f.MAP_GROWSDOWN
         return Op("mmap", (self._place(), self._pages(), 3, flags, 0), who)
@@ -394,6 +408,8 @@ class Generator:
         return Op("mprotect", (*self._range(process), prot), who)
 
     def _guard(self, process: Process, who: int) -> Op:
+        if self._roll() < 0.25:
+            return self._more_of_it(process, who)
         return Op("madvise", (*self._range(process), self._choose(RARE_ADVICES)), who)
 
     def _process_madvise(self, process: Process, who: int) -> Op:
@@ -430,6 +446,7 @@ class Generator:
         if which < 0.5 and self._lockstep.slots < MOST_SLOTS:
             mode = f.IPC_CREAT | self._choose((0o600, 0o600, 0o700, 0o400, 0))
             flags = mode | self._choose((0, 0, f.IPC_EXCL, shm.NORESERVE))
+            flags |= self._choose((0, 0, 0, 0, shm.HUGETLB, *HUGE_SEGMENTS))
             flags &= ~self._choose((0, 0, 0, f.IPC_CREAT))
             return Op("shmget", (self._choose((0, 0, 1, 2)), self._choose(SEGMENT_SIZES), flags), who, self._new_file())
         segment = self._choose(list(self._lockstep.resources[who].segments) or [0])
@@ -437,7 +454,7 @@ class Generator:
             what = self._choose((0, 1, 2, 0o600, 0o400, 0o755))
             return Op("shmctl", (self._choose(SEGMENT_COMMANDS), what), who, segment)
         flags = self._choose((0, 0, f.SHM_RDONLY, f.SHM_EXEC)) | self._choose((0, f.SHM_REMAP, f.SHM_REMAP))
-        addr = self._choose((0, self._place(), self._edge(process), self._place() + 8))
+        addr = self._choose((0, self._place(), self._edge(process), self._place() + 8, self._place() & -PMD_SIZE))
         return Op("shmat", (addr, flags | self._choose((0, f.SHM_RND))), who, segment)
 
     def _made(self, who: int, contexts: bool) -> list[int]:

@@ -11,6 +11,7 @@ from vmalab.fuzz.ops import Op
 from vmalab.machine import Process
 from vmalab.pages.table import UFFD_WP
 from vmalab.syscalls import shm
+from vmalab.syscalls.map import huge_page_size
 from vmalab.syscalls.policy import MPOL_F_ADDR, MPOL_F_NODE, MPOL_MF_STRICT
 from vmalab.vma.area import Vma
 
@@ -105,17 +106,21 @@ class Safety:
         if not namespace.whole:
             return False
         if op.name == "shmget":
-            return not op.args[2] & shm.HUGETLB
+            # What is promised to others of the pool of huge pages is known with the pages alone.
+            knows_pool = process.machine.memory is not None or not process.mm.settings.hugepages
+            return knows_pool or not op.args[2] & shm.HUGETLB or op.args[2] & shm.NORESERVE != 0
         segment = namespace.segments.get(self._lockstep.resources[op.who].segments.get(op.file, -1))
         if op.name == "shmat":
             # Whoever locks all memory would have it all made present.
-            return segment is None or segment.size < LARGE
+            if segment is None or op.args[0] == 0:
+                return segment is None or segment.length < LARGE
+            return segment.length < LARGE and not self.is_own(op.args[0], op.args[0] + segment.length + PAGE_SIZE)
         if op.name != "shmctl" or op.args[0] & 0xFFFFFFFF != shm.LOCK:
             return True
         limits = process.limits
         if segment is None or limits.ipc_lock or limits.memlock in (0, f.RLIM_INFINITY):
             return True
-        return segment.size > limits.memlock
+        return segment.length > limits.memlock
 
     def is_own(self, start: int, end: int) -> bool:
         """Whether a range touches the memory of the agent itself, which is left alone."""
@@ -136,7 +141,7 @@ def _ranges(op: Op) -> list[tuple[int, int]]:
     if op.name == "mlockall":
         return [(0, TASK_SIZE)]
     if op.name == "mmap" and args[3] & f.MAP_HUGETLB:
-        size = 1 << (args[3] >> f.MAP_HUGE_SHIFT & f.MAP_HUGE_MASK or PMD_SIZE.bit_length() - 1)
+        size = huge_page_size(args[3]) or PAGE_SIZE
         return [(args[0], -(-args[1] // size) * size)]
     return [(args[0], args[1] if op.name not in ("read", "write") else 1)]
 

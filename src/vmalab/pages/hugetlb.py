@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from vmalab.addr import PAGE_SIZE
+from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
 from vmalab.flags import VM_HUGETLB, VM_MAYSHARE, VM_NORESERVE, VM_SHARED, VM_UFFD_MISSING, VM_WRITE
 from vmalab.pages.folio import ANON, PMD_ORDER, PUD_ORDER, Folio, PageCache
 from vmalab.pages.memory import FAULT_UNSHARE, FAULT_WRITE, Memory
 from vmalab.pages.table import MKDIRTY, PMD_SHIFT, PRESENT, PUD_SHIFT, WRITE, YOUNG, Huge, Tables
 from vmalab.reason import FAULT_NO_HUGE_PAGES, FAULT_NO_MEMORY, FAULT_USERFAULTFD, HUGETLB_NO_PAGES, YES
 from vmalab.vma.anon import anon_vma_prepare
-from vmalab.vma.area import Vma
+from vmalab.vma.area import File, Vma
 from vmalab.vma.space import Mm
 
 
 def order_of(vma: Vma) -> int:
     """The order of a VMA's huge pages."""
-    file = vma.file
-    size = file.huge_size if file is not None and file.huge_size else 1 << PMD_SHIFT
-    return PUD_ORDER if size == 1 << PUD_SHIFT else PMD_ORDER
+    return PMD_ORDER if vma.file is None else order_of_file(vma.file)
+
+
+def order_of_file(file: File) -> int:
+    """The order of the huge pages of a file of such."""
+    return PUD_ORDER if file.huge_size == 1 << PUD_SHIFT else PMD_ORDER
 
 
 @final
@@ -50,12 +53,12 @@ def _indexes(vma: Vma, order: int) -> range:
 
 def reserve_pages(memory: Memory, vma: Vma) -> int:
     """A new mapping: promise it its pages, unless it wants none: YES, HUGETLB_NO_PAGES (hugetlb_reserve_pages)."""
-    if vma.flags & VM_NORESERVE:
-        return YES
     assert vma.file is not None
     order = order_of(vma)
     cache = memory.cache_of(vma.file)
     cache.huge_order = order
+    if vma.flags & VM_NORESERVE or vma.file.segment is not None:
+        return YES
     wanted = list(_indexes(vma, order))
     if vma.flags & VM_MAYSHARE:
         wanted = [index for index in wanted if index not in cache.reserved]
@@ -66,6 +69,26 @@ def reserve_pages(memory: Memory, vma: Vma) -> int:
     else:
         vma.private_data = Reservation(memory.tables(vma.mm).mm)
     return YES
+
+
+def reserve_file(memory: Memory, file: File) -> int:
+    """Promise a new file all its pages: YES, HUGETLB_NO_PAGES."""
+    order = order_of_file(file)
+    wanted = range(0, file.size >> PAGE_SHIFT, 1 << order)
+    if not memory.reserve_hugetlb(order, len(wanted)):
+        return HUGETLB_NO_PAGES
+    cache = memory.cache_of(file)
+    cache.huge_order = order
+    cache.reserved.update(wanted)
+    return YES
+
+
+def forget_file(memory: Memory, file: File) -> None:
+    """Nobody can map a file again: its pages, and what it was promised, are free again."""
+    cache = memory.cache_of(file)
+    memory.reserve_hugetlb(cache.huge_order, -len([index for index in cache.reserved if index not in cache.pages]))
+    cache.reserved.clear()
+    memory.drop_cache(cache)
 
 
 def opened(vma: Vma) -> None:
@@ -84,11 +107,7 @@ def closed(memory: Memory, vma: Vma) -> None:
         vma.private_data = None
     file = vma.file
     if file is not None and file.refs == 1 and file.path.startswith("/anon_hugepage"):
-        # Nobody can map it again.
-        cache = memory.cache_of(file)
-        memory.reserve_hugetlb(order, -len([index for index in cache.reserved if index not in cache.pages]))
-        cache.reserved.clear()
-        memory.drop_cache(cache)
+        forget_file(memory, file)
 
 
 def unused(vma: Vma, reservation: Reservation, order: int) -> int:

@@ -38,6 +38,7 @@ from vmalab.pages.table import (
 )
 from vmalab.vma.area import File, Vma
 from vmalab.vma.port import ALLOC_PAGE, ALLOC_PAGE_TABLE
+from vmalab.vma.shm import Segment
 from vmalab.vma.space import Mm
 
 FAULT_WRITE: Final = 1
@@ -100,6 +101,7 @@ class Memory:
         self.rmap: ReverseMap = ReverseMap()
         self._tables: dict[int, Tables] = {}
         self._inodes: dict[tuple[str, int], PageCache] = {}
+        self._segments: dict[Segment, PageCache] = {}
         self._files: dict[int, tuple[File, PageCache]] = {}
 
     def tables(self, mm: Mm) -> Tables:
@@ -412,17 +414,30 @@ class Memory:
     # -- files ----------------------------------------------------------------------------------------
 
     def cache_of(self, file: File) -> PageCache:
-        """The page cache of a file: of its inode, if that is known when the file is first used, else of its own."""
+        """The page cache of a file: that of its segment, or of its inode, if that is known when the file is first used,
+        else of its own.
+        """
         known = self._files.get(id(file))
         if known is not None:
             return known[1]
-        cache = self._inodes.get((file.dev, file.ino)) if file.ino else None
-        if cache is None:
+        segment = file.segment
+        if segment is not None:
+            cache = self._segments.setdefault(segment, PageCache())
+        elif file.ino:
+            cache = self._inodes.setdefault((file.dev, file.ino), PageCache())
+        else:
             cache = PageCache()
-            if file.ino:
-                self._inodes[file.dev, file.ino] = cache
         self._files[id(file)] = (file, cache)
         return cache
+
+    def forget_segment(self, segment: Segment) -> None:
+        """A segment is gone: nobody maps it, nor can any more."""
+        cache = self._segments.pop(segment, None)
+        if cache is not None:
+            self.drop_cache(cache)
+            for key, (file, _) in list(self._files.items()):
+                if file.segment is segment:
+                    del self._files[key]
 
     def cache_for(self, vma: Vma) -> PageCache:
         """The page cache of the file that a VMA maps; from it the VMA is found from now on."""

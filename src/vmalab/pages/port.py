@@ -11,8 +11,9 @@ from vmalab.pages.fork import copy_page_range
 from vmalab.pages.memory import Memory
 from vmalab.pages.zap import free_pgtables, move_range, split_at, zap_range
 from vmalab.reason import YES
-from vmalab.vma.area import Vma
+from vmalab.vma.area import File, Vma
 from vmalab.vma.port import Port
+from vmalab.vma.shm import Segment
 from vmalab.vma.space import Mm
 
 
@@ -82,6 +83,16 @@ class PagePort(Port):
     def mapped(self, vma: Vma) -> int:
         refusal = self.outside.mapped(vma)
         return hugetlb.reserve_pages(self.memory, vma) if refusal == YES and vma.flags & VM_HUGETLB else refusal
+
+    def reserve_huge(self, file: File) -> int:
+        refusal = self.outside.reserve_huge(file)
+        return hugetlb.reserve_file(self.memory, file) if refusal == YES else refusal
+
+    def forget_segment(self, segment: Segment) -> None:
+        if segment.file is not None:
+            hugetlb.forget_file(self.memory, segment.file)
+        self.memory.forget_segment(segment)
+        self.outside.forget_segment(segment)
 
     def moved(self, vma: Vma) -> int:
         return self.outside.moved(vma)

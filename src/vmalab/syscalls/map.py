@@ -144,10 +144,9 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
     if flags & MAP_ANONYMOUS:
         file = None
         if flags & MAP_HUGETLB:
-            shift = flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK
-            if shift not in (0, 21, 30):
+            huge_size = huge_page_size(flags)
+            if huge_size == 0:
                 return -HUGETLB_NO_SIZE
-            huge_size = 1 << (shift or 21)
             length = (length + huge_size - 1) & ~(huge_size - 1)
             file = File(
                 "/anon_hugepage (deleted)",
@@ -173,6 +172,12 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
         # Errors of populating are nobody's business: the mapping stands.
         mm_populate(mm, result, result + page_up(length))
     return result
+
+
+def huge_page_size(flags: int) -> int:
+    """The size in bytes of the huge pages that MAP_HUGE_ or SHM_HUGE_ bits ask for; 0 where there are none such."""
+    shift = flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK
+    return 1 << (shift or 21) if shift in (0, 21, 30) else 0
 
 
 def _populates(mm: Mm, flags: int) -> bool:

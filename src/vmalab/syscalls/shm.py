@@ -21,12 +21,16 @@ from vmalab.flags import (
     SHM_RDONLY,
     SHM_REMAP,
     SHM_RND,
+    VM_DONTEXPAND,
     VM_LOCKED,
 )
 from vmalab.reason import (
+    HUGETLB_NO_PAGES,
+    HUGETLB_NO_SIZE,
     LOCK_NOT_PERMITTED,
     SHM_COMMAND,
     SHM_EXISTS,
+    SHM_HUGETLB_NOT_PERMITTED,
     SHM_LOCK_LIMIT,
     SHM_NO_KEY,
     SHM_NO_SEGMENT,
@@ -40,9 +44,9 @@ from vmalab.reason import (
     UNALIGNED,
     YES,
 )
-from vmalab.syscalls.map import can_do_mlock, do_mmap
+from vmalab.syscalls.map import can_do_mlock, do_mmap, huge_page_size
 from vmalab.syscalls.populate import mm_populate
-from vmalab.vma.area import SHM_OPS, File
+from vmalab.vma.area import SHM_HUGE_1G_OPS, SHM_HUGE_OPS, SHM_OPS, File
 from vmalab.vma.shm import IPC_PRIVATE, MOST_INDEXES, SHM_LOCKED, IpcNamespace, Segment
 from vmalab.vma.space import OVERCOMMIT_NEVER, Limits, Mm
 from vmalab.vma.unmap import munmap_range
@@ -98,7 +102,11 @@ def shmget(mm: Mm, namespace: IpcNamespace, key: int, size: int, flags: int) -> 
 
 
 def _new_segment(mm: Mm, namespace: IpcNamespace, key: int, size: int, flags: int) -> int:
-    if size < 1 or size > MOST_BYTES or size > MOST_OF_A_FILE:
+    if size < 1 or size > MOST_BYTES:
+        return -SHM_SIZE
+    if flags & HUGETLB:
+        return _new_huge_segment(mm, namespace, key, size, flags)
+    if size > MOST_OF_A_FILE:
         return -SHM_SIZE
     pages = page_up(size) >> PAGE_SHIFT
     if flags & NORESERVE and mm.commit.mode != OVERCOMMIT_NEVER:
@@ -112,6 +120,47 @@ def _new_segment(mm: Mm, namespace: IpcNamespace, key: int, size: int, flags: in
     segment = Segment(namespace, namespace.new_id(), key, size, flags & PERMISSIONS, pages)
     namespace.add(segment)
     return segment.id
+
+
+def _new_huge_segment(mm: Mm, namespace: IpcNamespace, key: int, size: int, flags: int) -> int:
+    """A segment of huge pages, which are promised to it at once and not committed (hugetlb_file_setup)."""
+    huge_size = huge_page_size(flags)
+    if huge_size == 0:
+        return -HUGETLB_NO_SIZE
+    if not (mm.limits.ipc_lock or mm.limits.hugetlb_shm):
+        return -SHM_HUGETLB_NOT_PERMITTED
+    segment = Segment(namespace, -1, key, size, flags & PERMISSIONS, 0)
+    file = segment.file = _huge_file(segment, huge_size)
+    if not flags & NORESERVE:
+        refusal = mm.port.reserve_huge(file) if mm.settings.hugepages else HUGETLB_NO_PAGES
+        if refusal != YES:
+            return -refusal
+    if len(namespace.segments) >= MOST_SEGMENTS:
+        mm.port.forget_segment(segment)
+        return -SHM_TOO_MANY
+    segment.id = file.ino = namespace.new_id()
+    segment.port = mm.port
+    namespace.add(segment)
+    return segment.id
+
+
+def _huge_file(segment: Segment, huge_size: int) -> File:
+    """The file of a segment of huge pages, or of one attachment."""
+    ops = SHM_HUGE_OPS if huge_size == 0x200000 else SHM_HUGE_1G_OPS
+    file = File(
+        segment.name,
+        "00:10",
+        segment.id,
+        kind="hugetlb",
+        fs="hugetlbfs",
+        ops=ops,
+        private_ops=ops,
+        huge_size=huge_size,
+        driver_flags=VM_DONTEXPAND,
+    )
+    file.size = -(-segment.size // huge_size) * huge_size
+    file.segment = segment
+    return file
 
 
 def found_segment(namespace: IpcNamespace, id_: int, key: int, size: int, mode: int) -> Segment:
@@ -149,14 +198,17 @@ def shmat(mm: Mm, namespace: IpcNamespace, id_: int, addr: int, flags: int, file
         return -SHM_NO_SEGMENT
     if not _may(mm.limits, segment, wanted):
         return -SHM_NOT_PERMITTED
-    if file is None:
+    if file is None and segment.file is not None:
+        file = _huge_file(segment, segment.file.huge_size)
+    elif file is None:
         file = File(segment.name, "00:01", segment.id, kind="shm", ops=SHM_OPS, private_ops=SHM_OPS)
     file.writable = not flags & SHM_RDONLY
-    file.size = segment.size
+    file.size = segment.length
     file.segment = segment
+    segment.port = mm.port
     result = _attach(mm, segment, file, addr, prot, map_flags, flags & SHM_REMAP != 0)
     if result >= 0 and mm.def_flags & VM_LOCKED:
-        mm_populate(mm, result, result + page_up(segment.size))
+        mm_populate(mm, result, result + page_up(segment.length))
     return result
 
 
@@ -164,10 +216,10 @@ def _attach(mm: Mm, segment: Segment, file: File, addr: int, prot: int, map_flag
     # What goes to make room may be the last attachment of the same segment.
     segment.open()
     mm.mmap_write_lock()
-    if addr and not replaces and _is_in_the_way(mm, addr, addr + segment.size):
+    if addr and not replaces and _is_in_the_way(mm, addr, addr + segment.length):
         result = -SHM_OVERLAPS
     else:
-        result = do_mmap(mm, file, addr, segment.size, prot, map_flags, 0, 0)
+        result = do_mmap(mm, file, addr, segment.length, prot, map_flags, 0, 0)
     mm.mmap_write_unlock()
     segment.close()
     return result
@@ -214,7 +266,8 @@ def _lock(mm: Mm, segment: Segment) -> int:
     """
     if not can_do_mlock(mm):
         return LOCK_NOT_PERMITTED
-    if segment.mode & SHM_LOCKED:
+    if segment.mode & SHM_LOCKED or segment.file is not None:
+        # Huge pages stay in memory anyway.
         return YES
     namespace = segment.namespace
     pages = page_up(segment.size) >> PAGE_SHIFT

@@ -180,13 +180,13 @@ def vma_can_userfault(vma: Vma, flags: int, wp_async: bool) -> bool:
     """Whether a VMA can be registered with these VM_UFFD_ flags: anonymous, shmem or hugetlb memory."""
     if vma.flags & VM_DROPPABLE:
         return False
-    kind = "" if vma.ops is None else vma.ops.name
-    if flags & VM_UFFD_MINOR and kind not in ("hugetlb", "shmem"):
+    has_cache = vma.flags & VM_HUGETLB != 0 or (vma.ops is not None and vma.ops.name == "shmem")
+    if flags & VM_UFFD_MINOR and not has_cache:
         return False
     if wp_async and flags == VM_UFFD_WP:
         # Nobody waits for an answer: any memory will do.
         return True
-    return kind in ("", "hugetlb", "shmem")
+    return has_cache or vma.ops is None
 
 
 def _page_size(vma: Vma) -> int:

@@ -28,6 +28,7 @@ from vmalab.vma.area import (
     FILE_OPS,
     HUGETLB_OPS,
     SECRET_OPS,
+    SHM_HUGE_OPS,
     SHM_OPS,
     SHMEM_OPS,
     SPECIAL_OPS,
@@ -103,7 +104,7 @@ def load_file(record: records.File) -> File:
         # A private mapping of /dev/zero is anonymous memory that holds a file.
         ops, private, kind = SHMEM_OPS, None, "zero"
     elif kind == "hugetlb":
-        ops = private = HUGETLB_OPS
+        ops = private = SHM_HUGE_OPS if record.path.startswith("/SYSV") else HUGETLB_OPS
     elif kind == "shm":
         ops = private = SHM_OPS
     elif kind == "memfd" or record.fs == "tmpfs":

@@ -169,6 +169,9 @@ FILE_OPS: Final = VmaOps("file")
 SHMEM_OPS: Final = VmaOps("shmem")
 SECRET_OPS: Final = VmaOps("secretmem", never_locked=True)
 SHM_OPS: Final = VmaOps("shm", has_close=True)
+SHM_HUGE_OPS: Final = VmaOps("shm", has_close=True, split_size=0x200000)
+SHM_HUGE_1G_OPS: Final = VmaOps("shm", has_close=True, split_size=0x40000000)
+"""Segments of huge pages: what both drivers want."""
 SPECIAL_OPS: Final = VmaOps("special", has_close=True, never_split=True)
 """vvar and vdso."""
 DEVICE_OPS: Final = VmaOps("device")

@@ -199,8 +199,8 @@ def _new_vma(mapping: Mapping, end: i64) -> tuple[Vma, i64]:
         file.writers += vma.is_shared_writer()
         if file.huge_size and mapping.pgoff << PAGE_SHIFT & (file.huge_size - 1):
             refusal = HUGETLB_OFFSET
-        elif file.huge_size and not mapping.flags & VM_NORESERVE and not mm.settings.hugepages:
-            # Huge pages are reserved as they are mapped, and the pool is empty.
+        elif file.huge_size and file.segment is None and not mapping.flags & VM_NORESERVE and not mm.settings.hugepages:
+            # Huge pages are reserved as they are mapped, those of a segment when it is made; and the pool is empty.
             refusal = HUGETLB_NO_PAGES
         else:
             refusal = mm.port.mapped(vma)

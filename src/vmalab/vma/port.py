@@ -14,7 +14,8 @@ from mypy_extensions import mypyc_attr
 from vmalab.reason import YES
 
 if TYPE_CHECKING:
-    from vmalab.vma.area import Vma
+    from vmalab.vma.area import File, Vma
+    from vmalab.vma.shm import Segment
 
 ALLOC_VMA: Final = 1
 """A VMA: vm_area_alloc, vm_area_dup."""
@@ -80,6 +81,13 @@ class Port:
     def mapped(self, vma: Vma) -> int:
         """The driver's mmap hook for a new VMA of a file: YES or a reason."""
         return YES
+
+    def reserve_huge(self, file: File) -> int:
+        """Promise all its huge pages to a file that is new and not mapped yet: YES or a reason."""
+        return YES
+
+    def forget_segment(self, segment: Segment) -> None:
+        """A segment of shared memory is gone: nobody maps it, and nobody can any more."""
 
     def moved(self, vma: Vma) -> int:
         """The driver's mremap hook: YES or a reason."""

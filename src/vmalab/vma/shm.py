@@ -6,9 +6,13 @@ for removal.
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from vmalab.vma.space import Commit
+
+if TYPE_CHECKING:
+    from vmalab.vma.area import File
+    from vmalab.vma.port import Port
 
 SHM_DEST: Final = 0o1000
 """The segment is marked for removal.  A bit of the mode that IPC_STAT tells, and so is the next."""
@@ -25,7 +29,7 @@ MIN_CYCLE: Final = 64
 class Segment:
     """One segment (struct shmid_kernel); size in bytes."""
 
-    __slots__ = ("attached", "charged", "id", "key", "locked", "mode", "name", "namespace", "size")
+    __slots__ = ("attached", "charged", "file", "id", "key", "locked", "mode", "name", "namespace", "port", "size")
 
     def __init__(self, namespace: IpcNamespace, id_: int, key: int, size: int, mode: int, charged: int) -> None:
         self.namespace: IpcNamespace = namespace
@@ -43,6 +47,15 @@ class Segment:
         """Committed pages."""
         self.locked: int = 0
         """Pages that count as locked by the user (SHM_LOCK)."""
+        self.file: File | None = None
+        """What every attachment is of, where it has huge pages (SHM_HUGETLB)."""
+        self.port: Port | None = None
+        """Who keeps its pages."""
+
+    @property
+    def length(self) -> int:
+        """Bytes that an attachment maps: whole huge pages, where it has such."""
+        return self.size if self.file is None else self.file.size
 
     def open(self) -> None:
         """One VMA more has it (shm_open)."""
@@ -98,6 +111,8 @@ class IpcNamespace:
         self.commit.shm -= segment.charged
         self.commit.uncharge(segment.charged)
         segment.charged = 0
+        if segment.port is not None:
+            segment.port.forget_segment(segment)
 
     def remove(self, segment: Segment) -> None:
         """A segment goes, at once or with its last attachment (do_shm_rmid)."""

@@ -98,6 +98,7 @@ class Limits:
         "as_pages",
         "checkpoint_restore",
         "data_pages",
+        "hugetlb_shm",
         "ipc_lock",
         "ipc_owner",
         "memlock",
@@ -120,6 +121,8 @@ class Limits:
         self.memlock: int = 8 << 20
         self.ipc_lock: bool = False
         self.ipc_owner: bool = False
+        self.hugetlb_shm: bool = True
+        """A member of the group that may make segments of huge pages (vm.hugetlb_shm_group: root's, if unset)."""
         self.sys_rawio: bool = False
         self.sys_admin: bool = False
         self.sys_ptrace: bool = True
@@ -155,6 +158,7 @@ class Limits:
         new.data = self.data
         new.stack = self.stack
         new.memlock = self.memlock
+        new.hugetlb_shm = self.hugetlb_shm
         new.take_capabilities(self.capabilities())
         return new
 
