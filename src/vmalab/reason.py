@@ -629,7 +629,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         "another executable needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
         "prctl_set_mm_map",
     ),
-    Explanation("SHM_HUGETLB_NOT_PERMITTED", errno.EPERM, "huge pages need CAP_IPC_LOCK or a group", "can_do_hugetlb_shm"),
+    Explanation("SHM_HUGETLB_NOT_PERMITTED", errno.EPERM, "it needs CAP_IPC_LOCK or a group", "can_do_hugetlb_shm"),
 ]
 
 

@@ -5,6 +5,9 @@ import pytest
 from vmalab import Machine
 from vmalab.flags import IPC_RMID, MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED, PROT_READ, PROT_WRITE
 from vmalab.machine import KernelError
+from vmalab.reason import YES
+from vmalab.vma.area import File
+from vmalab.vma.port import Port
 from vmalab.vma.shm import INDEX_BITS, MIN_CYCLE, SHM_DEST, IpcNamespace, Segment
 from vmalab.vma.space import OVERCOMMIT_NEVER, Commit
 
@@ -91,3 +94,34 @@ def test_shared_memory_is_committed_as_it_is_made() -> None:
     with pytest.raises(KernelError):
         process.mmap(0, 1 << 40, PROT_READ | PROT_WRITE, shared)
     machine.validate()
+
+
+class Keeper(Port):
+    """Notes which segments are gone."""
+
+    def __init__(self) -> None:
+        self.gone: list[int] = []
+
+    def forget_segment(self, segment: Segment) -> None:
+        super().forget_segment(segment)
+        self.gone.append(segment.id)
+
+
+def test_whoever_keeps_the_pages_of_a_segment_hears_of_its_end() -> None:
+    namespace = IpcNamespace(Commit(1 << 20))
+    made = segment(namespace)
+    keeper = made.port = Keeper()
+    made.open()
+    namespace.remove(made)
+    assert keeper.gone == []
+    made.close()
+    assert keeper.gone == [made.id]
+
+
+def test_an_attachment_has_whole_huge_pages() -> None:
+    made = segment(IpcNamespace(Commit(1 << 20)))
+    assert made.length == PAGE
+    made.file = File("/SYSV00000005 (deleted)", huge_size=0x200000)
+    made.file.size = 0x200000
+    assert (made.length, made.size) == (0x200000, PAGE)
+    assert Port().reserve_huge(made.file) == YES
