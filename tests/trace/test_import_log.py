@@ -204,6 +204,11 @@ def test_what_strace_says_besides(tmp_path: Path) -> None:
     assert [(call.pid, call.tid) for call in calls(records)] == [(5, 6)]
 
 
+def test_an_editor_may_have_marked_the_text(tmp_path: Path) -> None:
+    done, _, _ = texts(tmp_path, "\ufeffbrk(NULL) = 0x555555600000\r\nbrk(0x555555621000) = 0x555555621000\r\n")
+    assert (done.calls, done.misread) == (2, 0)
+
+
 def test_what_perf_trace_says_in_words(tmp_path: Path) -> None:
     """Flags of a descriptor are no result that matters; a log of faults alone is one of perf trace."""
     fault = "     0.000 ( 0.000 ms): a/7 minfault [f+0x40] => 0x7f57275ae110 (?k)\n"

@@ -81,7 +81,7 @@ def test_stacks_of_separate_files(tmp_path: Path) -> None:
 def test_stacks_of_perf(tmp_path: Path) -> None:
     done, records, _ = imported(tmp_path, "perf-script-callchains.txt")
     assert done.with_stack == 4
-    big = next(call for call in calls(records, "mmap") if call.ret < 0)
+    big = next(call for call in calls(records, "mmap") if (call.ret or 0) < 0)
     assert stack_of(records, big) == ["mmap64+0x13 (/usr/lib/x86_64-linux-gnu/libc.so.6)", "CreateAnonymousSegment"]
     (fault,) = [record for record in records if isinstance(record, Fault) and record.stack]
     assert stack_of(records, fault) == ["_dl_start+0x1a9 (/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2)"]

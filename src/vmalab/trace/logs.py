@@ -5,6 +5,7 @@ The readers of strace, perf and syzkaller text yield these; `vmalab.trace.import
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
@@ -280,7 +281,7 @@ def lines_of(parts: Iterable[bytes]) -> Iterator[tuple[int, str]]:
         *whole, rest = (held + part).split(b"\n")
         for line in whole:
             number += 1
-            yield number, _text(line)
+            yield number, _text(line if number > 1 else line.removeprefix(BOM_UTF8))
         held = rest[: MAX_LINE + 1]
     if held:
         yield number + 1, _text(held)
