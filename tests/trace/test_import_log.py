@@ -188,6 +188,41 @@ def test_ends_and_limits(tmp_path: Path) -> None:
     assert replay.programs[0].unknown == 0, "the limit is in the log, so the refusal is predicted"
 
 
+def test_what_strace_says_besides(tmp_path: Path) -> None:
+    """Dumps of what is read and written (-e read=3), and a second half that does not say what it is (-z)."""
+    text = (
+        '5 read(3, "\\177ELF"..., 20) = 20\n'
+        " | 00000  7f 45 4c 46 02 01 01 00  00 00 00 00 00 00 00 00  .ELF............ |\n"
+        " | 00010  03 00 3e 00                                       ..>.             |\n"
+        "5 clone3({flags=CLONE_VM|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD, stack=0x7f4} <unfinished ...>\n"
+        " => {parent_tid=[6]}, 88)           = 6\n"
+        "6 mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7ffff7fbf000\n"
+    )
+    done, records, _ = texts(tmp_path, text)
+    assert (done.misread, done.programs) == (0, 1)
+    assert done.passed == {"lines of what was read or written": 2}
+    assert [(call.pid, call.tid) for call in calls(records)] == [(5, 6)]
+
+
+def test_an_editor_may_have_marked_the_text(tmp_path: Path) -> None:
+    done, _, _ = texts(tmp_path, "\ufeffbrk(NULL) = 0x555555600000\r\nbrk(0x555555621000) = 0x555555621000\r\n")
+    assert (done.calls, done.misread) == (2, 0)
+
+
+def test_what_perf_trace_says_in_words(tmp_path: Path) -> None:
+    """Flags of a descriptor are no result that matters; a log of faults alone is one of perf trace."""
+    fault = "     0.000 ( 0.000 ms): a/7 minfault [f+0x40] => 0x7f57275ae110 (?k)\n"
+    text = (
+        "     0.010 ( 0.001 ms): a/7 fcntl(fd: 1</dev/null>, cmd: GETFD)      = CLOEXEC\n"
+        "     0.020 ( 0.004 ms): a/7 brk()                                   = 0x555555600000\n"
+    )
+    done, records, _ = texts(tmp_path, fault + text)
+    assert (done.misread, done.others, done.calls) == (0, 1, 1)
+    assert not any(isinstance(record, Lost) for record in records)
+    with pytest.raises(InputError, match="no call in this log is one that changes memory"):
+        texts(tmp_path, fault)
+
+
 def test_it_may_be_packed_or_come_from_a_pipe(tmp_path: Path) -> None:
     name = "strace-go-runtime.txt"
     raw = (LOGS / name).read_bytes()

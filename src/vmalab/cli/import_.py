@@ -100,7 +100,8 @@ def _show(done: Imported, output: str) -> None:
     told = "" if done.chosen == "given" else ", as its lines show"
     out.print(f"{done.file} is of {_TITLES[done.format]}{told}")
     programs = f"{done.programs:,} {'program' if done.programs == 1 else 'programs'}"
-    out.print(f"{escape_text(output)}: {programs}, {done.calls:,} calls, from {done.lines:,} lines")
+    stacks = f", {done.with_stack:,} with their stacks" if done.with_stack else ""
+    out.print(f"{escape_text(output)}: {programs}, {done.calls:,} calls{stacks}, from {done.lines:,} lines")
     passed = [f"{count:,} {kind}" for kind, count in sorted(done.passed.items())]
     if done.others:
         passed.insert(0, f"{done.others:,} calls that are not about memory")

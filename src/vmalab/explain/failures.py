@@ -107,7 +107,7 @@ class Failures:
         key = (process.pid, shape_text(call), errno, why)
         found = self._found.get(key)
         if found is None:
-            cause = cause_of(why, process, call, before) if known else _unexplained(outcome)
+            cause = cause_of(why, process, call, before) if known else _unexplained(outcome, errno)
             found = Failure(process.pid, call, errno, why, n, cause)
             self._found[key] = found
         found.count += 1
@@ -146,11 +146,13 @@ def failed_with(call: Call, ret: int, outcome: Outcome) -> int:
     return 0
 
 
-def _unexplained(outcome: Outcome) -> str:
+def _unexplained(outcome: Outcome, errno: int) -> str:
     if not outcome.modelled:
         return "the call is not modelled"
     if not outcome.known:
         return "the model cannot know the result"
+    if outcome.result == -errno and not outcome.reason:
+        return "what it depends on is not in the trace"
     why = f" ({outcome.explanation().sentence})" if outcome.reason else ""
     return f"the model predicts {result_text(outcome.result)}{why}"
 

@@ -75,6 +75,8 @@ class Imported(msgspec.Struct):
     """What was taken for granted, a sentence each."""
     programs: int
     faults: int
+    with_stack: int
+    """Calls and faults with the stack that made them."""
     unordered: int
 
 
@@ -218,6 +220,7 @@ def _summary(
         assumed=assumed,
         programs=builder.programs,
         faults=builder.faults,
+        with_stack=builder.with_stack,
         unordered=builder.unordered,
     )
 

@@ -19,12 +19,14 @@ from vmalab.trace.check import CAPS, PID_LIMIT
 from vmalab.trace.descriptors import Description, Descriptors, described_by
 from vmalab.trace.logged_calls import NotUnderstood, data_of, descriptor_of, is_about_memory, words_of
 from vmalab.trace.logs import FILES, FORKS, MEMORY, Event, Family, LogCall, LogEnd, LogFault, LogTask, Tally
-from vmalab.trace.records import Call, Exec, Exit, Fault, Fork, Limits, Lost, Record
+from vmalab.trace.records import Call, Exec, Exit, Fault, Fork, Limits, Lost, Record, Stack
 
 TASK_END: Final = 1 << 47
 """No program on x86-64 has memory from here on, unless it asks for it."""
 _HELD: Final = 5000
 """How many records wait at most for the first brk and mmap of a program."""
+_KNOWN_STACKS: Final = 1 << 14
+"""How many stacks are remembered, so that each is one record."""
 _THREAD: Final = CLONE_VM | CLONE_FILES | CLONE_THREAD
 _LAYOUT: Final = MEMORY - {
     "shmget", "memfd_create", "memfd_secret", "userfaultfd", "io_uring_setup", "personality", "msync", "mincore",
@@ -100,6 +102,10 @@ class TraceBuilder:
         self.unordered = 0
         """Calls that overlapped with one of another thread."""
         self.without_result = 0
+        self.with_stack = 0
+        """Calls and faults of which the log has the stack."""
+        self._stacks: dict[tuple[str, ...], int] = {}
+        self._stack_records = 0
 
     # -- records --------------------------------------------------------------------------------------
 
@@ -153,7 +159,8 @@ class TraceBuilder:
         elif isinstance(event, LogFault):
             process = self._process(event.tid)
             self.faults += 1
-            self._emit(Fault(n=0, pid=process.pid, tid=event.tid, addr=event.addr, write=event.write))
+            stack = self._stack(process, event.stack)
+            self._emit(Fault(n=0, pid=process.pid, tid=event.tid, addr=event.addr, write=event.write, stack=stack))
         else:
             self._task(event)
 
@@ -388,6 +395,7 @@ class TraceBuilder:
         self._tally.calls += 1
         self.without_result += ret is None
         number = self._introduce(description) if description is not None else None
+        stack = self._stack(process, event.stack)
         self._emit(
             Call(
                 n=0,
@@ -399,8 +407,23 @@ class TraceBuilder:
                 file=number,
                 data=data,
                 unordered=unordered,
+                stack=stack,
             )
         )
+
+    def _stack(self, process: _Process, frames: list[str]) -> int | None:
+        """The number of a stack; its record comes first."""
+        if not frames:
+            return None
+        self.with_stack += 1
+        found = self._stacks.get(key := tuple(frames))
+        if found is None:
+            self._stack_records += 1
+            found = self._stack_records
+            if len(self._stacks) < _KNOWN_STACKS:
+                self._stacks[key] = found
+            self._emit(Stack(n=0, id=found, pid=process.pid, frames=frames))
+        return found
 
     def _introduce(self, description: Description) -> int:
         """The number of an open file description; its record comes first."""

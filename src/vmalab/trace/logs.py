@@ -5,18 +5,21 @@ The readers of strace, perf and syzkaller text yield these; `vmalab.trace.import
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
 
 import msgspec
 
-from vmalab.text import escape_text
+from vmalab.text import escape_text, octal_text
 
 MAX_LINE: Final = 1 << 18
 """The longest line that is read, in characters."""
 SHOWN_PROBLEMS: Final = 20
 """How many lines that were not understood are kept to be shown; all are counted."""
+MAX_FRAMES: Final = 128
+"""How many frames of a stack are kept."""
 _SHOWN_TEXT: Final = 100
 
 MEMORY: Final = frozenset(
@@ -123,6 +126,8 @@ class LogCall(msgspec.Struct):
     """The file that the result, a descriptor, stands for."""
     unfinished: bool = False
     """It has begun; what it gave follows in a LogCall of its own, or never."""
+    stack: list[str] = []
+    """The frames of the stack that made it, innermost first, as a Stack record has them."""
 
 
 class LogEnd(msgspec.Struct):
@@ -141,6 +146,7 @@ class LogFault(msgspec.Struct):
     tid: int
     addr: int
     write: bool
+    stack: list[str] = []
 
 
 class LogTask(msgspec.Struct):
@@ -224,6 +230,49 @@ class Tally:
             self.problems.append(Problem(line, escape_text(text.strip(), _SHOWN_TEXT), why, self.file))
 
 
+class Line(NamedTuple):
+    """A line of a log, with the stack that stands below it."""
+
+    number: int
+    text: str
+    frames: list[str]
+    """The frames that say something, up to `MAX_FRAMES`."""
+    below: int
+    """How many lines the stack has."""
+
+    def give_stack(self, events: Iterable[Event], tally: Tally) -> Iterator[Event]:
+        """The events of this line; its calls and faults have the stack."""
+        taken = False
+        for event in events:
+            if self.frames and isinstance(event, LogCall | LogFault):
+                event.stack = self.frames
+                taken = True
+            yield event
+        tally.lines += self.below
+        if self.below and not taken:
+            tally.passed["lines of stacks of other calls"] += self.below
+
+
+def with_stacks(lines: Iterable[tuple[int, str]], frame_of: Callable[[str], str | None]) -> Iterator[Line]:
+    """The lines of a log, each with the stack below it.
+
+    frame_of tells a line of a stack as a frame, empty where it says nothing; None if the line is none.
+    """
+    held: Line | None = None
+    for number, text in lines:
+        frame = frame_of(text)
+        if frame is None or held is None:
+            if held is not None:
+                yield held
+            held = Line(number, text, [], 0)
+            continue
+        if frame and len(held.frames) < MAX_FRAMES:
+            held.frames.append(octal_text(frame))
+        held = held._replace(below=held.below + 1)
+    if held is not None:
+        yield held
+
+
 def lines_of(parts: Iterable[bytes]) -> Iterator[tuple[int, str]]:
     """The lines of a file with their numbers, without their ends; one that is too long is cut at `MAX_LINE`."""
     number = 0
@@ -232,7 +281,7 @@ def lines_of(parts: Iterable[bytes]) -> Iterator[tuple[int, str]]:
         *whole, rest = (held + part).split(b"\n")
         for line in whole:
             number += 1
-            yield number, _text(line)
+            yield number, _text(line if number > 1 else line.removeprefix(BOM_UTF8))
         held = rest[: MAX_LINE + 1]
     if held:
         yield number + 1, _text(held)

@@ -25,6 +25,7 @@ from vmalab.trace.logs import (
     LogTask,
     Tally,
     Value,
+    with_stacks,
 )
 
 Lines = Iterable[tuple[int, str]]
@@ -128,6 +129,7 @@ _SCRIPT: Final = re.compile(
 )
 _RECORD: Final = re.compile(r".{0,200}?PERF_RECORD_(\w{1,30})(?:\((\d{1,7}):(\d{1,7})\):\((\d{1,7}):(\d{1,7})\))?.*")
 _FRAME: Final = re.compile(r"[0-9a-f]{1,16} .*\(.*\)|\[.*\]|.*\+0x[0-9a-f]+.*\(.*\)|\S+ \(\S+\)")
+_ADDRESS: Final = re.compile(r"\[?(?:0x)?([0-9a-f]{1,16})\]?")
 _RAW_ENTER: Final = re.compile(r"NR (-?\d{1,6}) \(([0-9a-fx, ]{0,200})\)")
 _RAW_EXIT: Final = re.compile(r"NR (-?\d{1,6}) = (-?\d{1,20})")
 _FIELD: Final = re.compile(r"(\w{1,40})=(\S{0,4096})")
@@ -138,13 +140,39 @@ def _plain(line: str) -> str:
     return " ".join(line[:MAX_LINE].split())
 
 
+def _frame(text: str) -> str:
+    """A line of a stack, with single spaces, as a frame of a Stack record; empty where it is of the kernel, or none."""
+    name, space, path = text.removesuffix(")").rpartition(" (")
+    if not space or path.startswith(("[kernel", "[unknown")):
+        return ""
+    head, _, symbol = name.partition(" ")
+    address = _ADDRESS.fullmatch(head)
+    if address is not None:
+        name = f"0x{address[1]}" if symbol in ("", "[unknown]") else symbol
+    return f"{name} ({path})" if path != "inlined" else name
+
+
+def _trace_frame(line: str) -> str | None:
+    if not line[:1].isspace():
+        return None
+    text = _plain(line)
+    return _frame(text) if _FRAME.fullmatch(text) and not _TRACE.fullmatch(text) else None
+
+
+def _script_frame(line: str) -> str | None:
+    if not line[:1].isspace():
+        return None
+    text = _plain(line)
+    return _frame(text) if _FRAME.fullmatch(text) and not _SCRIPT.fullmatch(text) else None
+
+
 # -- perf trace ---------------------------------------------------------------------------------------
 
 
 def looks_like_trace(line: str) -> bool:
     """Whether a line is one of perf trace."""
     found = _TRACE.fullmatch(_plain(line))
-    return found is not None and (_TRACE_CALL.match(found["rest"]) or _CONTINUED.match(found["rest"])) is not None
+    return found is not None and any(form.match(found["rest"]) for form in (_TRACE_CALL, _CONTINUED, _FAULT))
 
 
 def look_through_trace(lines: Lines, family: Family) -> None:
@@ -170,27 +198,30 @@ def look_through_trace(lines: Lines, family: Family) -> None:
 def read_trace(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
     """What perf trace shows, in its order; what is not understood goes to the tally."""
     begun: dict[int, LogCall] = {}
-    for number, line in lines:
+    for line in with_stacks(lines, _trace_frame):
         tally.lines += 1
-        text = _plain(line)
-        if len(line) > MAX_LINE:
-            tally.bad(number, line[:200], "the line is too long")
-            continue
-        if not text or text.startswith("#"):
-            tally.passed["empty lines and comments"] += 1
-            continue
-        found = _TRACE.fullmatch(text)
-        if found is None:
-            if _LOST.fullmatch(text):
-                tally.passed["notices of perf"] += 1
-                yield LogTask(number, 0, "lost", why=f"line {number}: perf lost events")
-            elif line[:1].isspace() and _FRAME.fullmatch(text):
-                tally.passed["lines of stacks"] += 1
-            else:
-                tally.bad(number, line, "not a line of perf trace")
-            continue
+        yield from line.give_stack(_trace_text(line.number, line.text, family, begun, tally), tally)
+
+
+def _trace_text(number: int, line: str, family: Family, begun: dict[int, LogCall], tally: Tally) -> Iterator[Event]:
+    text = _plain(line)
+    if len(line) > MAX_LINE:
+        tally.bad(number, line[:200], "the line is too long")
+        return
+    if not text or text.startswith("#"):
+        tally.passed["empty lines and comments"] += 1
+        return
+    found = _TRACE.fullmatch(text)
+    if found is not None:
         tid = _tid(found["tid"]) or family.main
         yield from _trace_line(number, tid, found["comm"] or "", found["rest"], begun, tally)
+    elif _LOST.fullmatch(text):
+        tally.passed["notices of perf"] += 1
+        yield LogTask(number, 0, "lost", why=f"line {number}: perf lost events")
+    elif _trace_frame(line) is not None:
+        tally.passed["lines of stacks of other calls"] += 1
+    else:
+        tally.bad(number, line, "not a line of perf trace")
 
 
 def _trace_line(
@@ -220,11 +251,13 @@ def _trace_line(
         tally.bad(number, rest, "the call has no result")
         return
     ret = _returned(end[2])
-    if ret is None:
+    if ret is None and name == "fcntl":
+        tally.others += 1  # flags by their names: no descriptor, and no seal
+    elif ret is None:
         tally.bad(number, rest, "the result is none that perf trace prints")
         yield LogTask(number, tid, "lost", why=f"line {number}: {name} was not understood")
-        return
-    yield LogCall(number, tid, name, _named(name, end[1]), ret)
+    else:
+        yield LogCall(number, tid, name, _named(name, end[1]), ret)
 
 
 def _continued(
@@ -236,7 +269,7 @@ def _continued(
         args = before.args if before is not None and before.args and before.args[0].text else []
         yield LogCall(number, tid, name, args or [Value(text=octal_text(comm))], ret)
     elif before is not None and before.name == name and ret is not None:
-        yield LogCall(number, tid, name, before.args, ret)
+        yield LogCall(number, tid, name, before.args, ret, stack=before.stack)
     elif name in FORKS and (ret == 0 or before is None):
         # A new task returns from the call that its maker made.
         tally.others += 1
@@ -394,12 +427,12 @@ def _signed(value: int) -> int | None:
 def read_script(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
     """What perf script shows, in its order; what is not understood goes to the tally."""
     reader = _Script(family, tally)
-    for number, line in lines:
+    for line in with_stacks(lines, _script_frame):
         tally.lines += 1
-        if len(line) > MAX_LINE:
-            tally.bad(number, line[:200], "the line is too long")
+        if len(line.text) > MAX_LINE:
+            tally.bad(line.number, line.text[:200], "the line is too long")
             continue
-        yield from reader.line(number, line)
+        yield from line.give_stack(reader.line(line.number, line.text), tally)
 
 
 @final
@@ -428,8 +461,8 @@ class _Script:
             yield from self._event(number, tid, found["comm"] or "", found["event"], found["rest"], line)
         elif not text or text.startswith("#"):
             tally.passed["empty lines and comments"] += 1
-        elif line[:1].isspace() and _FRAME.fullmatch(text):
-            tally.passed["lines of stacks"] += 1
+        elif _script_frame(line) is not None:
+            tally.passed["lines of stacks of other calls"] += 1
         elif record := _RECORD.fullmatch(text):
             yield from self._record(number, record)
         elif _LOST.fullmatch(text):
@@ -484,7 +517,7 @@ class _Script:
             if ret == 0 and "sched:sched_process_exec" not in self.family.seen:
                 yield LogCall(number, tid, "execve", [Value(text=octal_text(comm))], 0)
         elif begun is not None and begun.name == name:
-            yield LogCall(number, tid, name, begun.args, ret)
+            yield LogCall(number, tid, name, begun.args, ret, stack=begun.stack)
         elif name in WANTED and name not in FORKS:
             # The recording began within the call.
             self.tally.passed["results of calls whose beginning is not in the log"] += 1

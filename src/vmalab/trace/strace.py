@@ -19,11 +19,13 @@ from vmalab.trace.logs import (
     WANTED,
     Event,
     Family,
+    Line,
     LogCall,
     LogEnd,
     LogTask,
     Tally,
     lost,
+    with_stacks,
 )
 from vmalab.trace.strace_values import Unreadable, path_end, read_arguments, unescape
 
@@ -54,7 +56,11 @@ _MODE: Final = re.compile(r"(?:strace: )?\[ Process PID=(\d{1,7}) runs in (\d\d)
 _ATTACHED: Final = re.compile(r"(?:strace: )?Process (\d{1,7}) attached(?: with (\d+) threads.*| \(.*\))?\s*")
 _BROKEN: Final = re.compile(r"(.*?)(?:strace: )?Process \d{1,7} (?:attached|suspended|detached)(?: \([^()]{0,60}\))?")
 _NOTICE: Final = re.compile(r"(?:strace: )?Process (?:\d{1,7}) (?:detached|resumed|suspended).*|strace: .*")
-_FRAME: Final = re.compile(r" *> .*(?:\[0x[0-9a-f]+\]|unexpected_backtracing_error.*)\s*| *-+\[ *(?:kernel|stack).*")
+_FRAME: Final = re.compile(
+    r" *> (?:(?P<path>[^\n]*)\((?P<symbol>[^()\n]*(?:\([^\n]*\)[^()\n]*)?)\) )?[^\[\n]*\[(?P<at>0x[0-9a-f]{1,16})\].*"
+    r"| *> .*unexpected_backtracing_error.*| *-+\[ *(?:kernel|stack).*"
+)
+_DUMP: Final = re.compile(r" *(?:\* \d+ (?:bytes|vectors) in .*| \| [0-9a-f]{5,16}  [0-9a-f ]{1,60}.*\|\s*)")
 _TABLE: Final = re.compile(
     r"% time +seconds.*|-{4,}[- ]*|\s*\d+\.\d+ +\d+\.\d+ +(?:\d+ +)?\d+ +(?:\d+ +)?[a-z_]\w*\s*|System call usage.*"
 )
@@ -78,6 +84,19 @@ def looks_like_strace(line: str) -> bool:
         return False
     end = _END.fullmatch(call[2])
     return _begun(rest) is not None or (end is not None and _read_result(end[2]) is not None)
+
+
+def frame_of(line: str) -> str | None:
+    """A line of a stack (-k) as a frame; empty where it says nothing, None if it is no such line."""
+    if not line.lstrip(" ").startswith((">", "-")):
+        return None
+    found = _FRAME.fullmatch(line[:MAX_LINE])
+    if found is None:
+        return None
+    path, symbol, at = found["path"], found["symbol"], found["at"]
+    if at is None:
+        return ""
+    return f"{symbol or at} ({path})" if path else symbol or at
 
 
 def look_through(lines: Lines, family: Family, main: int = 0) -> None:
@@ -138,8 +157,8 @@ def _split(line: str) -> tuple[int | None, str]:
 def read_strace(lines: Lines, family: Family, tally: Tally) -> Iterator[Event]:
     """What a log holds, in its order; what is not understood goes to the tally."""
     reader = _Reader(family, tally)
-    for number, line in lines:
-        yield from reader.read(number, line)
+    for line in with_stacks(lines, frame_of):
+        yield from line.give_stack(reader.read(line.number, line.text), tally)
     for tid, (number, name, _) in reader.open.items():
         if name in WANTED:
             tally.passed[f"calls without an end, such as {name} of task {tid} in line {number}"] += 1
@@ -180,20 +199,18 @@ def _time(line: str) -> float | None:
 
 
 def _by_time(sources: dict[int, tuple[str, Callable[[], Lines]]], family: Family, tally: Tally) -> Iterator[Event]:
-    def timed(tid: int, lines: Lines) -> Iterator[tuple[float, int, int, str]]:
+    def timed(tid: int, lines: Lines) -> Iterator[tuple[float, int, Line]]:
         last = 0.0
-        for number, line in lines:
-            last = max(_time(line) or last, last)
-            yield last, tid, number, line
+        for line in with_stacks(lines, frame_of):
+            last = max(_time(line.text) or last, last)
+            yield last, tid, line
 
     readers = {tid: _Reader(Family(main=tid), tally) for tid in sources}
     # A task that another one made comes after it where the clock cannot tell.
     order = sorted(sources, key=lambda tid: (tid in family.parents, tid))
-    for _, tid, number, line in heapq.merge(
-        *[timed(tid, sources[tid][1]()) for tid in order], key=lambda each: each[0]
-    ):
+    for _, tid, line in heapq.merge(*[timed(tid, sources[tid][1]()) for tid in order], key=lambda each: each[0]):
         tally.file = sources[tid][0]
-        yield from readers[tid].read(number, line)
+        yield from line.give_stack(readers[tid].read(line.number, line.text), tally)
 
 
 def _by_making(sources: dict[int, tuple[str, Callable[[], Lines]]], family: Family, tally: Tally) -> Iterator[Event]:
@@ -227,6 +244,8 @@ class _Reader:
         """By task: the line, the name and the arguments so far."""
         self.broken = ""
         """What a notice cut a line short of, in which an old strace does not begin a line of its own."""
+        self.last = 0
+        """The task of the line before, if that was the first half of a call."""
 
     def read(self, number: int, line: str) -> Iterator[Event]:
         """The events of a line."""
@@ -237,6 +256,7 @@ class _Reader:
             line, self.broken = self.broken + line, ""
         tid_given, rest = _split(line)
         tid = tid_given if tid_given is not None else self.family.main
+        last, self.last = self.last, 0
         if not rest.strip():
             tally.passed["empty lines"] += 1
         elif rest.startswith("<... "):
@@ -249,14 +269,20 @@ class _Reader:
             yield from self._ended(number, tid, rest, line)
         elif rest.startswith("--- ") and rest.rstrip().endswith("---"):
             tally.passed["signals"] += 1
-        elif _FRAME.fullmatch(line):
-            tally.passed["lines of stacks"] += 1
+        elif frame_of(line) is not None:
+            tally.passed["lines of stacks of other calls"] += 1
+        elif _DUMP.fullmatch(line):
+            tally.passed["lines of what was read or written"] += 1
         elif mode := _MODE.fullmatch(rest):
             yield LogTask(number, int(mode[1]) or tid, f"{mode[2]}-bit")
         elif _ATTACHED.fullmatch(rest) or _NOTICE.fullmatch(rest):
             tally.passed["notices of strace"] += 1
         elif _TABLE.fullmatch(rest) or _TABLE.fullmatch(line):
             tally.passed["rows of a table"] += 1
+        elif (last in self.open) and (whole := _END.fullmatch(line)):
+            # strace -z forgets to say that a call is resumed.
+            _, name, text = self.open.pop(last)
+            yield from self._finish(number, last, name, text + whole[1], whole[2], line)
         else:
             tally.bad(number, line, "not a line of strace")
 
@@ -286,6 +312,7 @@ class _Reader:
         begun = _begun(rest)
         if begun is not None:
             self.open[tid] = (number, name, begun)
+            self.last = tid
             if name in WANTED:
                 yield from self._begin(number, tid, name, begun)
             return
