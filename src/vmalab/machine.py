@@ -13,6 +13,7 @@ from vmalab.dispatch import perform
 from vmalab.errors import VmalabError
 from vmalab.flags import CLONE_VM, IPC_CREAT, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, UFFDIO_API
 from vmalab.notebook import process_html
+from vmalab.pages import migrate
 from vmalab.pages.access import read_page, write_page
 from vmalab.pages.clear_refs import (
     CLEAR_REFS_ALL,
@@ -21,13 +22,14 @@ from vmalab.pages.clear_refs import (
     is_referenced,
     is_soft_dirty,
 )
-from vmalab.pages.folio import HUGETLB, Folio, SwapSlot
+from vmalab.pages.folio import HUGETLB, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.ksm import ksm_scan
 from vmalab.pages.memory import Memory
+from vmalab.pages.migrate import Migration, entry_of, kind_of
 from vmalab.pages.port import PagePort, memory_of
 from vmalab.pages.table import DIRTY, GUARD, POISON, PRESENT, SWAP_EXCLUSIVE, UFFD_WP, WRITE
 from vmalab.pages.validate import violations_of_memory
-from vmalab.reason import UFFD_NOTHING_TO_READ, YES, errno_of
+from vmalab.reason import FAULT_MIGRATION, UFFD_NOTHING_TO_READ, YES, errno_of
 from vmalab.semantics import Semantics
 from vmalab.syscalls import uffd
 from vmalab.syscalls.populate import handle_fault
@@ -71,12 +73,19 @@ class PageView:
         if memory is None:
             raise VmalabError(NO_PAGES)
         found, bits, page = memory.tables(mm).entry(addr)
-        self.folio: Folio | None = None if isinstance(found, SwapSlot) else found
+        self.folio: Folio | None = None
+        """The page in memory, also while it is being moved."""
+        if isinstance(found, MigrationEntry):
+            self.folio = found.folio
+        elif isinstance(found, Folio):
+            self.folio = found
         self.slot: SwapSlot | None = found if isinstance(found, SwapSlot) else None
         self.number: int = page
         """Which page of its folio it is."""
         self.present: bool = bits & PRESENT != 0
-        self.writable: bool = bits & WRITE != 0
+        self.writable: bool = self.present and bits & WRITE != 0
+        self.migrating: str = "" if self.present or self.folio is None else kind_of(bits)
+        """What the entry will be again when the page has been moved: writable, readable-exclusive or readable."""
         self.dirty: bool = bits & DIRTY != 0
         """Written to, as the processor marks it."""
         self.soft_dirty: bool = is_soft_dirty(mm, mm.vma_lookup(addr), found, bits)
@@ -91,7 +100,7 @@ class PageView:
         """A marker of UFFDIO_POISON: an access gets SIGBUS."""
         self.exclusive: bool = bits & SWAP_EXCLUSIVE != 0
         """Whether it is an anonymous page of this process alone."""
-        if self.folio is not None:
+        if self.folio is not None and self.present:
             self.exclusive = self.folio.is_exclusive(0 if self.folio.flags & HUGETLB else page)
         self.content: bytes = b""
         """What it holds, without the zeros at its end."""
@@ -111,22 +120,31 @@ class Access:
         self.reason: int = YES
         """YES, or why it failed, or what it waits for."""
         self.fault: UffdFault | None = None
-        """What its userfaultfd is told, while it waits."""
+        """What its userfaultfd is told, while it waits for that."""
+        self.moving: MigrationEntry | None = None
+        """The page that it waits for, which is being moved."""
         self.go_on()
 
     @property
     def waits(self) -> bool:
         """Whether it is not done yet."""
-        return self.fault is not None
+        return self.fault is not None or self.moving is not None
+
+    @property
+    def woken(self) -> bool:
+        """Whether it waits, and may go on."""
+        return self.moving.done if self.moving is not None else self.fault is not None and self.fault.woken
 
     def go_on(self) -> None:
         """Make the access, or make it again when it was woken."""
         process = self.process
-        self.fault = None
+        self.fault = self.moving = None
         self.reason = process.fault(self.addr, self.write)
         vma = process.mm.vma_lookup(self.addr)
         if uffd.is_userfault(self.reason) and vma is not None and vma.uffd is not None:
             self.fault = uffd.wait_for(vma.uffd, vma, self.addr, self.write, self.reason, process.pid)
+        elif self.reason == FAULT_MIGRATION and vma is not None and process.machine.memory is not None:
+            self.moving = entry_of(process.machine.memory, vma, self.addr)
 
     def give_up(self) -> None:
         """Nobody makes the access any more: its process ends."""
@@ -260,9 +278,10 @@ class Process(ProcessState):
         return handle_fault(self.mm, addr, write)
 
     def access(self, addr: int, write: bool = True) -> Access:
-        """As touch, by a thread of its own: where a userfaultfd is to answer first, the access waits for it.
+        """As touch, by a thread of its own: it waits for a userfaultfd that is to answer, and for a page that is moved.
 
-        It is made again when it is woken: by UFFDIO_WAKE, by an answer that wakes, or when the userfaultfd is closed.
+        It is made again when it is woken: by UFFDIO_WAKE, by an answer that wakes, when the userfaultfd is closed, or
+        when the page has arrived.
         """
         access = Access(self, addr, write)
         if access.waits:
@@ -333,6 +352,17 @@ class Process(ProcessState):
     def page(self, addr: int) -> PageView:
         """What an address refers to now, without touching it.  Raises VmalabError for a machine without pages."""
         return PageView(self.mm, addr)
+
+    def migrate(self, addr: int) -> Migration:
+        """Begin to move the folio at an address to another place in memory: accesses wait until it is finished.
+
+        Raises KernelError where it cannot be moved.
+        """
+        migration, refusal = migrate.begin(self._memory(), self.mm, addr)
+        if migration is None:
+            raise KernelError(Outcome(-errno_of(refusal), refusal))
+        migration.on_end = self.machine.wake
+        return migration
 
     def clear_refs(self, kind: int) -> None:
         """Write a number (CLEAR_REFS_) to /proc/PID/clear_refs: 1, 2 or 3 for referenced, 4 for soft-dirty.
@@ -471,7 +501,7 @@ class Machine:
 
     def wake(self) -> None:
         """Let the accesses go on that were woken, in the order in which they began to wait."""
-        woken = [access for access in self.waiting if access.fault is not None and access.fault.woken]
+        woken = [access for access in self.waiting if access.woken]
         for access in woken:
             access.go_on()
         self.waiting = [access for access in self.waiting if access.waits]

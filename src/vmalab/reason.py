@@ -212,7 +212,12 @@ LAYOUT_NOT_MAPPED: Final = 200
 LAYOUT_OPTION: Final = 201
 LAYOUT_SIZE: Final = 202
 LAYOUT_FILE_NOT_PERMITTED: Final = 203
-SHM_HUGETLB_NOT_PERMITTED: Final = 204
+FAULT_MIGRATION: Final = 204
+MIGRATE_NOTHING: Final = 205
+MIGRATE_PINNED: Final = 206
+MIGRATE_HELD: Final = 207
+MOVE_MIGRATION: Final = 208
+SHM_HUGETLB_NOT_PERMITTED: Final = 209
 
 
 class Explanation:
@@ -310,12 +315,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         "RLIMIT_MEMLOCK would be exceeded by memory that is locked as it is mapped",
         "mlock_future_ok",
     ),
-    Explanation(
-        "LIMIT_MEMLOCK_STACK",
-        errno.ENOMEM,
-        "RLIMIT_MEMLOCK would be exceeded by the stack",
-        "acct_stack_growth",
-    ),
+    Explanation("LIMIT_MEMLOCK_STACK", errno.ENOMEM, "the stack would exceed RLIMIT_MEMLOCK", "acct_stack_growth"),
     Explanation("LOCK_NOT_PERMITTED", errno.EPERM, "RLIMIT_MEMLOCK is 0 and CAP_IPC_LOCK is absent", "can_do_mlock"),
     Explanation("OVERCOMMIT", errno.ENOMEM, "more memory than may be committed", "__vm_enough_memory"),
     Explanation("LENGTH_ZERO", errno.EINVAL, "the length is 0", ""),
@@ -346,12 +346,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("FLAGS_NOT_SUPPORTED", errno.EOPNOTSUPP, "a flag that this mapping does not support", "do_mmap"),
     Explanation("MAP_TYPE_MISSING", errno.EINVAL, "neither MAP_SHARED nor MAP_PRIVATE", "do_mmap"),
     Explanation("GROWSDOWN_NOT_PRIVATE", errno.EINVAL, "MAP_GROWSDOWN needs private anonymous memory", "do_mmap"),
-    Explanation(
-        "DROPPABLE_CONFLICT",
-        errno.EINVAL,
-        "droppable memory can be neither locked, huge nor a stack",
-        "do_mmap",
-    ),
+    Explanation("DROPPABLE_CONFLICT", errno.EINVAL, "droppable memory is neither locked, huge nor a stack", "do_mmap"),
     Explanation("BAD_DESCRIPTOR", errno.EBADF, "no such file descriptor", ""),
     Explanation("FILE_NOT_READABLE", errno.EACCES, "the descriptor was not opened for reading", "do_mmap"),
     Explanation(
@@ -629,6 +624,11 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         "another executable needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
         "prctl_set_mm_map",
     ),
+    Explanation("FAULT_MIGRATION", errno.EAGAIN, "the access waits for a page to be moved", "migration_entry_wait"),
+    Explanation("MIGRATE_NOTHING", errno.ENOENT, "no page that can be moved is there", "add_folio_for_migration"),
+    Explanation("MIGRATE_PINNED", errno.EAGAIN, "the page is pinned", "try_to_migrate_one"),
+    Explanation("MIGRATE_HELD", errno.EAGAIN, "somebody holds the page", "__migrate_folio"),
+    Explanation("MOVE_MIGRATION", errno.EAGAIN, "a page to move is being moved already", "move_pages_pte"),
     Explanation("SHM_HUGETLB_NOT_PERMITTED", errno.EPERM, "it needs CAP_IPC_LOCK or a group", "can_do_hugetlb_shm"),
 ]
 

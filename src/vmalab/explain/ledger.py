@@ -142,6 +142,9 @@ class Ledger:
         seen = process.page(addr)
         if seen.slot is not None:
             return Sight(viewer, page, "swap", seen.content, self._marks_of(seen))
+        if seen.migrating and seen.folio is not None:
+            marks = [f"being moved, {seen.migrating}", *self._marks_of(seen)]
+            return Sight(viewer, page, self.frame(seen.folio, seen.number), seen.content, marks)
         if seen.folio is None:
             return Sight(viewer, page, "-", b"", ["nothing there", *self._marks_of(seen)])
         marks = self._marks_of(seen)

@@ -10,6 +10,8 @@ P: fork C
 P: clear_refs 4                     # nothing is soft-dirty any more; 1, 2, 3: nothing was accessed
 rdma: pin P buf [write] [force]     # a device's long-term pin; also: splice (a pipe), fixed (io_uring)
 rdma: write "text"                  # also: read, release
+P: migrate buf                      # its page is being moved to another place in memory ...
+P: settle buf [failed]              # ... and has arrived, or has stayed where it was
 P: exit
 """
 
@@ -29,6 +31,7 @@ from vmalab.machine import KernelError, Machine, Process
 from vmalab.pages.folio import PMD_ORDER
 from vmalab.pages.holders import FixedBuffer, MemoryRegion, Pipe, Refused, access_process_vm
 from vmalab.pages.memory import Memory, PageSettings
+from vmalab.pages.migrate import Migration
 from vmalab.reason import explain
 from vmalab.semantics import Semantics
 from vmalab.text import escape_text
@@ -58,6 +61,8 @@ class Script:
         """Names of ranges: address, pages."""
         self._holders: dict[str, Pipe | MemoryRegion] = {}
         self._files: dict[str, File] = {}
+        self._migrations: dict[str, Migration] = {}
+        """Those under way, by the range whose first page it is."""
         self._verbs: dict[str, Callable[[str, list[str]], str]] = {
             "map": self._map,
             "write": self._write,
@@ -69,6 +74,8 @@ class Script:
             "fork": self._fork,
             "exit": self._exit,
             "clear_refs": self._clear_refs,
+            "migrate": self._migrate,
+            "settle": self._settle,
             "pin": self._pin,
             "fixed": self._fixed,
             "splice": self._splice,
@@ -274,6 +281,19 @@ class Script:
             raise _Wrong("bits are cleared as: clear_refs 4 (soft-dirty; or 1, 2, 3: referenced)")
         self._process(who).clear_refs(int(words[0]))
         return ""
+
+    def _migrate(self, who: str, words: list[str]) -> str:
+        addr, _, name = self._range(words)
+        if len(words) != 1 or name in self._migrations:
+            raise _Wrong("a page is moved as: migrate RANGE, and then: settle RANGE [failed]")
+        self._migrations[name] = self._process(who).migrate(addr)
+        return ""
+
+    def _settle(self, _who: str, words: list[str]) -> str:
+        if not words or words[0] not in self._migrations or words[1:] not in ([], ["failed"]):
+            raise _Wrong("a page that is being moved arrives as: settle RANGE [failed]")
+        why = self._migrations.pop(words[0]).finish(moved=words[1:] == [])
+        return f"{explain(why).sentence} ({explain(why).name})" if why else ""
 
     def _exit(self, who: str, words: list[str]) -> str:
         self._process(who).exit()

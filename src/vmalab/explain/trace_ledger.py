@@ -17,8 +17,8 @@ from vmalab.explain.ledger import Ledger, Step
 from vmalab.explain.story import span
 from vmalab.flags import CLONE_THREAD
 from vmalab.machine import Process
-from vmalab.pages.folio import ANON, ZERO, Folio, SwapSlot
-from vmalab.pages.table import MKDIRTY, YOUNG
+from vmalab.pages.folio import ANON, ZERO, Folio
+from vmalab.pages.table import MKDIRTY, YOUNG, Target
 from vmalab.reason import YES
 from vmalab.text import address_of, escape_text
 from vmalab.trace import records
@@ -40,7 +40,7 @@ MOST_RANGE: Final = 1 << 20
 Opener = Callable[[], TraceReader]
 Page = tuple[int, int]
 """A program (the number of the record that began it) and an address: all that were forked since see the same."""
-_Print = tuple[Folio | SwapSlot | None, int, int, bool, int]
+_Print = tuple[Target | None, int, int, bool, int]
 """What is seen of a page, to be compared: what it is, its bits, its page in the folio, its mark, who maps it."""
 
 

@@ -16,9 +16,9 @@ from vmalab.live.agent import AgentDied
 from vmalab.live.facts import POOLS, THP, chosen, free_huge_pages
 from vmalab.live.procfs import PM_EXCLUSIVE, PM_FILE, PM_GUARD, PM_PRESENT, PM_SWAP, PM_UFFD_WP
 from vmalab.machine import Process
-from vmalab.pages.folio import ANON, ZERO, Folio, SwapSlot
+from vmalab.pages.folio import ANON, ZERO, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.memory import ALWAYS, MADVISE, NEVER, Memory, PageSettings
-from vmalab.pages.table import BITS, GUARD, PAGE_AT, PMD_SHIFT, POISON, PRESENT, UFFD_WP, Huge, Leaf, Tables
+from vmalab.pages.table import BITS, GUARD, PAGE_AT, PMD_SHIFT, POISON, PRESENT, UFFD_WP, Huge, Leaf, Tables, Target
 from vmalab.pages.zap import leaf_range
 from vmalab.vma.area import Vma
 
@@ -200,9 +200,7 @@ class PageWatch:
         return None
 
 
-def _entries(
-    tables: Tables, start: int, words: memoryview[int]
-) -> Iterator[tuple[int, int, Folio | SwapSlot | None, int]]:
+def _entries(tables: Tables, start: int, words: memoryview[int]) -> Iterator[tuple[int, int, Target | None, int]]:
     """Of the pages from start on those where the kernel or the model has anything.
 
     The address, the kernel's word, what the model's entry refers to, its bits with the page in the folio above them.
@@ -233,7 +231,7 @@ def has_own_pages(vma: Vma) -> bool:
     return vma.file is None or vma.file.path.startswith("/dev/zero")
 
 
-def _word(entry: Folio | SwapSlot | None, bits: int) -> int:
+def _word(entry: Target | None, bits: int) -> int:
     """What pagemap would show of an entry of the model, without its frame."""
     word = PM_UFFD_WP if bits & UFFD_WP else 0
     if isinstance(entry, SwapSlot):
@@ -244,8 +242,9 @@ def _word(entry: Folio | SwapSlot | None, bits: int) -> int:
         elif bits & (UFFD_WP | POISON):
             word |= PM_SWAP
         return word
-    if not bits & PRESENT:
-        return word
+    if isinstance(entry, MigrationEntry) or not bits & PRESENT:
+        moving = entry.folio if isinstance(entry, MigrationEntry) else entry
+        return word | PM_SWAP | (0 if moving.flags & ANON else PM_FILE)
     word |= PM_PRESENT
     if entry.flags & ZERO:
         # Of a huge entry pagemap looks at the page itself, which is not anonymous.

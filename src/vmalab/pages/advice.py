@@ -16,10 +16,10 @@ from vmalab.flags import (
 )
 from vmalab.pages import hugetlb
 from vmalab.pages.clear_refs import age
-from vmalab.pages.folio import ANON, LAZYFREE, ZERO, Folio
+from vmalab.pages.folio import ANON, LAZYFREE, ZERO, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.memory import Memory
 from vmalab.pages.reclaim import collapse, cut_up, page_out
-from vmalab.pages.table import DIRTY, ENTRIES, GUARD, POISON, Leaf, pte_index
+from vmalab.pages.table import DIRTY, ENTRIES, GUARD, POISON, PRESENT, Leaf, pte_index
 from vmalab.pages.zap import discard, leaf_range, zap_range
 from vmalab.reason import FAULT_NO_MEMORY, YES
 from vmalab.vma.area import Vma
@@ -79,7 +79,8 @@ def _free_lazily(memory: Memory, vma: Vma, start: int, end: int) -> None:
         found = tables.pmds[number]
         low, high = leaf_range(number, start, end)
         if not isinstance(found, Leaf):
-            if high - low == ENTRIES and not found.folio.flags & ZERO and not found.folio.maybe_mapped_shared():
+            whole = high - low == ENTRIES and found.bits & PRESENT
+            if whole and not found.folio.flags & ZERO and not found.folio.maybe_mapped_shared():
                 found.bits &= ~DIRTY
                 found.folio.flags |= LAZYFREE
             continue
@@ -88,9 +89,9 @@ def _free_lazily(memory: Memory, vma: Vma, start: int, end: int) -> None:
             if entry is None:
                 found.bits[at] &= ~POISON
                 continue
-            if not isinstance(entry, Folio):
+            if isinstance(entry, SwapSlot):
                 memory.drop(tables, found, at)
-            elif entry.flags & ANON and not entry.maybe_mapped_shared():
+            elif isinstance(entry, Folio) and entry.flags & ANON and not entry.maybe_mapped_shared():
                 found.bits[at] &= ~DIRTY
                 entry.flags |= LAZYFREE
 
@@ -125,5 +126,6 @@ def _zap_file_pages(memory: Memory, vma: Vma, start: int, end: int) -> None:
             low, high = leaf_range(number, start, end)
             for at in range(low, high):
                 entry = found.pages[at]
-                if isinstance(entry, Folio) and not entry.flags & ANON:
+                folio = entry.folio if isinstance(entry, MigrationEntry) else entry
+                if isinstance(folio, Folio) and not folio.flags & ANON:
                     memory.drop(tables, found, at)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.flags import VM_PFNMAP, VM_SOFTDIRTY
-from vmalab.pages.folio import HUGETLB, REFERENCED, ZERO, Folio, SwapSlot
+from vmalab.pages.folio import HUGETLB, REFERENCED, ZERO, Folio
 from vmalab.pages.memory import Memory, is_cow_mapping
-from vmalab.pages.table import PRESENT, SOFT_DIRTY, WRITE, YOUNG, Huge, Tables
+from vmalab.pages.table import PRESENT, SOFT_DIRTY, WRITE, YOUNG, Huge, Tables, Target
 from vmalab.pages.zap import leaf_range
 from vmalab.vma.area import Vma
 from vmalab.vma.space import Mm
@@ -54,7 +54,7 @@ def _clear_range(tables: Tables, vma: Vma, soft_dirty: bool) -> None:
                 found.bits[at] = _cleared(tables, vma, entry, found.bits[at], soft_dirty, huge=False)
 
 
-def _cleared(tables: Tables, vma: Vma, entry: Folio | SwapSlot, bits: int, soft_dirty: bool, *, huge: bool) -> int:
+def _cleared(tables: Tables, vma: Vma, entry: Target, bits: int, soft_dirty: bool, *, huge: bool) -> int:
     present = bits & PRESENT != 0
     if not soft_dirty:
         if present and isinstance(entry, Folio) and not entry.flags & ZERO:
@@ -68,7 +68,7 @@ def _cleared(tables: Tables, vma: Vma, entry: Folio | SwapSlot, bits: int, soft_
     return bits & ~(SOFT_DIRTY | WRITE)
 
 
-def _is_pinned(tables: Tables, vma: Vma, entry: Folio | SwapSlot, bits: int) -> bool:
+def _is_pinned(tables: Tables, vma: Vma, entry: Target, bits: int) -> bool:
     """Whether an entry must stay writable, since a device may have its page pinned (pte_is_pinned)."""
     if not bits & WRITE or not is_cow_mapping(vma) or not tables.has_pinned:
         return False
@@ -91,7 +91,7 @@ def age(memory: Memory, vma: Vma, start: int, end: int) -> None:
                 found.bits[at] = _cleared(tables, vma, entry, found.bits[at], False, huge=False)
 
 
-def is_soft_dirty(mm: Mm, vma: Vma | None, entry: Folio | SwapSlot | None, bits: int) -> bool:
+def is_soft_dirty(mm: Mm, vma: Vma | None, entry: Target | None, bits: int) -> bool:
     """Whether pagemap says soft-dirty of a page: its entry says so, or its VMA is new since the bits were cleared."""
     if not mm.settings.soft_dirty or vma is None:
         return False
@@ -100,7 +100,7 @@ def is_soft_dirty(mm: Mm, vma: Vma | None, entry: Folio | SwapSlot | None, bits:
     return bits & SOFT_DIRTY != 0 and not (isinstance(entry, Folio) and entry.flags & HUGETLB)
 
 
-def is_referenced(entry: Folio | SwapSlot | None, bits: int) -> bool:
+def is_referenced(entry: Target | None, bits: int) -> bool:
     """Whether a page counts as Referenced in /proc/PID/smaps."""
     if not isinstance(entry, Folio) or not bits & PRESENT or entry.flags & ZERO:
         return False

@@ -16,7 +16,7 @@ from vmalab.flags import (
     VM_UFFD_WP,
     VM_WRITE,
 )
-from vmalab.pages.folio import ANON, KSM, PMD_ORDER, ZERO, Folio, SwapSlot
+from vmalab.pages.folio import ANON, KSM, PMD_ORDER, ZERO, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.hugetlb import hugetlb_fault
 from vmalab.pages.memory import ALWAYS, FAULT_UNSHARE, FAULT_WRITE, MADVISE, NEVER, Memory, needs_soft_dirty_wp
 from vmalab.pages.table import (
@@ -42,6 +42,7 @@ from vmalab.pages.table import (
 from vmalab.reason import (
     FAULT_BEYOND_FILE,
     FAULT_GUARD,
+    FAULT_MIGRATION,
     FAULT_NO_MEMORY,
     FAULT_POISONED,
     FAULT_USERFAULTFD,
@@ -103,6 +104,8 @@ def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr
         if vma.is_anonymous():
             return _anonymous_page(memory, tables, vma, leaf, addr, flags)
         return _file_page(memory, tables, vma, leaf, addr, flags)
+    if isinstance(entry, MigrationEntry):
+        return FAULT_MIGRATION
     if isinstance(entry, SwapSlot):
         return _swap_page(memory, tables, vma, leaf, addr, entry, flags)
     if flags & (FAULT_WRITE | FAULT_UNSHARE) and not bits & WRITE:
@@ -162,6 +165,8 @@ def _map_huge(memory: Memory, tables: Tables, vma: Vma, number: int) -> int:
 
 def _huge_pmd_fault(memory: Memory, tables: Tables, vma: Vma, huge: Huge, number: int, flags: int) -> int:
     """A fault on a huge entry that is there (do_huge_pmd_wp_page)."""
+    if not huge.bits & PRESENT:
+        return FAULT_MIGRATION
     if not flags & (FAULT_WRITE | FAULT_UNSHARE) or huge.bits & WRITE:
         huge.bits |= YOUNG | (MKDIRTY if flags & FAULT_WRITE else 0)
         return YES
@@ -311,6 +316,8 @@ def _swap_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
     bits = leaf.bits[at]
     exclusive = bits & SWAP_EXCLUSIVE != 0
     folio = slot.cache
+    if folio is not None and id(folio) in memory.moving:
+        return FAULT_MIGRATION
     if folio is None:
         if anon_vma_prepare(vma) != YES:
             return FAULT_NO_MEMORY
@@ -393,7 +400,7 @@ def _fault_around(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: in
             continue
         index = vma.pgoff + before + each - at
         folio = cache.pages.get(index)
-        if folio is not None:
+        if folio is not None and id(folio) not in memory.moving:
             memory.get(folio)
             memory.add_mapping(tables, folio, 1, entire=False)
             leaf.pages[each] = folio
@@ -412,6 +419,8 @@ def file_folio(memory: Memory, vma: Vma, index: int) -> tuple[Folio | None, int,
     folio = cache.pages.get(index)
     if vma.flags & (VM_UFFD_MISSING if folio is None else VM_UFFD_MINOR):
         return None, 0, FAULT_USERFAULTFD if folio is None else FAULT_USERFAULTFD_MINOR
+    if folio is not None and id(folio) in memory.moving:
+        return None, 0, FAULT_MIGRATION
     if folio is None:
         folio = memory.alloc(vma.mm, 0, 0)
         if folio is None:

@@ -47,6 +47,21 @@ class SwapSlot:
 
 
 @final
+class MigrationEntry:
+    """What page tables refer to while a folio is being moved: one for all of its pages.
+
+    Its bits say what it will be: WRITE (writable), SWAP_EXCLUSIVE (readable-exclusive), neither (readable).
+    """
+
+    __slots__ = ("done", "folio")
+
+    def __init__(self, folio: Folio) -> None:
+        self.folio: Folio = folio
+        self.done: bool = False
+        """Whether the folio has arrived, or stays: whoever waits may go on."""
+
+
+@final
 class PageCache:
     """The pages of one file in memory, by their index in pages.  A folio is found under each of its indexes."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import VM_HUGETLB, VM_MAYBE_GUARD, VM_PFNMAP, VM_SHARED, VM_UFFD_WP, VM_WRITE
-from vmalab.pages.folio import ANON, Folio, SwapSlot
+from vmalab.pages.folio import ANON, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.memory import Memory, is_cow_mapping
 from vmalab.pages.table import (
     DIRTY,
@@ -78,6 +78,18 @@ def _new_bits(copy: Vma, bits: int) -> int:
     return PRESENT | YOUNG | MKDIRTY | (WRITE if copy.flags & VM_WRITE else 0)
 
 
+def _shared_entry(bits: int, cow: bool) -> int:
+    """The bits of a migration entry that two processes have from now on: what was one's alone is so no more."""
+    return bits & ~(WRITE | SWAP_EXCLUSIVE) if cow else bits
+
+
+def _share_moving(memory: Memory, target: Tables, huge: Huge, cow: bool, kept: int) -> Huge:
+    """The child's entry for a huge page that is being moved."""
+    huge.bits = _shared_entry(huge.bits, cow)
+    memory.account(target, huge.folio, huge.folio.count())
+    return Huge(huge.folio, huge.bits & kept)
+
+
 def _must_copy_now(source: Tables, folio: Folio, page: int) -> bool:
     """Whether a page cannot be shared: somebody may have it pinned, and it is exclusive (folio_try_dup_anon_rmap)."""
     return source.has_pinned and folio.pins > 0 and folio.is_exclusive(page)
@@ -86,6 +98,9 @@ def _must_copy_now(source: Tables, folio: Folio, page: int) -> bool:
 def _copy_huge(memory: Memory, source: Tables, target: Tables, vma: Vma, huge: Huge, number: int, kept: int) -> bool:
     """Share a huge page, if that may be (copy_huge_pmd)."""
     folio = huge.folio
+    if not huge.bits & PRESENT:
+        target.pmds[number] = _share_moving(memory, target, huge, is_cow_mapping(vma), kept)
+        return True
     if folio.flags & ANON and _must_copy_now(source, folio, 0):
         return False
     memory.get(folio)
@@ -124,6 +139,12 @@ def _copy_leaf(
             new.pages[at] = entry
             new.bits[at] = bits & ~SWAP_EXCLUSIVE & kept
             continue
+        if isinstance(entry, MigrationEntry):
+            old.bits[at] = _shared_entry(bits, cow)
+            new.pages[at] = entry
+            new.bits[at] = old.bits[at] & kept
+            memory.account(target, entry.folio, 1)
+            continue
         page = bits >> PAGE_AT
         if entry.flags & ANON:
             if entry.pins and _must_copy_now(source, entry, page):
@@ -161,6 +182,8 @@ def _copy_page(
 def _duplicate_hugetlb(memory: Memory, source: Tables, target: Tables, copy: Vma, huge: Huge, addr: int) -> Huge | None:
     """The child's entry for a page of hugetlb (copy_hugetlb_page_range); None where the pool is empty."""
     folio = huge.folio
+    if not huge.bits & PRESENT:
+        return _share_moving(memory, target, huge, not copy.flags & VM_SHARED, _kept(copy))
     if folio.flags & ANON and _must_copy_now(source, folio, 0):
         own = memory.alloc_hugetlb(copy.mm, folio.order, ANON)
         if own is None:

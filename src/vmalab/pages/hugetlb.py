@@ -9,7 +9,14 @@ from vmalab.flags import VM_HUGETLB, VM_MAYSHARE, VM_NORESERVE, VM_SHARED, VM_UF
 from vmalab.pages.folio import ANON, PMD_ORDER, PUD_ORDER, Folio, PageCache
 from vmalab.pages.memory import FAULT_UNSHARE, FAULT_WRITE, Memory
 from vmalab.pages.table import MKDIRTY, PMD_SHIFT, PRESENT, PUD_SHIFT, WRITE, YOUNG, Huge, Tables
-from vmalab.reason import FAULT_NO_HUGE_PAGES, FAULT_NO_MEMORY, FAULT_USERFAULTFD, HUGETLB_NO_PAGES, YES
+from vmalab.reason import (
+    FAULT_MIGRATION,
+    FAULT_NO_HUGE_PAGES,
+    FAULT_NO_MEMORY,
+    FAULT_USERFAULTFD,
+    HUGETLB_NO_PAGES,
+    YES,
+)
 from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import File, Vma
 from vmalab.vma.space import Mm
@@ -128,7 +135,7 @@ def given_back(memory: Memory, vma: Vma, start: int, end: int) -> list[int]:
     size = PAGE_SIZE << order_of(vma)
     for addr in range(start + size - 1 & -size, end & -size, size):
         huge = tables.huge(addr)
-        if huge is not None and huge.folio.flags & ANON and huge.folio.refs == 1:
+        if huge is not None and huge.bits & PRESENT and huge.folio.flags & ANON and huge.folio.refs == 1:
             indexes.append(vma.pgoff_at(addr))
     return indexes
 
@@ -214,10 +221,11 @@ def hugetlb_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
     """A fault in a hugetlb VMA: YES, FAULT_NO_HUGE_PAGES where the pool is empty, or another reason."""
     tables = memory.tables(vma.mm)
     order = order_of(vma)
-    huge = tables.puds.get(addr >> PUD_SHIFT) if order == PUD_ORDER else tables.pmds.get(addr >> PMD_SHIFT)
+    huge = tables.huge(addr)
     if huge is None:
         return _no_page(memory, tables, vma, addr, order, flags)
-    assert isinstance(huge, Huge)
+    if not huge.bits & PRESENT:
+        return FAULT_MIGRATION
     if flags & (FAULT_WRITE | FAULT_UNSHARE) and not huge.bits & WRITE:
         return _wp(memory, tables, vma, addr, huge, flags)
     huge.bits |= YOUNG | (MKDIRTY if flags & FAULT_WRITE else 0)
@@ -249,6 +257,8 @@ def _no_page(memory: Memory, tables: Tables, vma: Vma, addr: int, order: int, fl
         return FAULT_NO_MEMORY
     addr &= -(4096 << order)
     folio, cache = _cached(memory, vma, addr, order)
+    if folio is not None and id(folio) in memory.moving:
+        return FAULT_MIGRATION
     if folio is None:
         folio = _alloc(memory, vma, addr, order, 0 if shared else ANON)
         if folio is None:

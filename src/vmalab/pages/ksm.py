@@ -53,6 +53,8 @@ def _collect(tables: Tables, vma: Vma, groups: dict[bytes, list[_Candidate]], sh
         low, high = leaf_range(number, vma.start, vma.end)
         for at in range(low, high):
             if isinstance(found, Huge):
+                if not found.bits & PRESENT:
+                    break
                 folio, page = found.folio, at
             else:
                 entry = found.pages[at]

@@ -15,6 +15,7 @@ from vmalab.pages.folio import (
     UNEVICTABLE,
     ZERO,
     Folio,
+    MigrationEntry,
     PageCache,
     SwapSlot,
     zero_folio,
@@ -98,6 +99,8 @@ class Memory:
         self.copies: list[tuple[Mm, int, Folio, int]] | None = None
         """Where somebody has made it a list, each copy that a write or a pin has made is put there: in which address
         space, at which address, of which folio, of which page of it."""
+        self.moving: dict[int, MigrationEntry] = {}
+        """The folios that are being moved, by their identity."""
         self.rmap: ReverseMap = ReverseMap()
         self._tables: dict[int, Tables] = {}
         self._inodes: dict[tuple[str, int], PageCache] = {}
@@ -256,7 +259,7 @@ class Memory:
             folio.entire += 1
         else:
             folio.mapped += count
-        self._account(tables, folio, (1 << folio.order) if entire else count)
+        self.account(tables, folio, (1 << folio.order) if entire else count)
         if folio.sharers is not None:
             folio.sharers[id(tables)] = folio.sharers.get(id(tables), 0) + (1 if entire else count)
 
@@ -269,7 +272,7 @@ class Memory:
         else:
             folio.mapped -= count
         assert folio.entire >= 0 and folio.mapped >= 0, "more mappings are removed than there are"
-        self._account(tables, folio, -((1 << folio.order) if entire else count))
+        self.account(tables, folio, -((1 << folio.order) if entire else count))
         if folio.sharers is not None:
             left = folio.sharers[id(tables)] - (1 if entire else count)
             if left:
@@ -277,7 +280,8 @@ class Memory:
             else:
                 del folio.sharers[id(tables)]
 
-    def _account(self, tables: Tables, folio: Folio, pages: int) -> None:
+    def account(self, tables: Tables, folio: Folio, pages: int) -> None:
+        """Count pages among those of an address space, or fewer where pages is negative."""
         if folio.flags & HUGETLB:
             tables.hugetlb += pages
         elif folio.flags & ANON:
@@ -314,10 +318,15 @@ class Memory:
         elif isinstance(entry, SwapSlot):
             tables.swap -= 1
             self.put_slot(entry)
+        elif entry is not None:
+            self.account(tables, entry.folio, -1)
 
     def drop_huge(self, tables: Tables, huge: Huge) -> None:
         """Let go of what a huge entry mapped; the entry itself is the caller's."""
         folio = huge.folio
+        if not huge.bits & PRESENT:
+            self.account(tables, folio, -folio.count())
+            return
         if huge.bits & DIRTY and not folio.flags & ZERO:
             folio.flags |= FOLIO_DIRTY
         self.remove_mapping(tables, folio, 1, entire=True)
@@ -338,6 +347,10 @@ class Memory:
             for at in range(ENTRIES):
                 leaf.pages[at] = self.zero
                 leaf.bits[at] = bits & (PRESENT | YOUNG | UFFD_WP)
+        elif not bits & PRESENT:
+            for at in range(ENTRIES):
+                leaf.pages[at] = self.moving[id(folio)]
+                leaf.bits[at] = bits | at << PAGE_AT
         elif not folio.flags & ANON:
             # A file's pages are found again.
             self.drop_huge(tables, huge)

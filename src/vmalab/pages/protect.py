@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vmalab.flags import VM_SHARED, VM_WRITE
-from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio
+from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio, MigrationEntry
 from vmalab.pages.memory import Memory, needs_soft_dirty_wp
+from vmalab.pages.migrate import downgraded
 from vmalab.pages.table import DIRTY, PAGE_AT, PMD_SHIFT, PRESENT, UFFD_WP, WRITE, Huge
 from vmalab.pages.zap import leaf_range
 from vmalab.vma.area import Vma
@@ -30,6 +31,8 @@ def change_protection(memory: Memory, vma: Vma, start: int, end: int) -> None:
         for at in range(low, high):
             entry = found.pages[at]
             bits = found.bits[at]
+            if isinstance(entry, MigrationEntry):
+                found.bits[at] = downgraded(entry.folio, bits)
             if not isinstance(entry, Folio):
                 continue
             if not vma.flags & VM_WRITE:
@@ -39,6 +42,9 @@ def change_protection(memory: Memory, vma: Vma, start: int, end: int) -> None:
 
 
 def _change_huge(vma: Vma, huge: Huge) -> None:
+    if not huge.bits & PRESENT:
+        huge.bits = downgraded(huge.folio, huge.bits)
+        return
     if not vma.flags & VM_WRITE:
         huge.bits &= ~WRITE
     elif not huge.folio.flags & HUGETLB and can_change_writable(vma, huge.folio, huge.bits, 0):

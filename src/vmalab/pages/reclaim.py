@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmalab.addr import PMD_SIZE
 from vmalab.flags import VM_DROPPABLE, VM_WRITE
 from vmalab.pages.fault import may_be_huge
-from vmalab.pages.folio import ANON, LAZYFREE, PMD_ORDER, UNEVICTABLE, ZERO, Folio, SwapSlot
+from vmalab.pages.folio import ANON, LAZYFREE, PMD_ORDER, UNEVICTABLE, ZERO, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
 from vmalab.pages.memory import Memory
 from vmalab.pages.table import (
@@ -186,6 +186,8 @@ def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
     for at in range(ENTRIES):
         entry = found.pages[at]
         if isinstance(entry, Folio) and entry.flags & ANON and not entry.has_no_other_references():
+            return COLLAPSE_BUSY
+        if isinstance(entry, MigrationEntry):
             return COLLAPSE_BUSY
         if entry is None and found.bits[at]:
             return COLLAPSE_UNSUITABLE

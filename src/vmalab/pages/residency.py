@@ -6,9 +6,9 @@ from typing import Final
 
 from vmalab.addr import PAGE_SIZE
 from vmalab.flags import UFFD_FEATURE_WP_ASYNC, VM_UFFD_WP
-from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio, SwapSlot
+from vmalab.pages.folio import ANON, HUGETLB, ZERO, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.memory import Memory
-from vmalab.pages.table import GUARD, POISON, SOFT_DIRTY, UFFD_WP, Tables, pte_index
+from vmalab.pages.table import GUARD, POISON, PRESENT, SOFT_DIRTY, UFFD_WP, Tables, pte_index
 from vmalab.vma.area import Vma
 
 PAGE_IS_WPALLOWED: Final = 1
@@ -63,7 +63,11 @@ def page_categories(tables: Tables, vma: Vma, addr: int) -> int:
         return allowed | (PAGE_IS_WRITTEN if tells else 0)
     if isinstance(entry, SwapSlot):
         return allowed | written | PAGE_IS_SWAPPED
+    moving = entry.folio if isinstance(entry, MigrationEntry) else None if bits & PRESENT else entry
     huge = PAGE_IS_HUGE if tables.huge(addr) is not None else 0
+    if isinstance(entry, MigrationEntry) or moving is not None:
+        file = 0 if moving is None or moving.flags & ANON else PAGE_IS_FILE
+        return allowed | written | huge | PAGE_IS_SWAPPED | file
     found = allowed | written | huge | PAGE_IS_PRESENT
     if entry.flags & ZERO:
         return found | PAGE_IS_PFNZERO

@@ -1,7 +1,8 @@
 """Page tables: leaves of 512 entries, huge entries in their place, and nothing where nothing is.
 
-A leaf holds two lists: what each entry refers to (a folio, a swap slot, nothing), and its bits.  The page of a large
-folio that an entry maps stands above the bits.
+A leaf holds two lists: what each entry refers to (a folio, a swap slot, a folio that is being moved, nothing), and its
+bits.  The page of a large folio that an entry maps stands above the bits.  A huge entry that is not present is a
+migration entry.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 from typing import Final, final
 
 from vmalab.addr import PAGE_SHIFT
-from vmalab.pages.folio import PMD_ORDER, PUD_ORDER, Folio, SwapSlot
+from vmalab.pages.folio import PMD_ORDER, PUD_ORDER, Folio, MigrationEntry, SwapSlot
 from vmalab.vma.space import Mm
+
+Target = Folio | SwapSlot | MigrationEntry
+"""What an entry refers to."""
 
 ENTRIES: Final = 512
 PMD_SHIFT: Final = 21
@@ -21,7 +25,7 @@ WRITE: Final = 2
 DIRTY: Final = 4
 YOUNG: Final = 8
 SWAP_EXCLUSIVE: Final = 16
-"""A swapped-out page that belonged to one process alone."""
+"""A page in swap, or under way, that belonged to one process alone."""
 UFFD_WP: Final = 32
 """Write-protected by a userfaultfd, present or not."""
 GUARD: Final = 64
@@ -51,7 +55,7 @@ class Leaf:
     __slots__ = ("bits", "pages")
 
     def __init__(self) -> None:
-        self.pages: list[Folio | SwapSlot | None] = [None] * ENTRIES
+        self.pages: list[Target | None] = [None] * ENTRIES
         self.bits: list[int] = [0] * ENTRIES
 
     def is_empty(self) -> bool:
@@ -118,8 +122,11 @@ class Tables:
         """Which entries of 1 GiB begin between two addresses, by number."""
         return [number for number in self.puds if start <= number << PUD_SHIFT < end]
 
-    def entry(self, addr: int) -> tuple[Folio | SwapSlot | None, int, int]:
-        """What an address refers to: a folio or a slot or nothing, the bits, the page within the folio."""
+    def entry(self, addr: int) -> tuple[Target | None, int, int]:
+        """What an address refers to, or nothing; the bits; the page within the folio.
+
+        A folio that is not present is one that is being moved, all of it.
+        """
         huge = self.huge(addr)
         if huge is not None:
             order = PUD_ORDER if self.puds and addr >> PUD_SHIFT in self.puds else PMD_ORDER

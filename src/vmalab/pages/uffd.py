@@ -17,9 +17,10 @@ from vmalab.flags import (
     VM_UFFD_WP,
     VM_WRITE,
 )
-from vmalab.pages.folio import ANON, Folio
+from vmalab.pages.folio import ANON, Folio, MigrationEntry
 from vmalab.pages.folio import ZERO as ZERO_FOLIO
 from vmalab.pages.memory import Memory
+from vmalab.pages.migrate import downgraded
 from vmalab.pages.protect import can_change_writable
 from vmalab.pages.table import (
     ENTRIES,
@@ -48,6 +49,7 @@ from vmalab.reason import (
     FILL_THERE,
     MOVE_HOLE,
     MOVE_MARKER,
+    MOVE_MIGRATION,
     MOVE_NOT_MAPPED,
     MOVE_SHARED,
     MOVE_UNFIT,
@@ -168,7 +170,7 @@ def _move_some(
         return 0, MOVE_HOLE
     if isinstance(source, Huge):
         if (to | start) & PMD_SIZE - 1 == 0 and length >= PMD_SIZE and to >> PMD_SHIFT not in tables.pmds:
-            refusal = _may_leave(source.folio, 0)
+            refusal = _may_leave(memory, source.folio, 0)
             if refusal == YES:
                 del tables.pmds[number]
                 _settle(source.folio, goal, to)
@@ -182,10 +184,12 @@ def _move_some(
     return PAGE_SIZE, _move_page(memory, goal, leaf, source, to, start, skips_holes)
 
 
-def _may_leave(folio: Folio, page: int) -> int:
+def _may_leave(memory: Memory, folio: Folio, page: int) -> int:
     """Whether a page that is there may go somewhere else: nobody else has it, and no device (move_present_pte)."""
     if folio.flags & ZERO_FOLIO:
         return YES
+    if id(folio) in memory.moving:
+        return MOVE_MIGRATION
     return YES if folio.is_exclusive(page) and not folio.pins else MOVE_SHARED
 
 
@@ -209,7 +213,7 @@ def _move_page(
             return MOVE_MARKER
         return YES if skips_holes else MOVE_HOLE
     if isinstance(entry, Folio):
-        refusal = _may_leave(entry, source.bits[at] >> PAGE_AT)
+        refusal = _may_leave(memory, entry, source.bits[at] >> PAGE_AT)
         if refusal == YES and entry.order and not memory.split_folio(entry):
             refusal = MOVE_SHARED
         if refusal != YES:
@@ -219,6 +223,8 @@ def _move_page(
         _settle(moved, goal, to)
         leaf.pages[into] = moved
         leaf.bits[into] = PRESENT | YOUNG | (0 if moved.flags & ZERO_FOLIO else MKDIRTY | WRITE)
+    elif isinstance(entry, MigrationEntry):
+        return MOVE_MIGRATION
     else:
         if not source.bits[at] & SWAP_EXCLUSIVE:
             return MOVE_SHARED
@@ -309,7 +315,7 @@ def protect_range(memory: Memory, vma: Vma, start: int, end: int, protect: bool)
         low, high = leaf_range(number, start, end)
         if isinstance(found, Huge):
             if (low, high) == (0, ENTRIES):
-                huge = found.bits & ~UFFD_WP
+                huge = (found.bits if found.bits & PRESENT else downgraded(found.folio, found.bits)) & ~UFFD_WP
                 found.bits = huge & ~WRITE | UFFD_WP if protect else huge
                 continue
             found = memory.split_huge_pmd(tables, number)
@@ -326,6 +332,8 @@ def protect_range(memory: Memory, vma: Vma, start: int, end: int, protect: bool)
 def _protect_entry(vma: Vma, leaf: Leaf, at: int, protect: bool, marks: bool) -> None:
     bits = leaf.bits[at]
     entry = leaf.pages[at]
+    if isinstance(entry, MigrationEntry):
+        bits = downgraded(entry.folio, bits)
     if entry is None:
         if not bits & ~UFFD_WP:
             leaf.bits[at] = UFFD_WP if marks else 0 if not protect else bits

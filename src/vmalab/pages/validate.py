@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmalab.addr import PAGE_SHIFT
 from vmalab.pages import hugetlb
-from vmalab.pages.folio import ANON, HUGETLB, KSM, ZERO, Folio, SwapSlot
+from vmalab.pages.folio import ANON, HUGETLB, KSM, ZERO, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.memory import Memory
 from vmalab.pages.table import PMD_SHIFT, PRESENT, WRITE, Huge, Tables
 from vmalab.vma.area import Vma
@@ -30,7 +30,7 @@ def violations_of_memory(memory: Memory) -> list[str]:
     counts: dict[int, _Count] = {}
     slots: dict[int, tuple[SwapSlot, int]] = {}
     for tables in memory.all_tables():
-        found += _count_tables(tables, counts, slots)
+        found += _count_tables(memory, tables, counts, slots)
         found += _reverse_map_faults(tables)
         found += memory.rmap.violations(tables.mm.vmas())
     for cache in memory.caches():
@@ -53,7 +53,9 @@ def violations_of_memory(memory: Memory) -> list[str]:
     return found
 
 
-def _count_tables(tables: Tables, counts: dict[int, _Count], slots: dict[int, tuple[SwapSlot, int]]) -> list[str]:
+def _count_tables(
+    memory: Memory, tables: Tables, counts: dict[int, _Count], slots: dict[int, tuple[SwapSlot, int]]
+) -> list[str]:
     """Count what an address space maps; what is wrong with its own counters."""
     swap = anon = file = hugetlb = 0
     huges: list[Huge] = list(tables.puds.values())
@@ -65,6 +67,10 @@ def _count_tables(tables: Tables, counts: dict[int, _Count], slots: dict[int, tu
             if isinstance(each, SwapSlot):
                 swap += 1
                 slots[id(each)] = (each, slots.get(id(each), (each, 0))[1] + 1)
+            elif isinstance(each, MigrationEntry):
+                anon, file = (anon + 1, file) if each.folio.flags & ANON else (anon, file + 1)
+                if each.done:
+                    return ["an entry waits for a folio that has arrived"]
             elif each is not None and not each.flags & ZERO:
                 count = counts.setdefault(id(each), _Count(each))
                 count.mapped += 1
@@ -74,11 +80,12 @@ def _count_tables(tables: Tables, counts: dict[int, _Count], slots: dict[int, tu
         folio = huge.folio
         if folio.flags & ZERO:
             continue
-        count = counts.setdefault(id(folio), _Count(folio))
-        count.entire += 1
-        count.writers += 1 if huge.bits & WRITE else 0
-        if not huge.bits & PRESENT:
-            return ["a huge entry is not present"]
+        if huge.bits & PRESENT:
+            count = counts.setdefault(id(folio), _Count(folio))
+            count.entire += 1
+            count.writers += 1 if huge.bits & WRITE else 0
+        elif id(folio) not in memory.moving:
+            return ["a huge entry is not present, and its folio is not being moved"]
         if folio.flags & HUGETLB:
             hugetlb += folio.count()
         elif folio.flags & ANON:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE
-from vmalab.pages.folio import HUGETLB, ZERO, Folio
+from vmalab.pages.folio import HUGETLB, ZERO, Folio, MigrationEntry
 from vmalab.pages.memory import Memory
 from vmalab.pages.table import ENTRIES, GUARD, PMD_SHIFT, PUD_SHIFT, SOFT_DIRTY, UFFD_WP, Huge, Leaf, Tables, pte_index
 from vmalab.vma.area import Vma
@@ -39,6 +39,8 @@ def has_pages(tables: Tables, start: int, end: int) -> bool:
     """Whether any page but one of zeros is mapped in [start, end)."""
     for addr in range(start, end, PAGE_SIZE):
         entry = tables.entry(addr)[0]
+        if isinstance(entry, MigrationEntry):
+            return True
         if isinstance(entry, Folio) and not entry.flags & ZERO:
             return True
     return False
