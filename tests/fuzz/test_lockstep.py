@@ -284,6 +284,13 @@ def test_the_agent_is_not_mapped_over(flags: int) -> None:
 
 
 @live
+def test_a_sequence_made_short_keeps_what_the_reader_needs() -> None:
+    with Lockstep() as lockstep:
+        assert Safety(lockstep).allows(Op("capset", (lockstep.capabilities,)))
+        assert not Safety(lockstep).allows(Op("capset", (0,)))
+
+
+@live
 @pytest.mark.parametrize("flags", [CLONE_VM, CLONE_VM | CLONE_VFORK])
 def test_a_child_that_shares_the_memory(flags: int) -> None:
     """What it does to the memory stays; what it asks for itself ends with it."""

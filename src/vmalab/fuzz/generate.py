@@ -16,7 +16,7 @@ from vmalab.addr import PAGE_SIZE, PMD_SIZE, TASK_SIZE
 from vmalab.fuzz.events import EVENTS
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import FIRST_MADE, NUMBERS, Op
-from vmalab.fuzz.safety import Safety
+from vmalab.fuzz.safety import KEPT_CAPABILITIES, Safety
 from vmalab.machine import Process
 from vmalab.syscalls import layout, shm
 
@@ -98,10 +98,7 @@ CONTROLS: Final = (
     *((f.PR_SET_MM, layout.BRK, WINDOWS[0]), (f.PR_SET_MM, layout.MAP, 0, 1), (f.PR_SET_MM, 0, WINDOWS[0], 0, 1)),
     *((f.PR_SET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 2), (f.PR_GET_THP_DISABLE, 0), (f.PR_SET_THP_DISABLE, 0, 1)),
 )
-DROPPABLE_CAPABILITIES: Final[int] = sum([1 << bit for bit in f.CAPABILITIES.values()]) & ~(
-    1 << f.CAP_SYS_PTRACE | 1 << f.CAP_SYS_ADMIN
-)
-"""Without the two others there would be no userfaultfds, and no reader of VMAs."""
+DROPPABLE_CAPABILITIES: Final[int] = sum([1 << bit for bit in f.CAPABILITIES.values()]) & ~KEPT_CAPABILITIES
 KINDS: Final = {
     "mmap": 10,
     "mmap anywhere": 4,

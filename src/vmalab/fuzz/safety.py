@@ -43,6 +43,8 @@ NO_RANGE: Final = frozenset(
 """Steps that change no VMA of their own choice, or none of the agent's."""
 LOOKS_AT_PAGE: Final = MPOL_F_NODE | MPOL_F_ADDR
 """With these get_mempolicy makes a page present, as a read does."""
+KEPT_CAPABILITIES: Final[int] = 1 << f.CAP_SYS_PTRACE | 1 << f.CAP_SYS_ADMIN
+"""Without them there are no userfaultfds, and no reader of VMAs."""
 HARMFUL_ADVICES: Final = (f.MADV_HWPOISON, f.MADV_SOFT_OFFLINE)
 """They take memory away from the whole machine."""
 
@@ -70,6 +72,8 @@ class Safety:
             return False
         if op.name in TOUCHES and not _can_follow(process, op):
             return False
+        if op.name == "capset":
+            return self._lockstep.capabilities & KEPT_CAPABILITIES & ~args[0] == 0
         if op.name == "exec":
             # Root would get its capabilities back, and with them lose the layout that is always the same.
             return process.limits.ipc_lock
