@@ -80,6 +80,7 @@ def huge_segment(flags: int) -> Op:
 
 
 HUGE_PAGES = call("mmap", AT, 2 * HUGE, RW, FIXED | f.MAP_HUGETLB | f.MAP_NORESERVE, 0)
+SECRET_PAGES = (call("memfd_secret", 8 * PAGE, file=MADE), of_file(MADE, prot=RW, flags=0x11))
 SEALED = (mapped(), call("mseal", AT + PAGE, PAGE, 0))
 DROPPABLE = call("mmap", AT, 4 * PAGE, RW, f.MAP_DROPPABLE | f.MAP_ANONYMOUS | f.MAP_FIXED, 0)
 HOLE = (mapped(), call("munmap", AT + PAGE, PAGE))
@@ -395,6 +396,18 @@ WITNESSES = (
     Witness("mlockall: RLIMIT_MEMLOCK", errno.ENOMEM, unprivileged(*limited(f.RLIMIT_MEMLOCK, 2, call("mlockall", 1)))),
     Witness("mlockall: no right at all", errno.EPERM, unprivileged(*limited(f.RLIMIT_MEMLOCK, 0, call("mlockall", 1)))),
     # -- policies
+    Witness(
+        "mbind: secret memory cannot be moved",
+        errno.EIO,
+        (*SECRET_PAGES, call("write", AT), call("mbind", AT, PAGE, 1, 0, 3)),
+        pages=True,
+    ),
+    Witness(
+        "mbind: secret memory that is not there",
+        0,
+        (*SECRET_PAGES, call("mbind", AT, PAGE, 1, 0, 3)),
+        pages=True,
+    ),
     Witness("mbind: a hole", errno.EFAULT, (*HOLE, call("mbind", AT, 4 * PAGE, 2, 1, 0))),
     Witness("mbind: a hole is fine for the default", 0, (*HOLE, call("mbind", AT, 4 * PAGE, 0, 0, 0))),
     Witness("mbind: not aligned", errno.EINVAL, (mapped(), call("mbind", AT + 1, PAGE, 2, 1, 0))),

@@ -79,9 +79,10 @@ class Safety:
             return process.limits.ipc_lock
         if op.name in NO_RANGE:
             return True
-        if op.name == "mbind" and args[4] == MPOL_MF_STRICT and process.machine.memory is None:
-            # Whether pages are there, and not where a policy wants them.
-            return False
+        if op.name == "mbind" and args[4] & MPOL_MF_STRICT and process.machine.memory is None:
+            # Whether pages are there that are not where a policy wants them, or cannot be moved there.
+            if args[4] == MPOL_MF_STRICT or _has_secrets(process, *_ranges(op)[0]):
+                return False
         if op.name == "brk":
             # The break may have been put anywhere: below it the agent's own memory could go.
             low, high = sorted((args[0], process.mm.brk))
@@ -202,6 +203,13 @@ def _guards_hang(process: Process, start: int, length: int) -> bool:
             if tables.entry(addr)[1] & UFFD_WP:
                 return True
     return False
+
+
+def _has_secrets(process: Process, start: int, length: int) -> bool:
+    return any(
+        vma.file is not None and vma.file.kind == "secretmem"
+        for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE))
+    )
 
 
 def _collapses_a_file(process: Process, start: int, length: int) -> bool:

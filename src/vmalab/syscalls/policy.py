@@ -158,8 +158,26 @@ def mbind(mm: Mm, start: int, length: int, mode: int, nodes: tuple[int, ...], fl
         refusal = _queue_pages_range(mm, start, end, nodes)
     if refusal == YES:
         refusal = _mbind_range(mm, start, end, policy)
+    if refusal == YES and flags & MPOL_MF_STRICT and policy is not None and 0 not in nodes:
+        refusal = _cannot_move(mm, start, end)
     mm.mmap_write_unlock()
     return -refusal
+
+
+def _cannot_move(mm: Mm, start: int, end: int) -> int:
+    """Whether a page that is to be moved cannot be: YES or a reason.
+
+    Secret memory never is (secretmem_migrate_folio).
+    """
+    for vma in mm.tree.walk(start, end):
+        if vma.file is None or vma.file.kind != "secretmem":
+            continue
+        memory = memory_of(mm)
+        if memory is None:
+            return NOT_MODELLED
+        if has_pages(memory.tables(mm), max(start, vma.start), min(within_word(end), vma.end)):
+            return POLICY_MISPLACED
+    return YES
 
 
 def _mbind_range(mm: Mm, start: int, end: int, policy: Policy | None) -> int:
