@@ -320,8 +320,10 @@ class Generator:
         return Op("mmap", (addr & -PAGE_SIZE, length, self._choose(PROTECTIONS), flags, offset & -PAGE_SIZE), who, file)
 
     def _more_of_it(self, process: Process, who: int) -> Op:
-        """Memory beside a VMA that is like it, but for what was done to that since."""
-        vma = process.mm.find_vma(self._edge(process))
+        """Memory beside a VMA that is like it, but for what was done to that since: guards, say."""
+        vmas = process.vmas() if process.mm.map_count < FEW_VMAS else []
+        guarded = [vma for vma in vmas if vma.flags & f.VM_MAYBE_GUARD]
+        vma = self._choose(guarded) if guarded else process.mm.find_vma(self._edge(process))
         if vma is None or not vma.is_anonymous():
             return self._mmap(process, who)
         length = self._pages()
