@@ -512,6 +512,15 @@ WITNESSES = (
     Witness(
         "shmdt: a segment of huge pages", 0, (huge_segment(0o10000), call("shmat", AT, 0, file=MADE), call("shmdt", AT))
     ),
+    Witness(
+        "mremap: several VMAs, the first a segment of huge pages",
+        errno.EINVAL,
+        (
+            huge_segment(0o10000),
+            call("shmat", AT, 0, file=MADE),
+            call("mremap", AT + HUGE - PAGE, 4 * PAGE, 4 * PAGE, 7, 0),
+        ),
+    ),
     Witness("shmctl: huge pages are locked anyway", 0, (huge_segment(0o10000), call("shmctl", 11, 0, file=MADE))),
     Witness(
         "shmctl: the mode does not say so",

@@ -174,8 +174,8 @@ def _may_move_with_others(vma: Vma) -> bool:
     """Whether a VMA can be one of several that move: no userfaultfd, no driver that chooses addresses."""
     if vma.uffd is not None:
         return False
-    if vma.ops is not None and vma.ops.name == "shm":
-        # A System V segment; shared anonymous memory is shmem, which may.
+    if vma.ops is not None and vma.ops.name == "shm" and not vma.flags & VM_HUGETLB:
+        # A System V segment; shared anonymous memory is shmem, which may, and so may huge pages.
         return False
     return vma.file is None or vma.file.kind in ("regular", "memfd", "shm", "hugetlb", "secretmem")
 
