@@ -142,7 +142,7 @@ def _make(kind: type[Semantics], shown: str) -> Semantics:
     except Exception as error:
         said = escape_text(f"{type(error).__name__}: {error}", 200)
         raise InputError(f"{shown}: {kind.__name__}() fails: {said}") from None
-    check_behaviours(shown, {**vars(made), **stated})
+    check_behaviours(shown, {**getattr(made, "__dict__", {}), **stated})
     for name, value in stated.items():
         setattr(made, name, value)
     return made
