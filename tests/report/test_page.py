@@ -118,7 +118,7 @@ def test_numbers_and_reasons_have_room(page: Page) -> None:
     page.get_by_role("tab", name="What made VMAs").click()
     lines = page.evaluate(
         "[...document.querySelectorAll('#makers td.number')].map((cell) => { cell.textContent = '1,234,567';"
-        " const range = document.createRange(); range.selectNodeContents(cell); return range.getClientRects().length; })"
+        " const all = document.createRange(); all.selectNodeContents(cell); return all.getClientRects().length; })"
     )
     assert set(lines) == {1}
     assert page.evaluate("(({ scrollHeight, clientHeight }) => scrollHeight - clientHeight)(legend)") == 0
