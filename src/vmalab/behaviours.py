@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vmalab.errors import InputError
 from vmalab.semantics import Semantics
@@ -52,6 +52,12 @@ def read_semantics(path: str) -> Semantics:
     given = found.get("behaviours") if isinstance(found, dict) else None
     if not isinstance(given, dict):
         raise InputError(f'{name}: this is no file of semantics: it has no "behaviours" (vmalab probe -o writes one)')
+    check_behaviours(name, given)
+    return semantics_of(given)
+
+
+def check_behaviours(name: str, given: dict[str, Any]) -> None:
+    """Raises InputError where what a file, called name, gives are not behaviours with values that they can have."""
     known = behaviours(Semantics())
     for key, value in given.items():
         if key not in known:
@@ -59,7 +65,6 @@ def read_semantics(path: str) -> Semantics:
         if type(value) is not type(known[key]) or not 0 <= value < 1 << 63:
             wanted = "true or false" if isinstance(known[key], bool) else "a number"
             raise InputError(f"{name}: {key} must be {wanted}")
-    return semantics_of(given)
 
 
 def _read(path: str) -> bytes:

@@ -389,6 +389,14 @@ class Careless(Semantics):
         self.ignored_flags |= VM_DONTCOPY
 """
 
+STATED_SEMANTICS = """
+from vmalab.flags import VM_DONTCOPY, VM_MAYBE_GUARD, VM_SOFTDIRTY
+from vmalab.semantics import Semantics
+
+class Careless(Semantics):
+    ignored_flags = VM_SOFTDIRTY | VM_MAYBE_GUARD | VM_DONTCOPY
+"""
+
 CHANGED_MERGE = """
 from vmalab.flags import VM_DONTCOPY
 from vmalab.vma.merge import is_mergeable_vma as original
@@ -432,9 +440,10 @@ def test_a_changed_decision_of_the_core(tmp_path: Path) -> None:
     assert (program["before"]["vmas"], program["after"]["vmas"]) == (2, 1)
 
 
-def test_changed_semantics(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [CHANGED_SEMANTICS, STATED_SEMANTICS])
+def test_changed_semantics(tmp_path: Path, text: str) -> None:
     rules = tmp_path / "semantics.py"
-    rules.write_text(CHANGED_SEMANTICS)
+    rules.write_text(text)
     found = what_if(written(tmp_path / "trace.jsonl", *NEIGHBOURS), "--rules", str(rules))
     assert found["what_if"] == [f"semantics of Careless of {rules}"]
     (program,) = found["extremes"][0]["programs"]
@@ -448,6 +457,15 @@ def test_changed_semantics(tmp_path: Path) -> None:
         ("def no_such():\n    pass\n", "the core has no function no_such to replace"),
         ("def (\n", "line 1: invalid syntax"),
         ("import os\n\n1 / 0\n", "line 3: ZeroDivisionError"),
+        ("import sys\n\nsys.exit(3)\n", "line 3: SystemExit: 3"),
+        (
+            "from vmalab.semantics import Semantics\nclass Mine(Semantics):\n    no_such = True\n",
+            "there is no behaviour no_such; there are: anon_vma_reuse",
+        ),
+        (
+            "from vmalab.semantics import Semantics\nclass Mine(Semantics):\n    guard_regions = 'no'\n",
+            "guard_regions must be true or false",
+        ),
         (
             "def is_mergeable_vma(vma, request):\n    return vma.nothing\n",
             "line 2, in is_mergeable_vma: AttributeError",

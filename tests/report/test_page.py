@@ -113,6 +113,18 @@ def test_keys_move_through_records_and_vmas(page: Page) -> None:
     assert not page.locator("#help").is_visible()
 
 
+def test_numbers_and_reasons_have_room(page: Page) -> None:
+    """A number stays on one line, and every reason of the map count can be seen without scrolling."""
+    page.get_by_role("tab", name="What made VMAs").click()
+    lines = page.evaluate(
+        "[...document.querySelectorAll('#makers td.number')].map((cell) => { cell.textContent = '1,234,567';"
+        " const all = document.createRange(); all.selectNodeContents(cell); return all.getClientRects().length; })"
+    )
+    assert set(lines) == {1}
+    assert page.evaluate("(({ scrollHeight, clientHeight }) => scrollHeight - clientHeight)(legend)") == 0
+    page.get_by_role("tab", name="Boundaries").click()
+
+
 def test_play_runs_to_the_end(page: Page) -> None:
     page.locator("#speed").select_option("5")
     page.locator("#picture").focus()

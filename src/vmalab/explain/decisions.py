@@ -19,6 +19,7 @@ from types import FunctionType, ModuleType
 from typing import Any, Final, final
 
 from vmalab._form import form
+from vmalab.behaviours import check_behaviours
 from vmalab.errors import InputError, VmalabError
 from vmalab.semantics import Semantics
 from vmalab.text import escape_text
@@ -129,11 +130,22 @@ def _check_arguments(shown: str, function: FunctionType, original: FunctionType)
 
 
 def _make(kind: type[Semantics], shown: str) -> Semantics:
+    """The semantics of a class, which may state behaviours in its body, or set them in ``__init__``."""
+    stated: dict[str, Any] = {}
+    for part in reversed(kind.__mro__[: kind.__mro__.index(Semantics)]):
+        own = {name: value for name, value in vars(part).items() if not name.startswith("_") and not callable(value)}
+        for name in own:
+            delattr(part, name)  # it would hide the behaviour of the object
+        stated.update(own)
     try:
-        return kind()
+        made = kind()
     except Exception as error:
         said = escape_text(f"{type(error).__name__}: {error}", 200)
         raise InputError(f"{shown}: {kind.__name__}() fails: {said}") from None
+    check_behaviours(shown, {**getattr(made, "__dict__", {}), **stated})
+    for name, value in stated.items():
+        setattr(made, name, value)
+    return made
 
 
 def _run(path: str) -> ModuleType:
@@ -155,7 +167,7 @@ def _run(path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise InputError(f"{shown}, line {error.lineno}: {escape_text(error.msg)}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _is_file(frame.filename, path)]
         at = f", line {lines[-1]}" if lines else ""
         raise InputError(f"{shown}{at}: {escape_text(f'{type(error).__name__}: {error}', 200)}") from None
