@@ -102,7 +102,16 @@ def test_the_check_says_beforehand_what_can_run() -> None:
 
 
 @live
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_two_at_once_do_not_keep_each_other_s_settings() -> None:
+    before = settings()
+    command = [sys.executable, "-m", "vmalab", "test", "cow", "--live", "--type", "THP (64 kB)", "--family", "vmsplice"]
+    runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [run.wait(timeout=60) for run in runs] == [0, 0]
+    assert settings() == before
+
+
+@live
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_settings_are_put_back_when_it_is_interrupted(ending: signal.Signals) -> None:
     before = settings()
     with subprocess.Popen(
@@ -112,6 +121,8 @@ def test_settings_are_put_back_when_it_is_interrupted(ending: signal.Signals) ->
         for _ in range(20):
             process.stdout.readline()
         process.send_signal(ending)
+        # Whoever is impatient does not stop it from putting them back.
+        process.send_signal(signal.SIGINT)
         process.stdout.read()
     assert process.returncode in (130, 128 + ending)
     assert settings() == before

@@ -63,9 +63,11 @@ def ledger(file: str, wanted: list[Where], pid: int | None, most: int | None, as
       kernel pins_break_cow = no       a behaviour of the kernel, before all steps
       file f "old"                     a file of one page
       show anon_vma                    say how each page is found from the memory's side
+      show soft-dirty                  track what is written to; P: clear_refs 4 begins anew
       P: map buf 1 [f] [ro] [shared] [thp] [hugetlb]
       P: write buf "text"              also: read, unmap, protect, advise, poke
       P: fork C                        also: exit
+      P: migrate buf                   its page is being moved, until: P: settle buf [failed]
       dev: pin P buf [write] [force]   a long-term pin; also: splice, fixed
       dev: release                     also: read, write "text"
 

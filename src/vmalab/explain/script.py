@@ -57,6 +57,7 @@ class Script:
         self._machine: Machine | None = None
         self.ledger: Ledger | None = None
         self._processes: dict[str, Process] = {}
+        self._ended: set[str] = set()
         self._ranges: dict[str, tuple[int, int]] = {}
         """Names of ranges: address, pages."""
         self._holders: dict[str, Pipe | MemoryRegion] = {}
@@ -175,7 +176,9 @@ class Script:
     def _process(self, who: str) -> Process:
         machine, _ = self._world()
         if who not in self._processes:
-            if self._processes:
+            if who in self._ended:
+                raise _Wrong(f"{who} has ended")
+            if self._processes or self._ended:
                 raise _Wrong(f"there is no process {who}: the first is made by its first step, all others by fork")
             self._processes[who] = machine.process()
         return self._processes[who]
@@ -270,7 +273,7 @@ class Script:
         return ""
 
     def _fork(self, who: str, words: list[str]) -> str:
-        if len(words) != 1 or words[0] in self._processes or words[0] in self._holders:
+        if len(words) != 1 or words[0] in {*self._processes, *self._holders, *self._ended}:
             raise _Wrong("a child is made as: fork NAME, with a name that is not taken")
         self._processes[words[0]] = child = self._process(who).fork()
         self._world()[1].copy(who, words[0], child)
@@ -298,11 +301,12 @@ class Script:
     def _exit(self, who: str, words: list[str]) -> str:
         self._process(who).exit()
         del self._processes[who]
+        self._ended.add(who)
         self._world()[1].unwatch(who)
         return ""
 
     def _owner(self, who: str, words: list[str]) -> tuple[Process, int, int, str]:
-        if who in self._holders or who in self._processes:
+        if who in {*self._holders, *self._processes, *self._ended}:
             raise _Wrong(f"{who} is taken")
         if len(words) < 2 or words[0] not in self._processes:
             raise _Wrong("pages are held as: NAME: pin PROCESS RANGE (or splice, or fixed)")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import signal
 import struct
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
+from vmalab.errors import VmalabError
 from vmalab.flags import (
     MAP_ANONYMOUS,
     MAP_HUGE_SHIFT,
@@ -32,6 +35,11 @@ from vmalab.testing.cow import HUGETLB_SIZES, THP_SIZES, UNIT, Actor, Held, Rang
 from vmalab.testing.cow_families import PIN, Case, Ground
 
 SWAP_PAGES: Final = 16384
+SETTINGS: Final = "/sys/kernel/mm"
+"""Where the settings are that are changed."""
+PATIENCE: Final = 60
+"""Seconds to wait for another run that has changed them."""
+_ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _POOL: Final = 3
 """Huge pages of each pool that a case can do with: its page, a copy, and one to spare for what is freed late."""
 _PIPE_BYTES: Final = 1 << 20
@@ -285,11 +293,15 @@ class LiveBuffer(Held):
 class LiveGround(Ground):
     """The running kernel, with huge pages, pools and swap as far as they can be had.  A context manager.
 
-    What is set is put back when it is left, also by Ctrl-C and by SIGTERM.
+    What is set is put back when it is left, also by Ctrl-C and when the terminal is closed.  Two at once would put back
+    what the other has set, so that one waits for the other.
     """
 
     def __init__(self, *, settings: bool = True) -> None:
-        """settings: whether settings of the machine are touched, for huge pages and swap."""
+        """settings: whether settings of the machine are touched, for huge pages and swap.
+
+        Entering it raises VmalabError where another one has them for long.
+        """
         self._settings = settings
         self._stack = ExitStack()
         self._missing: dict[str, str] = {}
@@ -298,9 +310,13 @@ class LiveGround(Ground):
 
     def __enter__(self) -> LiveGround:
         with self._stack:
-            before = signal.signal(signal.SIGTERM, _stop)
-            self._stack.callback(signal.signal, signal.SIGTERM, before)
+            for number in _ENDINGS:
+                before = signal.getsignal(number)
+                self._stack.callback(signal.signal, number, before)
+                if before is not signal.SIG_IGN:
+                    signal.signal(number, _stop)
             if self._settings:
+                self._stack.callback(os.close, _lock_settings())
                 self._set_thp()
                 for size in HUGETLB_SIZES:
                     self._set_pool(size)
@@ -310,7 +326,10 @@ class LiveGround(Ground):
         return self
 
     def __exit__(self, *what: object) -> None:
-        self._stack.close()
+        try:
+            _ignore_endings()
+        finally:
+            self._stack.close()
 
     def _start_agent(self) -> None:
         reason = why_not()
@@ -332,10 +351,11 @@ class LiveGround(Ground):
         try:
             before = path.read_text("ascii").strip()
             before = chosen(before, before)
+            # First, since a signal may come as soon as it is written.
+            self._stack.callback(_put_back, path, before)
             path.write_text(value, "ascii")
         except OSError as error:
             return f"{path}: {error.strerror}"
-        self._stack.callback(path.write_text, before, "ascii")
         return ""
 
     def _set_thp(self) -> None:
@@ -382,10 +402,9 @@ class LiveGround(Ground):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        self._stack.callback(_libc.swapoff, name.encode())
         if _libc.swapon(name.encode(), 0):
             self._missing["swap"] = f"the swap file cannot be used: {os.strerror(ctypes.get_errno())}"
-        else:
-            self._stack.callback(_libc.swapoff, name.encode())
 
     def process(self) -> Actor:
         return self.forked(0)
@@ -415,5 +434,43 @@ class LiveGround(Ground):
         return "pages can be pinned for reading by a test module alone" if case.needs == PIN else ""
 
 
+def _put_back(path: Path, before: str) -> None:
+    """Write a setting as it was, if it has changed."""
+    now = path.read_text("ascii").strip()
+    if chosen(now, now) != before:
+        path.write_text(before, "ascii")
+
+
+def _lock_settings() -> int:
+    """A descriptor that holds a lock on the settings of the machine, against another run.  Raises VmalabError."""
+    where = SETTINGS if os.path.isdir(SETTINGS) else tempfile.gettempdir()
+    descriptor = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > end:
+                os.close(descriptor)
+                raise VmalabError(
+                    f"another run has changed the settings of this machine for {PATIENCE} seconds: try again when it"
+                    " has put them back"
+                ) from None
+            time.sleep(0.1)
+
+
+def _ignore_endings() -> None:
+    """Let nothing stop this process any more while it puts the settings back."""
+    for number in _ENDINGS:
+        # Not SIG_IGN: where one has arrived already, Python says that it was lost.
+        signal.signal(number, _pass_over)
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    """A signal that comes too late."""
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    _ignore_endings()
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

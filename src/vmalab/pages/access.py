@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmalab.addr import PAGE_SIZE
 from vmalab.pages.fault import handle_mm_fault
-from vmalab.pages.folio import Folio
+from vmalab.pages.folio import ZERO, Folio
 from vmalab.pages.memory import FAULT_WRITE, Memory
 from vmalab.pages.table import DIRTY, PRESENT, WRITE, YOUNG, Huge, pte_index
 from vmalab.reason import YES
@@ -60,5 +60,5 @@ def read_page(memory: Memory, vma: Vma, addr: int, length: int) -> bytes:
 def write_page(memory: Memory, vma: Vma, addr: int, data: bytes) -> None:
     """Write bytes within one page that is present and writable."""
     entry, _, page = memory.tables(vma.mm).entry(addr)
-    assert isinstance(entry, Folio)
+    assert isinstance(entry, Folio) and not entry.flags & ZERO, "the page of zeros stays one"
     entry.write(page, addr % PAGE_SIZE, data)

@@ -13,6 +13,7 @@ from vmalab.flags import (
     MADV_GUARD_REMOVE,
     MADV_PAGEOUT,
     MADV_REMOVE,
+    VM_HUGETLB,
 )
 from vmalab.pages import hugetlb
 from vmalab.pages.clear_refs import age
@@ -45,7 +46,10 @@ def advise_pages(memory: Memory, vma: Vma, start: int, end: int, advice: int) ->
     elif advice == MADV_GUARD_REMOVE:
         _remove_guards(memory, vma, start, end)
     elif advice == MADV_REMOVE:
-        _punch_hole(memory, vma, start, end)
+        if vma.flags & VM_HUGETLB:
+            hugetlb.punch_hole(memory, vma, start, end)
+        else:
+            _punch_hole(memory, vma, start, end)
     return YES
 
 

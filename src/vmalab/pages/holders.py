@@ -17,7 +17,7 @@ from vmalab.pages.gup import (
 )
 from vmalab.pages.memory import Memory
 from vmalab.pages.port import memory_of
-from vmalab.reason import YES
+from vmalab.reason import PIN_NOT_PERMITTED, YES
 from vmalab.vma.space import Mm
 
 
@@ -96,7 +96,9 @@ class MemoryRegion:
         return self.held.read(0, self.length)
 
     def write(self, at: int, data: bytes) -> None:
-        """What the device writes, at an offset into the range."""
+        """What the device writes, at an offset into the range.  Raises Refused where it is pinned for reading."""
+        if not self.held.flags & FOLL_WRITE:
+            raise Refused(PIN_NOT_PERMITTED)
         self.held.write(at, data)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from vmalab.flags import VM_HUGETLB, VM_MAYSHARE, VM_NORESERVE, VM_SHARED, VM_UF
 from vmalab.pages.folio import ANON, PMD_ORDER, PUD_ORDER, Folio, PageCache
 from vmalab.pages.memory import FAULT_UNSHARE, FAULT_WRITE, Memory
 from vmalab.pages.table import MKDIRTY, PMD_SHIFT, PRESENT, PUD_SHIFT, WRITE, YOUNG, Huge, Tables
+from vmalab.pages.zap import zap_range
 from vmalab.reason import (
     FAULT_MIGRATION,
     FAULT_NO_HUGE_PAGES,
@@ -146,6 +147,37 @@ def promise_again(memory: Memory, vma: Vma, indexes: list[int]) -> None:
     if isinstance(found, Reservation):
         found.used.difference_update(indexes)
         memory.reserve_hugetlb(order_of(vma), len(indexes))
+
+
+def punch_hole(memory: Memory, vma: Vma, start: int, end: int) -> None:
+    """MADV_REMOVE: whole huge pages of [start, end) leave the file, of others a part becomes zeros.
+
+    They leave all mappings, and with them what private ones have copied; a page of a private mapping is promised to it
+    again, one of the file is promised to nobody any more (hugetlbfs_punch_hole).
+    """
+    assert vma.file is not None
+    order = order_of(vma)
+    cache = memory.cache_of(vma.file)
+    first, last = vma.pgoff_at(start), vma.pgoff_at(end - 1) + 1
+    low, high = (first + (1 << order) - 1) >> order << order, last >> order << order
+    for each in cache.mappings.overlapping(low, high) if low < high else []:
+        at = max(each.start, each.start + (low - each.pgoff << PAGE_SHIFT))
+        upto = min(each.end, each.start + (high - each.pgoff << PAGE_SHIFT))
+        again = given_back(memory, each, at, upto)
+        zap_range(memory, memory.tables(each.mm), at, upto)
+        promise_again(memory, each, again)
+    for index in range(first, last):
+        folio = cache.pages.get(index)
+        if folio is not None and not low <= index < high:
+            folio.set_content(index - folio.index, b"")
+    for index in range(low, high, 1 << order):
+        folio = cache.pages.get(index)
+        if folio is not None:
+            for each_page in range(index, index + (1 << order)):
+                del cache.pages[each_page]
+            cache.reserved.discard(index)
+            folio.cache = None
+            memory.put(folio)
 
 
 def moved(memory: Memory, vma: Vma, start: int, end: int) -> None:
@@ -301,7 +333,7 @@ def _wp(memory: Memory, tables: Tables, vma: Vma, addr: int, huge: Huge, flags: 
         return YES
     if anon_vma_prepare(vma) != YES:
         return FAULT_NO_MEMORY
-    own = memory.alloc_hugetlb(vma.mm, folio.order, ANON)
+    own = _alloc(memory, vma, addr, folio.order, ANON)
     if own is None and folio.flags & ANON and isinstance(vma.private_data, Reservation):
         _unmap_ref_private(memory, vma, addr, folio)
         if folio.mapcount() == 1:
