@@ -86,7 +86,7 @@ def closed(memory: Memory, vma: Vma) -> None:
     if file is not None and file.refs == 1 and file.path.startswith("/anon_hugepage"):
         # Nobody can map it again.
         cache = memory.cache_of(file)
-        memory.reserve_hugetlb(order, -len([index for index in cache.reserved if index not in cache.pages]))
+        memory.reserve_hugetlb(order, -len([index for index in cache.reserved if cache.find(index) is None]))
         cache.reserved.clear()
         memory.drop_cache(cache)
 
@@ -147,7 +147,7 @@ def violations(memory: Memory) -> list[str]:
                 promised[order] = promised.get(order, 0) + unused(vma, found, order)
     for cache in memory.caches():
         for index in cache.reserved:
-            if index not in cache.pages:
+            if cache.find(index) is None:
                 promised[cache.huge_order] = promised.get(cache.huge_order, 0) + 1
     faults: list[str] = []
     for order in {*promised, *memory.hugetlb_reserved}:
@@ -216,7 +216,7 @@ def _cached(memory: Memory, vma: Vma, addr: int, order: int) -> tuple[Folio | No
     """What the file holds for an address."""
     cache = memory.cache_for(vma)
     index = vma.pgoff_at(addr) >> order << order
-    return cache.pages.get(index), cache
+    return cache.find(index), cache
 
 
 def _no_page(memory: Memory, tables: Tables, vma: Vma, addr: int, order: int, flags: int) -> int:
@@ -239,10 +239,7 @@ def _no_page(memory: Memory, tables: Tables, vma: Vma, addr: int, order: int, fl
             writable = WRITE if vma.flags & VM_WRITE else 0
             _set(tables, addr, Huge(folio, PRESENT | YOUNG | DIRTY | writable))
             return YES
-        folio.index = vma.pgoff_at(addr)
-        folio.cache = cache
-        for index in range(folio.index, folio.index + (1 << order)):
-            cache.pages[index] = folio
+        memory.insert(cache, folio, vma.pgoff_at(addr))
     memory.get(folio)
     memory.add_mapping(tables, folio, 1, entire=True)
     writable = WRITE | DIRTY if vma.flags & VM_WRITE and vma.flags & VM_SHARED else 0
