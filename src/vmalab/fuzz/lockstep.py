@@ -15,6 +15,7 @@ from vmalab.flags import (
     IPC_CREAT,
     IPC_RMID,
     IPC_STAT,
+    MADV_COLLAPSE,
     MADV_REMOVE,
     RLIM_INFINITY,
     RLIMIT_AS,
@@ -50,6 +51,8 @@ AHEAD: Final = 4
 """Batches that are sent before the answer to the first is waited for."""
 ALONE: Final = frozenset({"fork", "exit", "crowd", "exec", "userfaultfd", "close"})
 """Steps that are taken when all before them are compared."""
+TAKES_FROM_ALL: Final = {MADV_REMOVE, MADV_COLLAPSE}
+"""Advices that take a file's pages from all who map them."""
 UNSHARE: Final = 272
 CROWD: Final = 0x200000000000
 """Where a crowd of VMAs lies."""
@@ -160,6 +163,7 @@ class Lockstep:
                 if who not in self.parents.values():
                     self._end(who)
         self._look_at_pools()
+        self._empty_files()
         self._kernel: dict[int, Vmas] = {}
         self.agent.known.clear()
         self._rows: Rows = Rows(self.agent.known)
@@ -205,6 +209,15 @@ class Lockstep:
         """How many huge pages there are is nothing that a machine stays with."""
         self._pools: dict[str, int] = pools()
         self.machine.settings.hugepages = free_huge_pages().get("2048", 0)
+
+    def _empty_files(self) -> None:
+        """What the run before has left in memfds that all runs map is gone, where pages are compared."""
+        memory = self.machine.memory
+        if memory is not None:
+            self.files.empty()
+            for file in self.models:
+                if file.kind == "memfd":
+                    memory.drop_cache(memory.cache_of(file))
 
     def _make_segments(self) -> Divergence | None:
         """Give the run an IPC namespace of its own, where that is permitted, and its first segments."""
@@ -494,10 +507,13 @@ class Lockstep:
 
     def _compare_pages(self, expected: _Expected, who: int) -> Divergence | None:
         op = expected.op
-        if self._watch is not None and (MADV_REMOVE in op.args or (op.name == "mbind" and op.args[4])):
-            # A file's pages are taken from all who map them, or pages are moved; what others have is seen later.
+        seen = [who, op.file] if op.name == "process_madvise" and op.file >= 0 else [who]
+        if self._watch is not None and op.name == "mbind" and op.args[4]:
+            # Pages are moved; what others have is seen later.
             self._watch.forget_all()
-        seen = (who, op.file) if op.name == "process_madvise" and op.file >= 0 else (who,)
+        elif self._watch is not None and op.name in ("madvise", "process_madvise") and TAKES_FROM_ALL & {*op.args}:
+            self._watch.forget_all()
+            seen = list(self.processes)
         for each in seen:
             found = self._look_at_pages(each, whole=False)
             if found is not None:

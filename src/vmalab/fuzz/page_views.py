@@ -20,7 +20,7 @@ from vmalab.fuzz.view import Ranges
 from vmalab.live.agent import Agent, Step
 from vmalab.live.facts import machine_facts
 from vmalab.machine import Process
-from vmalab.pages.folio import ZERO, Folio, SwapSlot
+from vmalab.pages.folio import DIRTY, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import Memory
 from vmalab.pages.residency import (
     PAGE_IS_FILE,
@@ -35,6 +35,7 @@ from vmalab.pages.residency import (
     page_categories,
     page_mapcount,
 )
+from vmalab.pages.table import Tables
 from vmalab.vma.area import Vma
 
 KPAGECOUNT: Final = Path("/proc/kpagecount")
@@ -184,7 +185,9 @@ class PageViews:
                 # What is being written to swap counts as there until that is done.
                 kernel = bytes(
                     [
-                        ours if isinstance(tables.entry(addr + (n << PAGE_SHIFT))[0], SwapSlot) else theirs
+                        ours
+                        if ours != theirs and self._is_under_way(process, tables, addr + (n << PAGE_SHIFT))
+                        else theirs
                         for n, (ours, theirs) in enumerate(zip(model, kernel, strict=True))
                     ]
                 )
@@ -195,6 +198,23 @@ class PageViews:
             page = addr + (place << PAGE_SHIFT) if what == "mincore" else addr + place
             return f"{what} at {page:x}", hex(model[place]), hex(kernel[place])
         return None
+
+    def _is_under_way(self, process: Process, tables: Tables, addr: int) -> bool:
+        """Whether a kernel may or may not have a page in memory: on its way to swap, or of zeros that nobody maps.
+
+        Such a page of shared memory, which nobody has written to, is taken back when memory is short, or by DAMON.
+        The model follows: what it holds is let go.
+        """
+        entry = tables.entry(addr)[0]
+        vma = process.mm.vma_lookup(addr)
+        if isinstance(entry, SwapSlot) or entry is not None or vma is None or vma.file is None:
+            return isinstance(entry, SwapSlot)
+        folio = self._memory.cache_of(vma.file).find(vma.pgoff_at(addr))
+        if folio is None or folio.flags & DIRTY or folio.mapcount() or not folio.has_no_other_references():
+            return False
+        self._memory.evict(folio)
+        self.compared["taken back by the kernel"] += 1
+        return True
 
     def _contents(self, process: Process, vma: Vma) -> list[tuple[int, bytes]]:
         """Runs of pages of a VMA that are there: where each begins, and what it holds."""

@@ -37,6 +37,7 @@ from vmalab.pages.table import (
 )
 from vmalab.vma.area import File, Vma
 from vmalab.vma.port import ALLOC_PAGE, ALLOC_PAGE_TABLE
+from vmalab.vma.shm import Segment
 from vmalab.vma.space import Mm
 
 FAULT_WRITE: Final = 1
@@ -110,6 +111,8 @@ class Memory:
         self.rmap: ReverseMap = ReverseMap()
         self._tables: dict[int, Tables] = {}
         self._inodes: dict[tuple[str, int], PageCache] = {}
+        self._segments: dict[int, tuple[Segment, PageCache]] = {}
+        """Of System V shared memory, by identity."""
         self._files: dict[int, tuple[File, PageCache]] = {}
 
     def tables(self, mm: Mm) -> Tables:
@@ -432,11 +435,14 @@ class Memory:
         known = self._files.get(id(file))
         if known is not None:
             return known[1]
-        cache = self._inodes.get((file.dev, file.ino)) if file.ino else None
-        if cache is None:
+        segment = file.segment
+        if segment is not None:
+            # Its number is its own only as long as it is there, and in its namespace alone.
+            cache = self._segments.setdefault(id(segment), (segment, PageCache()))[1]
+        elif file.ino:
+            cache = self._inodes.setdefault((file.dev, file.ino), PageCache())
+        else:
             cache = PageCache()
-            if file.ino:
-                self._inodes[file.dev, file.ino] = cache
         self._files[id(file)] = (file, cache)
         return cache
 
@@ -448,11 +454,16 @@ class Memory:
         return cache
 
     def sweep(self) -> None:
-        """Let go of the shared anonymous memory that nobody maps any more: nobody can map it again."""
+        """Let go of the shared memory that nobody maps any more, and that nobody can map again."""
         for key, (file, cache) in list(self._files.items()):
-            if file.refs == 0 and file.path.startswith("/dev/zero"):
-                self.drop_cache(cache)
+            if file.refs == 0 and (file.path.startswith("/dev/zero") or file.segment is not None):
+                if file.segment is None:
+                    self.drop_cache(cache)
                 del self._files[key]
+        for key, (segment, cache) in list(self._segments.items()):
+            if not segment.namespace.has(segment):
+                self.drop_cache(cache)
+                del self._segments[key]
 
     def drop_cache(self, cache: PageCache) -> None:
         """Throw away what a cache holds and nobody maps: as when the file is deleted."""
@@ -478,7 +489,8 @@ class Memory:
 
     def caches(self) -> list[PageCache]:
         """All page caches."""
-        return list({id(cache): cache for _, cache in self._files.values()}.values())
+        found = {id(cache): cache for _, cache in self._files.values()}
+        return list({**found, **{id(cache): cache for _, cache in self._segments.values()}}.values())
 
 
 def _replace_part(leaf: Leaf, at: int, folio: Folio, parts: dict[int, Folio]) -> None:

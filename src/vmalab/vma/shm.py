@@ -99,6 +99,10 @@ class IpcNamespace:
         self.commit.uncharge(segment.charged)
         segment.charged = 0
 
+    def has(self, segment: Segment) -> bool:
+        """Whether a segment is there."""
+        return self.segments.get(segment.id) is segment
+
     def remove(self, segment: Segment) -> None:
         """A segment goes, at once or with its last attachment (do_shm_rmid)."""
         if segment.attached:
