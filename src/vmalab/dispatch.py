@@ -180,7 +180,7 @@ def _advise(mm: Mm, start: int, length: int, advice: int) -> Outcome:
     outcome = _outcome(madvise.madvise(mm, start, length, advice))
     if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
         return _populating(mm, start, length, outcome)
-    if advice in (MADV_COLLAPSE, MADV_REMOVE):
+    if advice == MADV_REMOVE or (advice == MADV_COLLAPSE and memory_of(mm) is None):
         outcome.known = False
     return outcome
 

@@ -18,6 +18,7 @@ from vmalab.flags import (
 from vmalab.fuzz.campaign import Options, Runner
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
+from vmalab.pages.folio import DIRTY, Folio
 from vmalab.pages.memory import NEVER
 
 AT = 0x10000000
@@ -202,14 +203,15 @@ def test_what_pagemap_does_not_show_is_found(what: str, shown: str) -> None:
             assert vma is not None
             assert vma.file is not None
             cache = memory.cache_of(vma.file)
-            cache.pages[0] = cache.pages[1]
+            stray = Folio(0, DIRTY)
+            memory.insert(cache, stray, 0)
         found = lockstep.run([])
         assert found is not None
         assert found.field == shown
         if what == "count":
             folio.mapped -= 1
         elif what == "cache":
-            del cache.pages[0]
+            cache.remove(stray)
 
 
 @live

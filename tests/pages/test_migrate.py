@@ -288,7 +288,7 @@ def test_a_page_of_a_file_goes_with_its_cache() -> None:
     assert memory is not None
     assert page_categories(memory.tables(process.mm), process.mm.vma_lookup(B) or process.vmas()[0], B) & PAGE_IS_FILE
     assert migration.finish() == YES
-    assert memory.cache_of(file).pages[0] is migration.new
+    assert memory.cache_of(file).find(0) is migration.new
     process.write(B, b"all!")
     assert other.read(B, 4) == b"all!"
 

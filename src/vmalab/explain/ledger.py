@@ -199,7 +199,7 @@ class Ledger:
 
     def _of_file(self, name: str, file: File, first: bytes) -> Sight:
         cache = self._memory.cache_of(file)
-        folio = cache.pages.get(0)
+        folio = cache.find(0)
         if folio is None:
             return Sight(name, "", "-", first, ["not in memory"])
         sight = Sight(name, "", self.frame(folio, 0), folio.content(0), ["in the page cache"])

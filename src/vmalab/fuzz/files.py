@@ -50,6 +50,14 @@ class Files:
             file.size = os.fstat(descriptor).st_size
         return made
 
+    def empty(self) -> None:
+        """Throw away what the memfds hold."""
+        for record, descriptor in zip(self.records, self.descriptors, strict=True):
+            if record.kind == "memfd":
+                size = os.fstat(descriptor).st_size
+                os.ftruncate(descriptor, 0)
+                os.ftruncate(descriptor, size)
+
     def close(self) -> None:
         """Close and remove them."""
         for descriptor in self.descriptors:

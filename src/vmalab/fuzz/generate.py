@@ -29,9 +29,12 @@ HUGE_WINDOW: Final = 0x40000000
 HUGE_PAGES: Final = 4
 HUGE_ADVICES: Final = (
     *(f.MADV_HUGEPAGE, f.MADV_HUGEPAGE, f.MADV_HUGEPAGE, f.MADV_NOHUGEPAGE, f.MADV_COLLAPSE, f.MADV_COLLAPSE),
+    *(f.MADV_COLLAPSE, f.MADV_COLLAPSE, f.MADV_REMOVE, f.MADV_REMOVE, f.MADV_COLD),
     *(f.MADV_DONTNEED, f.MADV_DONTNEED, f.MADV_FREE, f.MADV_PAGEOUT, f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE),
     *(f.MADV_GUARD_INSTALL, f.MADV_GUARD_REMOVE, f.MADV_DONTFORK, f.MADV_WIPEONFORK, f.MADV_DOFORK, f.MADV_KEEPONFORK),
 )
+HUGE_FILES: Final = (3, 3, 3, 3, 4, 0, 2)
+"""What is mapped there, by place: most often the large memfd, the small one, a file, and one that is only read."""
 SHARING: Final = (f.CLONE_VM, f.CLONE_VM | f.CLONE_VFORK)
 """How a child is made that does one call in the memory of its parent."""
 CROWDED: Final = 0.003
@@ -572,14 +575,16 @@ class Generator:
             return self._mmap_anywhere(process, who)
         addr, length = self._huge_range()
         which = self._roll()
-        if which < 0.12:
-            flags = (
-                f.MAP_FIXED
-                | f.MAP_ANONYMOUS
-                | self._choose((f.MAP_PRIVATE, f.MAP_PRIVATE, f.MAP_PRIVATE, f.MAP_SHARED))
-            )
-            flags |= self._choose((0, 0, 0, f.MAP_POPULATE, f.MAP_LOCKED))
-            return Op("mmap", (addr, length, self._choose((3, 3, 3, 1)), flags, 0), who)
+        if which < 0.15:
+            flags = f.MAP_FIXED | self._choose((0, 0, 0, f.MAP_POPULATE, f.MAP_LOCKED))
+            prot = self._choose((3, 3, 3, 1))
+            if which < 0.07:
+                # Most are aligned in the file as in memory.
+                offset = addr - HUGE_WINDOW + self._choose((0, 0, 0, 0, 0, PAGE_SIZE, PMD_SIZE))
+                flags |= self._choose((f.MAP_PRIVATE, f.MAP_SHARED, f.MAP_SHARED))
+                return Op("mmap", (addr, length, prot, flags, offset), who, self._choose(HUGE_FILES))
+            flags |= f.MAP_ANONYMOUS | self._choose((f.MAP_PRIVATE, f.MAP_PRIVATE, f.MAP_SHARED))
+            return Op("mmap", (addr, length, prot, flags, 0), who)
         if which < 0.45:
             at = addr & -PMD_SIZE | self._choose((0, 1, 17, 255, 256, 511)) * PAGE_SIZE
             return Op(self._choose(("write", "write", "read")), (at,), who)

@@ -11,10 +11,8 @@ from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
 from vmalab.errors import VmalabError
 from vmalab.flags import (
-    CLONE_NEWIPC,
-    IPC_CREAT,
-    IPC_RMID,
     IPC_STAT,
+    MADV_COLLAPSE,
     MADV_REMOVE,
     RLIM_INFINITY,
     RLIMIT_AS,
@@ -24,10 +22,11 @@ from vmalab.flags import (
 )
 from vmalab.fuzz.divergence import Divergence, result_text
 from vmalab.fuzz.events import EVENTS, EventReader, Listener
-from vmalab.fuzz.files import SEGMENT_PAGES, Files
+from vmalab.fuzz.files import Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
 from vmalab.fuzz.page_views import PageViews
 from vmalab.fuzz.pages import PageWatch, has_own_pages, page_settings
+from vmalab.fuzz.segments import Segments
 from vmalab.fuzz.status import COUNTERS, counters, layout_shown, pool_sizes, program_text
 from vmalab.fuzz.translate import CLOSE, Resources, translate
 from vmalab.fuzz.view import Ranges, Row, Rows, WholeView, adopt, outer_view, same_view
@@ -50,7 +49,8 @@ AHEAD: Final = 4
 """Batches that are sent before the answer to the first is waited for."""
 ALONE: Final = frozenset({"fork", "exit", "crowd", "exec", "userfaultfd", "close"})
 """Steps that are taken when all before them are compared."""
-UNSHARE: Final = 272
+TAKES_FROM_ALL: Final = {MADV_REMOVE, MADV_COLLAPSE}
+"""Advices that take a file's pages from all who map them."""
 CROWD: Final = 0x200000000000
 """Where a crowd of VMAs lies."""
 CROWD_FLAGS: Final = 0x4032
@@ -104,8 +104,6 @@ class Lockstep:
         self._own_files: bool = files is None
         self.files: Files = Files() if files is None else files
         self._stopped: bool = True
-        self._unshares: bool | None = None
-        """Whether a run may have an IPC namespace of its own; None before the first has asked for one."""
         try:
             self._start(reader)
         except BaseException:
@@ -114,6 +112,7 @@ class Lockstep:
 
     def _start(self, reader: str) -> None:
         self.agent: Agent = Agent(reader, legacy=self._legacy)
+        self._segments: Segments = Segments(self.agent)
         self._stopped = False
         try:
             self._load()
@@ -157,12 +156,14 @@ class Lockstep:
 
     def restart(self) -> None:
         """End the processes of the run before, and begin the next."""
-        self._remove_segments()
+        if self.processes:
+            self._segments.remove(self.processes[0])
         while self.processes:
             for who in list(self.processes):
                 if who not in self.parents.values():
                     self._end(who)
         self._look_at_pools()
+        self._empty_files()
         self._kernel: dict[int, Vmas] = {}
         self.agent.known.clear()
         self._rows: Rows = Rows(self.agent.known)
@@ -202,40 +203,23 @@ class Lockstep:
         if memory is not None and self.page_views is not None:
             self._watch = PageWatch(memory, self.own, self.page_views)
         mine.user, mine.group = os.geteuid(), os.getegid()
-        self._first_fork: Divergence | None = self._fork(Op("fork", (), -1)) or self._make_segments()
+        self._first_fork: Divergence | None = self._fork(Op("fork", (), -1)) or self._segments.make(
+            self.processes[0], self.resources[0]
+        )
 
     def _look_at_pools(self) -> None:
         """How many huge pages there are is nothing that a machine stays with."""
         self._pools: dict[str, int] = pool_sizes()
         self.machine.settings.hugepages = free_huge_pages().get("2048", 0)
 
-    def _make_segments(self) -> Divergence | None:
-        """Give the run an IPC namespace of its own, where that is permitted, and its first segments."""
-        first = self.resources[0].segments
-        unshare = Call("unshare", (CLONE_NEWIPC,))
-        asks = [Step(UNSHARE, unshare.args)]
-        if self._unshares is None:
-            # Where it is refused, the segments would be everybody's.
-            self._unshares = self.agent.run(asks, 1, report=0)[0].result == 0
-            asks = []
-        if not self._unshares:
-            return None
-        made = [Call("shmget", (0, pages * PAGE_SIZE, IPC_CREAT | 0o600)) for pages in SEGMENT_PAGES]
-        replies = self.agent.run(asks + [Step(NUMBERS["shmget"], call.args) for call in made], 1, report=0)[len(asks) :]
-        self.processes[0].do(unshare)
-        for at, call in enumerate(made):
-            outcome = self.processes[0].do(call)
-            if replies[at].result != outcome.result:
-                found = (hex(outcome.result), result_text(replies[at].result))
-                return Divergence(-1, Op("shmget", call.args, 0, at), "result", *found)
-            first[at] = replies[at].result
-        return None
-
-    def _remove_segments(self) -> None:
-        """What the run has locked of segments counts for the user: they are to go with its processes, not some time."""
-        if self.processes and not self._stopped:
-            ids = list(self.processes[0].ipc.segments)
-            self.agent.run([Step(NUMBERS["shmctl"], (each, IPC_RMID, 0)) for each in ids], 1, report=0)
+    def _empty_files(self) -> None:
+        """What the run before has left in memfds that all runs map is gone, where pages are compared."""
+        memory = self.machine.memory
+        if memory is not None:
+            self.files.empty()
+            for file in self.models:
+                if file.kind == "memfd":
+                    memory.drop_cache(memory.cache_of(file))
 
     def __enter__(self) -> Lockstep:
         return self
@@ -509,10 +493,13 @@ class Lockstep:
 
     def _compare_pages(self, expected: _Expected, who: int) -> Divergence | None:
         op = expected.op
-        if self._watch is not None and (MADV_REMOVE in op.args or (op.name == "mbind" and op.args[4])):
-            # A file's pages are taken from all who map them, or pages are moved; what others have is seen later.
+        seen = [who, op.file] if op.name == "process_madvise" and op.file >= 0 else [who]
+        if self._watch is not None and op.name == "mbind" and op.args[4]:
+            # Pages are moved; what others have is seen later.
             self._watch.forget_all()
-        seen = (who, op.file) if op.name == "process_madvise" and op.file >= 0 else (who,)
+        elif self._watch is not None and op.name in ("madvise", "process_madvise") and TAKES_FROM_ALL & {*op.args}:
+            self._watch.forget_all()
+            seen = list(self.processes)
         for each in seen:
             found = self._look_at_pages(each, whole=False)
             if found is not None:
@@ -592,6 +579,7 @@ class Lockstep:
         self.resources[child].peers[child] = (pid, process.pid)
         shown = self.agent.first
         self._kernel[child] = [] if shown is None else shown
+        self._learn_tables(child)
         closing = self.resources[op.who].contexts()
         if closing:
             self.agent.run([Step(CLOSE, slots=(slot + 1, 0, 0, 0, 0, 0)) for slot in closing], child + 1, report=0)
@@ -603,6 +591,10 @@ class Lockstep:
         expected = _Expected(self._last_place, op, [])
         expected.view = self._view(who)
         return self._compare(expected, Reply(0, 0, None), who)
+
+    def _learn_tables(self, who: int) -> None:
+        if self.page_views is not None:
+            self.page_views.learn_tables(self.processes[who], self.agent.pid_of(who + 1))
 
     def _exec(self, op: Op) -> Divergence | None:
         """A process executes the agent anew; the model takes its VMAs as they are then."""
@@ -618,6 +610,7 @@ class Lockstep:
         if self.whole and shown is not None:
             adopt(mm, shown)
         self.own.add_all(mm)
+        self._learn_tables(op.who)
         self.resources[op.who].made.clear()
         self.resources[op.who].pidfds.clear()
         self.steps += 1

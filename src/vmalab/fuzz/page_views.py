@@ -20,7 +20,7 @@ from vmalab.fuzz.view import Ranges
 from vmalab.live.agent import Agent, Step
 from vmalab.live.facts import machine_facts
 from vmalab.machine import Process
-from vmalab.pages.folio import ZERO, Folio, SwapSlot
+from vmalab.pages.folio import DIRTY, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import Memory
 from vmalab.pages.residency import (
     PAGE_IS_FILE,
@@ -35,6 +35,7 @@ from vmalab.pages.residency import (
     page_categories,
     page_mapcount,
 )
+from vmalab.pages.table import Tables
 from vmalab.vma.area import Vma
 
 KPAGECOUNT: Final = Path("/proc/kpagecount")
@@ -107,6 +108,20 @@ class PageViews:
         """The first difference in VMAs whose pages nobody else has seen.  frames: the kernel's, by address."""
         found = self._compare_scan(process, pid, vmas) or self._compare_counts(process, frames)
         return found or self._compare_asked(who, process, vmas)
+
+    def learn_tables(self, process: Process, pid: int) -> None:
+        """Take over which page tables the agent's own memory has: what moves from beside it needs one where it goes."""
+        if "PAGEMAP_SCAN" in self.missing:
+            return
+        tables = self._memory.tables(process.mm)
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
+            for vma in process.vmas():
+                if not self._own.hold(vma.start, vma.end):
+                    continue
+                for base in range(vma.start & -PMD_SIZE, vma.end, PMD_SIZE):
+                    part = max(vma.start, base), min(vma.end, base + PMD_SIZE)
+                    if tables.leaf(base) is None and scan(file.fileno(), *part):
+                        self._memory.leaf_for(tables, base)
 
     # -- from outside -------------------------------------------------------------------------------------
 
@@ -184,7 +199,9 @@ class PageViews:
                 # What is being written to swap counts as there until that is done.
                 kernel = bytes(
                     [
-                        ours if isinstance(tables.entry(addr + (n << PAGE_SHIFT))[0], SwapSlot) else theirs
+                        ours
+                        if ours != theirs and self._is_under_way(process, tables, addr + (n << PAGE_SHIFT))
+                        else theirs
                         for n, (ours, theirs) in enumerate(zip(model, kernel, strict=True))
                     ]
                 )
@@ -195,6 +212,23 @@ class PageViews:
             page = addr + (place << PAGE_SHIFT) if what == "mincore" else addr + place
             return f"{what} at {page:x}", hex(model[place]), hex(kernel[place])
         return None
+
+    def _is_under_way(self, process: Process, tables: Tables, addr: int) -> bool:
+        """Whether a kernel may or may not have a page in memory: on its way to swap, or of zeros that nobody maps.
+
+        Such a page of shared memory, which nobody has written to, is taken back when memory is short, or by DAMON.
+        The model follows: what it holds is let go.
+        """
+        entry = tables.entry(addr)[0]
+        vma = process.mm.vma_lookup(addr)
+        if isinstance(entry, SwapSlot) or entry is not None or vma is None or vma.file is None:
+            return isinstance(entry, SwapSlot)
+        folio = self._memory.cache_of(vma.file).find(vma.pgoff_at(addr))
+        if folio is None or folio.flags & DIRTY or folio.mapcount() or not folio.has_no_other_references():
+            return False
+        self._memory.evict(folio)
+        self.compared["taken back by the kernel"] += 1
+        return True
 
     def _contents(self, process: Process, vma: Vma) -> list[tuple[int, bytes]]:
         """Runs of pages of a VMA that are there: where each begins, and what it holds."""

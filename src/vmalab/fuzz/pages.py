@@ -17,7 +17,7 @@ from vmalab.live.facts import POOLS, THP, chosen, free_huge_pages
 from vmalab.live.procfs import PM_EXCLUSIVE, PM_FILE, PM_GUARD, PM_PRESENT, PM_SWAP, PM_UFFD_WP
 from vmalab.machine import Process
 from vmalab.pages.folio import ANON, ZERO, Folio, MigrationEntry, SwapSlot
-from vmalab.pages.memory import ALWAYS, MADVISE, NEVER, Memory, PageSettings
+from vmalab.pages.memory import ALWAYS, DENY, FORCE, INHERIT, MADVISE, NEVER, WITHIN_SIZE, Memory, PageSettings
 from vmalab.pages.table import BITS, GUARD, PAGE_AT, PMD_SHIFT, POISON, PRESENT, UFFD_WP, Huge, Leaf, Tables, Target
 from vmalab.pages.zap import leaf_range
 from vmalab.vma.area import Vma
@@ -32,6 +32,16 @@ _NAMES: Final = {
     PM_UFFD_WP: "userfaultfd-wp",
     PM_EXCLUSIVE: "mapped once",
 }
+_SHMEM: Final = {
+    "advise": MADVISE,
+    "within_size": WITHIN_SIZE,
+    "always": ALWAYS,
+    "inherit": INHERIT,
+    "deny": DENY,
+    "force": FORCE,
+}
+_SETTINGS: Final = ("thp", "shmem", "shmem_orders", "huge_zero", "swap_pages", "hugetlb")
+"""What of the settings somebody may change while a run goes on."""
 PLENTY: Final = 1 << 20
 """Pages of a pool of which nobody counts those that others use."""
 A_MOMENT: Final = 0.05
@@ -47,11 +57,15 @@ def page_settings() -> PageSettings:
     """What this machine's settings say of huge pages and swap."""
     settings = PageSettings()
     settings.thp = {}
+    settings.shmem = _SHMEM.get(_mode(THP, "shmem_enabled"), NEVER)
+    settings.shmem_orders = {}
     # Others use the pools as well: a mapping that the kernel refuses for that is no difference.
     settings.hugetlb = {order: PLENTY if _has_pool(order) else 0 for order in settings.hugetlb}
     top = _mode(THP)
-    for order in range(2, 10):
-        mode = _mode(THP / f"hugepages-{(PAGE_SIZE << order) >> 10}kB")
+    for order in range(1, 10):
+        size = THP / f"hugepages-{(PAGE_SIZE << order) >> 10}kB"
+        settings.shmem_orders[order] = _SHMEM.get(_mode(size, "shmem_enabled"), NEVER)
+        mode = _mode(size)
         mode = top if mode == "inherit" else mode
         settings.thp[order] = {"always": ALWAYS, "madvise": MADVISE}.get(mode, NEVER)
     swap = [line.split() for line in Path("/proc/swaps").read_text("ascii", "replace").splitlines()[1:]]
@@ -75,8 +89,8 @@ def _collapsed() -> int:
     return int(path.read_text("ascii")) if path.exists() else 0
 
 
-def _mode(folder: Path) -> str:
-    path = folder / "enabled"
+def _mode(folder: Path, name: str = "enabled") -> str:
+    path = folder / name
     return chosen(path.read_text("ascii"), "never") if path.exists() else "never"
 
 
@@ -96,8 +110,7 @@ class PageWatch:
     def is_disturbed(self) -> bool:
         """Whether khugepaged has made huge pages since the run began, or somebody has changed what pages may be had."""
         now, ours = page_settings(), self._memory.settings
-        told = (now.thp, now.huge_zero, now.swap_pages, now.hugetlb)
-        same = told == (ours.thp, ours.huge_zero, ours.swap_pages, ours.hugetlb)
+        same = all([getattr(now, name) == getattr(ours, name) for name in _SETTINGS])
         return not same or _collapsed() != self._collapsed
 
     def forget(self, who: int) -> None:
@@ -227,8 +240,11 @@ def _entries(tables: Tables, start: int, words: memoryview[int]) -> Iterator[tup
 
 
 def has_own_pages(vma: Vma) -> bool:
-    """Whether nobody but the processes of a run has ever seen its pages: no file that other runs have used."""
-    return vma.file is None or vma.file.path.startswith("/dev/zero")
+    """Whether nobody but the processes of a run has ever seen its pages: no file of a disk.
+
+    Memfds that all runs map are emptied before each; segments are in a namespace of the run's own.
+    """
+    return vma.file is None or vma.file.kind in ("memfd", "shm")
 
 
 def _word(entry: Target | None, bits: int) -> int:

@@ -159,8 +159,6 @@ def _can_follow(process: Process, op: Op) -> bool:
         return False
     if advice == f.MADV_GUARD_INSTALL and any([_guards_hang(process, *each) for each in _ranges(op)]):
         return False
-    if advice == f.MADV_COLLAPSE and any([_collapses_a_file(process, *each) for each in _ranges(op)]):
-        return False
     if advice >= 0 and advice not in (f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE, f.MADV_HUGEPAGE):
         return True
     if op.name == "get_mempolicy" and args[1] & LOOKS_AT_PAGE != LOOKS_AT_PAGE:
@@ -210,16 +208,6 @@ def _has_secrets(process: Process, start: int, length: int) -> bool:
         vma.file is not None and vma.file.kind == "secretmem"
         for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE))
     )
-
-
-def _collapses_a_file(process: Process, start: int, length: int) -> bool:
-    """Whether a huge page would be made of a file's pages: the page cache's huge pages are not modelled."""
-    if process.machine.memory is None:
-        return False
-    for vma in process.mm.tree.walk(min(start, TASK_SIZE), min(start + length + PAGE_SIZE, TASK_SIZE)):
-        if not vma.is_anonymous() and (vma.start + PMD_SIZE - 1 & -PMD_SIZE) + PMD_SIZE <= vma.end:
-            return True
-    return False
 
 
 def _hides_pages(vma: Vma) -> bool:

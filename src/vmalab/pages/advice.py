@@ -17,9 +17,11 @@ from vmalab.flags import (
 )
 from vmalab.pages import hugetlb
 from vmalab.pages.clear_refs import age
-from vmalab.pages.folio import ANON, LAZYFREE, ZERO, Folio, MigrationEntry, SwapSlot
+from vmalab.pages.collapse import collapse
+from vmalab.pages.filemap import punch_hole
+from vmalab.pages.folio import ANON, LAZYFREE, ZERO, Folio, SwapSlot
 from vmalab.pages.memory import Memory
-from vmalab.pages.reclaim import collapse, cut_up, page_out
+from vmalab.pages.reclaim import cut_up, page_out
 from vmalab.pages.table import DIRTY, ENTRIES, GUARD, POISON, PRESENT, Leaf, pte_index
 from vmalab.pages.zap import discard, leaf_range, zap_range
 from vmalab.reason import FAULT_NO_MEMORY, YES
@@ -49,7 +51,7 @@ def advise_pages(memory: Memory, vma: Vma, start: int, end: int, advice: int) ->
         if vma.flags & VM_HUGETLB:
             hugetlb.punch_hole(memory, vma, start, end)
         else:
-            _punch_hole(memory, vma, start, end)
+            punch_hole(memory, vma, start, end)
     return YES
 
 
@@ -98,38 +100,3 @@ def _free_lazily(memory: Memory, vma: Vma, start: int, end: int) -> None:
             elif isinstance(entry, Folio) and entry.flags & ANON and not entry.maybe_mapped_shared():
                 found.bits[at] &= ~DIRTY
                 entry.flags |= LAZYFREE
-
-
-def _punch_hole(memory: Memory, vma: Vma, start: int, end: int) -> None:
-    """MADV_REMOVE: the file has zeros there from now on, for everybody who maps it."""
-    assert vma.file is not None
-    cache = memory.cache_of(vma.file)
-    first, last = vma.pgoff_at(start), vma.pgoff_at(end - 1) + 1
-    for each in cache.mappings.overlapping(first, last):
-        low = max(each.start, each.start + (first - each.pgoff << PAGE_SHIFT))
-        high = min(each.end, each.start + (last - each.pgoff << PAGE_SHIFT))
-        _zap_file_pages(memory, each, low, high)
-    for index in range(first, last):
-        folio = cache.pages.pop(index, None)
-        if folio is not None:
-            folio.cache = None
-            memory.put(folio)
-    cache.content = (
-        cache.content[: first << PAGE_SHIFT]
-        + bytes(min(len(cache.content), last << PAGE_SHIFT) - min(len(cache.content), first << PAGE_SHIFT))
-        + cache.content[last << PAGE_SHIFT :]
-    )
-
-
-def _zap_file_pages(memory: Memory, vma: Vma, start: int, end: int) -> None:
-    """Unmap the file's own pages; copies that a process has made stay."""
-    tables = memory.tables(vma.mm)
-    for number in tables.spans(start, end):
-        found = tables.pmds[number]
-        if isinstance(found, Leaf):
-            low, high = leaf_range(number, start, end)
-            for at in range(low, high):
-                entry = found.pages[at]
-                folio = entry.folio if isinstance(entry, MigrationEntry) else entry
-                if isinstance(folio, Folio) and not folio.flags & ANON:
-                    memory.drop(tables, found, at)

@@ -7,22 +7,19 @@ from typing import Final
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE
 from vmalab.flags import (
     UFFD_FEATURE_WP_ASYNC,
-    VM_HUGEPAGE,
     VM_HUGETLB,
-    VM_NOHUGEPAGE,
     VM_SHARED,
-    VM_UFFD_MINOR,
     VM_UFFD_MISSING,
     VM_UFFD_WP,
     VM_WRITE,
 )
+from vmalab.pages.filemap import file_page
 from vmalab.pages.folio import ANON, KSM, PMD_ORDER, ZERO, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.hugetlb import hugetlb_fault
-from vmalab.pages.memory import ALWAYS, FAULT_UNSHARE, FAULT_WRITE, MADVISE, NEVER, Memory, needs_soft_dirty_wp
+from vmalab.pages.memory import FAULT_UNSHARE, FAULT_WRITE, Memory, needs_soft_dirty_wp
 from vmalab.pages.table import (
     BITS,
     DIRTY,
-    ENTRIES,
     GUARD,
     MKDIRTY,
     PAGE_AT,
@@ -39,14 +36,13 @@ from vmalab.pages.table import (
     Tables,
     pte_index,
 )
+from vmalab.pages.thp import anon_orders
 from vmalab.reason import (
-    FAULT_BEYOND_FILE,
     FAULT_GUARD,
     FAULT_MIGRATION,
     FAULT_NO_MEMORY,
     FAULT_POISONED,
     FAULT_USERFAULTFD,
-    FAULT_USERFAULTFD_MINOR,
     FAULT_USERFAULTFD_WP,
     YES,
 )
@@ -54,8 +50,6 @@ from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import Vma
 from vmalab.vma.port import ALLOC_PAGE_TABLE
 
-FAULT_AROUND: Final = 16
-"""Pages that a fault on a file's page looks at (fault_around_bytes)."""
 _TRY_SMALLER: Final = -1
 """Instead of a reason: a huge page does not do, go on with small ones."""
 
@@ -78,17 +72,18 @@ def handle_mm_fault(memory: Memory, vma: Vma, addr: int, flags: int) -> int:
         refusal = _huge_pmd_fault(memory, tables, vma, found, number, flags)
         if refusal != _TRY_SMALLER:
             return refusal
+    fresh = number not in tables.pmds
     leaf = memory.leaf_for(tables, addr)
     if leaf is None:
         return FAULT_NO_MEMORY
-    refusal = _handle_pte_fault(memory, tables, vma, leaf, addr, flags)
-    if refusal != YES and found is None and not vma.is_anonymous() and leaf.is_empty():
+    refusal = _handle_pte_fault(memory, tables, vma, leaf, addr, flags, fresh)
+    if refusal != YES and fresh and not vma.is_anonymous() and leaf.is_empty():
         # The page table of a file's page is put in place with the page, or with others around it.
         del tables.pmds[number]
     return refusal
 
 
-def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
+def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int, fresh: bool) -> int:
     at = pte_index(addr)
     entry = leaf.pages[at]
     bits = leaf.bits[at]
@@ -103,7 +98,7 @@ def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr
             return FAULT_POISONED
         if vma.is_anonymous():
             return _anonymous_page(memory, tables, vma, leaf, addr, flags)
-        return _file_page(memory, tables, vma, leaf, addr, flags)
+        return file_page(memory, tables, vma, leaf, addr, flags, fresh)
     if isinstance(entry, MigrationEntry):
         return FAULT_MIGRATION
     if isinstance(entry, SwapSlot):
@@ -117,28 +112,11 @@ def _handle_pte_fault(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr
 # -- anonymous pages ----------------------------------------------------------------------------------
 
 
-def may_be_huge(vma: Vma) -> bool:
-    """Whether neither the VMA, nor its process, nor the kernel rules transparent huge pages out."""
-    return not vma.flags & VM_NOHUGEPAGE and not vma.mm.thp_disable & 1 and vma.mm.settings.thp
-
-
-def thp_orders(memory: Memory, vma: Vma) -> list[int]:
-    """The orders that a fault may allocate for an anonymous VMA, largest first (thp_vma_allowable_orders)."""
-    if not may_be_huge(vma):
-        return []
-    found: list[int] = []
-    for order in range(PMD_ORDER, 1, -1):
-        mode = memory.settings.thp.get(order, NEVER)
-        if mode == ALWAYS or (mode == MADVISE and vma.flags & VM_HUGEPAGE):
-            found.append(order)
-    return found
-
-
 def _create_huge_pmd(memory: Memory, tables: Tables, vma: Vma, addr: int, flags: int) -> int:
     """A huge page where there is no page table yet: YES, a reason, or _TRY_SMALLER (do_huge_pmd_anonymous_page)."""
     start = addr & -PMD_SIZE
     fits = vma.is_anonymous() and vma.start <= start and start + PMD_SIZE <= vma.end
-    if not fits or vma.flags & VM_UFFD_MISSING or PMD_ORDER not in thp_orders(memory, vma):
+    if not fits or vma.flags & VM_UFFD_MISSING or PMD_ORDER not in anon_orders(memory, vma):
         return _TRY_SMALLER
     refusal = anon_vma_prepare(vma)
     if refusal != YES:
@@ -171,6 +149,13 @@ def _huge_pmd_fault(memory: Memory, tables: Tables, vma: Vma, huge: Huge, number
         huge.bits |= YOUNG | (MKDIRTY if flags & FAULT_WRITE else 0)
         return YES
     folio = huge.folio
+    if not vma.is_anonymous():
+        if vma.flags & VM_SHARED:
+            huge.bits |= YOUNG | (WRITE | MKDIRTY if flags & FAULT_WRITE else 0)
+            return YES
+        # What is copied of a file is a small page; the others are found again.
+        memory.split_pmd(tables, number)
+        return _TRY_SMALLER
     if huge.bits & UFFD_WP and flags & FAULT_WRITE and not _wp_async(vma):
         return FAULT_USERFAULTFD_WP
     if folio.flags & ZERO:
@@ -222,7 +207,7 @@ def _alloc_anon_folio(memory: Memory, vma: Vma, leaf: Leaf, addr: int) -> tuple[
     at = pte_index(addr)
     base = addr & -PMD_SIZE
     if not vma.uffd and not leaf.bits[at] & BITS:
-        for order in thp_orders(memory, vma):
+        for order in anon_orders(memory, vma):
             first = at & -(1 << order)
             start = base + (first << PAGE_SHIFT)
             if order == PMD_ORDER or start < vma.start or start + (PAGE_SIZE << order) > vma.end:
@@ -347,87 +332,3 @@ def _swap_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, 
     if flags & FAULT_UNSHARE or (flags & FAULT_WRITE and not leaf.bits[at] & WRITE):
         return _wp_page(memory, tables, vma, leaf, addr, flags)
     return YES
-
-
-# -- pages of files -----------------------------------------------------------------------------------
-
-
-def _file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int) -> int:
-    """The first access to a page of a file (do_read_fault, do_cow_fault, do_shared_fault)."""
-    at = pte_index(addr)
-    marker = leaf.bits[at] & UFFD_WP
-    wants_own = flags & (FAULT_WRITE | FAULT_UNSHARE) != 0 and not vma.flags & VM_SHARED
-    if wants_own and anon_vma_prepare(vma) != YES:
-        return FAULT_NO_MEMORY
-    if not flags and not vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR):
-        _fault_around(memory, tables, vma, leaf, addr)
-        if leaf.pages[at] is not None:
-            leaf.bits[at] |= YOUNG
-            return YES
-    folio, page, refusal = file_folio(memory, vma, vma.pgoff_at(addr))
-    if folio is None:
-        return refusal
-    if not wants_own:
-        memory.get(folio)
-        memory.add_mapping(tables, folio, 1, entire=False)
-        leaf.pages[at] = folio
-        bits = PRESENT | YOUNG | marker | page << PAGE_AT
-        if flags & FAULT_WRITE and vma.flags & VM_SHARED and not marker:
-            bits |= WRITE | MKDIRTY
-        leaf.bits[at] = bits
-        return YES
-    own = memory.alloc(vma.mm, 0, ANON)
-    if own is None:
-        return FAULT_NO_MEMORY
-    own.set_content(0, folio.content(page))
-    leaf.bits[at] = 0
-    memory.map_new_anon(tables, own, vma, addr & -PAGE_SIZE)
-    leaf.pages[at] = own
-    written = MKDIRTY | (WRITE if vma.flags & VM_WRITE else 0) if flags & FAULT_WRITE else 0
-    leaf.bits[at] = PRESENT | YOUNG | marker | written
-    return YES
-
-
-def _fault_around(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int) -> None:
-    """Map the pages around an address that are in memory already, so that they need no fault (do_fault_around)."""
-    cache = memory.cache_for(vma)
-    at = pte_index(addr)
-    before = (addr - vma.start) >> PAGE_SHIFT
-    first = max(at & -FAULT_AROUND, at - min(at, before))
-    last = min(first + FAULT_AROUND, ENTRIES, at + vma.pages() - before)
-    for each in range(first, last):
-        if leaf.pages[each] is not None or leaf.bits[each]:
-            continue
-        index = vma.pgoff + before + each - at
-        folio = cache.pages.get(index)
-        if folio is not None and id(folio) not in memory.moving:
-            memory.get(folio)
-            memory.add_mapping(tables, folio, 1, entire=False)
-            leaf.pages[each] = folio
-            leaf.bits[each] = PRESENT | YOUNG | (index - folio.index) << PAGE_AT
-
-
-def file_folio(memory: Memory, vma: Vma, index: int) -> tuple[Folio | None, int, int]:
-    """The page of a file at an index, read or made where it is not in memory: the folio, the page in it, a reason.
-
-    A userfaultfd may want to know of pages that are not there, or that are (minor): it is asked first.
-    """
-    cache = memory.cache_for(vma)
-    file = vma.file
-    if file is not None and file.size >= 0 and index << PAGE_SHIFT >= file.size:
-        return None, 0, FAULT_BEYOND_FILE
-    folio = cache.pages.get(index)
-    if vma.flags & (VM_UFFD_MISSING if folio is None else VM_UFFD_MINOR):
-        return None, 0, FAULT_USERFAULTFD if folio is None else FAULT_USERFAULTFD_MINOR
-    if folio is not None and id(folio) in memory.moving:
-        return None, 0, FAULT_MIGRATION
-    if folio is None:
-        folio = memory.alloc(vma.mm, 0, 0)
-        if folio is None:
-            return None, 0, FAULT_NO_MEMORY
-        at = index << PAGE_SHIFT
-        folio.set_content(0, cache.content[at : at + PAGE_SIZE].rstrip(b"\0"))
-        folio.index = index
-        folio.cache = cache
-        cache.pages[index] = folio
-    return folio, index - folio.index, YES

@@ -63,12 +63,15 @@ class MigrationEntry:
 
 @final
 class PageCache:
-    """The pages of one file in memory, by their index in pages.  A folio is found under each of its indexes."""
+    """The pages of one file in memory, in folios of any order: each stands once, and is found by any of its pages."""
 
-    __slots__ = ("content", "huge_order", "mappings", "pages", "reserved")
+    __slots__ = ("_large", "_small", "content", "huge_order", "mappings", "reserved")
 
     def __init__(self) -> None:
-        self.pages: dict[int, Folio] = {}
+        self._small: dict[int, Folio] = {}
+        """Folios of one page, by their index in pages."""
+        self._large: dict[int, dict[int, Folio]] = {}
+        """By order, the others by their index in units of their own size, to which they are aligned."""
         self.mappings: Intervals = Intervals(None)
         """The VMAs that map the file (i_mmap), as far as any of its pages was touched in them."""
         self.huge_order: int = 0
@@ -77,6 +80,65 @@ class PageCache:
         """Of a hugetlb file: the indexes, in pages, of the huge pages that a shared mapping has reserved or used."""
         self.content: bytes = b""
         """What the file holds beneath the cache; zeros follow."""
+
+    def find(self, index: int) -> Folio | None:
+        """The folio that holds a page of the file, by its index in pages (filemap_get_folio)."""
+        found = self._small.get(index)
+        if found is None and self._large:
+            for order, folios in self._large.items():
+                found = folios.get(index >> order)
+                if found is not None:
+                    break
+        return found
+
+    def add(self, folio: Folio) -> None:
+        """Hold a folio at its index; references are the caller's affair."""
+        order: int = folio.order
+        index: int = folio.index
+        assert not index & (1 << order) - 1, "a folio of a file is aligned to its size"
+        folio.cache = self
+        if order:
+            self._large.setdefault(order, {})[index >> order] = folio
+        else:
+            self._small[index] = folio
+
+    def remove(self, folio: Folio) -> None:
+        """Hold it no more."""
+        order: int = folio.order
+        index: int = folio.index
+        folio.cache = None
+        if not order:
+            del self._small[index]
+            return
+        folios = self._large[order]
+        del folios[index >> order]
+        if not folios:
+            del self._large[order]
+
+    def overlapping(self, first: int, last: int) -> list[Folio]:
+        """The folios that hold any page from first to before last, in pages, in order (filemap_get_folios)."""
+        found = _between(self._small, first, last)
+        for order, folios in self._large.items():
+            found += _between(folios, first >> order, (last - 1 >> order) + 1)
+        return sorted(found, key=_index) if self._large else found
+
+    def folios(self) -> list[Folio]:
+        """All of them, in order."""
+        found = list(self._small.values())
+        for folios in self._large.values():
+            found += folios.values()
+        return sorted(found, key=_index)
+
+
+def _index(folio: Folio) -> int:
+    return folio.index
+
+
+def _between(folios: dict[int, Folio], first: int, last: int) -> list[Folio]:
+    """Those whose keys are in a range, in order."""
+    if last - first <= len(folios):
+        return [folios[key] for key in range(first, last) if key in folios]
+    return [folios[key] for key in sorted(folios) if first <= key < last]
 
 
 @final
@@ -103,7 +165,7 @@ class Folio:
         self.swap: SwapSlot | None = None
         """The slot in whose cache it is."""
         self.sharers: dict[int, int] | None = None
-        """For a large anonymous folio: mappings by address space (an identity)."""
+        """For a large folio that is not of a pool: mappings by address space (an identity)."""
         self._first: bytes = b""
         self._others: dict[int, bytes] | None = None
 
@@ -133,11 +195,17 @@ class Folio:
 
     def maybe_mapped_shared(self) -> bool:
         """Whether more than one address space maps it (folio_maybe_mapped_shared)."""
-        return self.mapcount() > 1 if self.sharers is None else len(self.sharers) > 1
+        return self.mapcount() > 1 if self.sharers is None else len(self.sharers) > 1 or self.entire > 1
+
+    def cache_references(self) -> int:
+        """How many references the page cache has to it: one for each page; for a page of a pool it is one."""
+        if self.cache is None:
+            return 0
+        return 1 if self.flags & HUGETLB else 1 << self.order
 
     def has_no_other_references(self) -> bool:
-        """Whether only page tables and the swap cache refer to it (folio_ref_count == folio_expected_ref_count)."""
-        return self.refs == self.mapcount() + (1 if self.swap is not None else 0)
+        """Whether only page tables and caches refer to it (folio_ref_count == folio_expected_ref_count)."""
+        return self.refs == self.mapcount() + self.cache_references() + (1 if self.swap is not None else 0)
 
     def move_to(self, vma: Vma) -> None:
         """An anonymous folio belongs to a VMA from now on, and is found through its anon_vma (folio_move_anon_rmap)."""

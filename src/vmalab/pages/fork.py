@@ -53,6 +53,9 @@ def copy_page_range(memory: Memory, copy: Vma, vma: Vma) -> int:
                     return FAULT_NO_MEMORY
                 target.pmds[number] = own
                 continue
+            if not vma.is_anonymous():
+                # A file's pages are found again.
+                continue
             if _copy_huge(memory, source, target, vma, found, number, _kept(copy)):
                 continue
             found = memory.split_huge_pmd(source, number)

@@ -94,7 +94,7 @@ def reserve_file(memory: Memory, file: File) -> int:
 def forget_file(memory: Memory, file: File) -> None:
     """Nobody can map a file again: its pages, and what it was promised, are free again."""
     cache = memory.cache_of(file)
-    memory.reserve_hugetlb(cache.huge_order, -len([index for index in cache.reserved if index not in cache.pages]))
+    memory.reserve_hugetlb(cache.huge_order, -len([index for index in cache.reserved if cache.find(index) is None]))
     cache.reserved.clear()
     memory.drop_cache(cache)
 
@@ -166,18 +166,13 @@ def punch_hole(memory: Memory, vma: Vma, start: int, end: int) -> None:
         again = given_back(memory, each, at, upto)
         zap_range(memory, memory.tables(each.mm), at, upto)
         promise_again(memory, each, again)
-    for index in range(first, last):
-        folio = cache.pages.get(index)
-        if folio is not None and not low <= index < high:
+    for folio in cache.overlapping(first, last):
+        if low <= folio.index < high:
+            cache.reserved.discard(folio.index)
+            memory.evict(folio)
+            continue
+        for index in range(max(first, folio.index), min(last, folio.index + folio.count())):
             folio.set_content(index - folio.index, b"")
-    for index in range(low, high, 1 << order):
-        folio = cache.pages.get(index)
-        if folio is not None:
-            for each_page in range(index, index + (1 << order)):
-                del cache.pages[each_page]
-            cache.reserved.discard(index)
-            folio.cache = None
-            memory.put(folio)
 
 
 def moved(memory: Memory, vma: Vma, start: int, end: int) -> None:
@@ -205,7 +200,7 @@ def violations(memory: Memory) -> list[str]:
                 promised[order] = promised.get(order, 0) + unused(vma, found, order)
     for cache in memory.caches():
         for index in cache.reserved:
-            if index not in cache.pages:
+            if cache.find(index) is None:
                 promised[cache.huge_order] = promised.get(cache.huge_order, 0) + 1
     faults: list[str] = []
     for order in {*promised, *memory.hugetlb_reserved}:
@@ -275,7 +270,7 @@ def _cached(memory: Memory, vma: Vma, addr: int, order: int) -> tuple[Folio | No
     """What the file holds for an address."""
     cache = memory.cache_for(vma)
     index = vma.pgoff_at(addr) >> order << order
-    return cache.pages.get(index), cache
+    return cache.find(index), cache
 
 
 def _no_page(memory: Memory, tables: Tables, vma: Vma, addr: int, order: int, flags: int) -> int:
@@ -300,10 +295,7 @@ def _no_page(memory: Memory, tables: Tables, vma: Vma, addr: int, order: int, fl
             writable = WRITE if vma.flags & VM_WRITE else 0
             _set(tables, addr, Huge(folio, PRESENT | YOUNG | MKDIRTY | writable))
             return YES
-        folio.index = vma.pgoff_at(addr)
-        folio.cache = cache
-        for index in range(folio.index, folio.index + (1 << order)):
-            cache.pages[index] = folio
+        memory.insert(cache, folio, vma.pgoff_at(addr))
     memory.get(folio)
     memory.add_mapping(tables, folio, 1, entire=True)
     writable = WRITE | MKDIRTY if vma.flags & VM_WRITE and vma.flags & VM_SHARED else 0

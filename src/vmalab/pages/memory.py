@@ -49,6 +49,13 @@ FAULT_UNSHARE: Final = 2
 NEVER: Final = 0
 MADVISE: Final = 1
 ALWAYS: Final = 2
+WITHIN_SIZE: Final = 3
+"""Of shared memory: where it lies within the file."""
+INHERIT: Final = 4
+"""Of one size: as the setting of all of them says."""
+DENY: Final = 5
+FORCE: Final = 6
+"""Of shared memory, for tests: never, or always, whatever else is set."""
 
 
 @final
@@ -58,6 +65,10 @@ class PageSettings:
     def __init__(self) -> None:
         self.thp: dict[int, int] = {PMD_ORDER: MADVISE}
         """For each order of transparent huge pages that anonymous memory may have: NEVER, MADVISE or ALWAYS."""
+        self.shmem: int = NEVER
+        """Of shared memory (shmem_enabled): NEVER, MADVISE, WITHIN_SIZE, ALWAYS, DENY or FORCE."""
+        self.shmem_orders: dict[int, int] = {PMD_ORDER: INHERIT}
+        """For each order that shared memory without a name may have: NEVER, MADVISE, WITHIN_SIZE, ALWAYS or INHERIT."""
         self.huge_zero: bool = True
         """A read of memory that may be huge maps the huge page of zeros."""
         self.swap_pages: int = 0
@@ -105,6 +116,7 @@ class Memory:
         self._tables: dict[int, Tables] = {}
         self._inodes: dict[tuple[str, int], PageCache] = {}
         self._segments: dict[Segment, PageCache] = {}
+        """Of System V shared memory."""
         self._files: dict[int, tuple[File, PageCache]] = {}
 
     def tables(self, mm: Mm) -> Tables:
@@ -339,9 +351,10 @@ class Memory:
         when the huge entry was made, so this cannot fail.
         """
         huge = tables.pmds[number]
-        assert isinstance(huge, Huge) and not huge.folio.flags & HUGETLB, "only transparent huge pages are split"
-        leaf = Leaf()
+        assert isinstance(huge, Huge)
         folio = huge.folio
+        assert folio.flags & (ANON | ZERO) and not folio.flags & HUGETLB, "only anonymous huge pages are split so"
+        leaf = Leaf()
         bits = huge.bits & BITS
         if folio.flags & ZERO:
             for at in range(ENTRIES):
@@ -351,9 +364,6 @@ class Memory:
             for at in range(ENTRIES):
                 leaf.pages[at] = self.moving[id(folio)]
                 leaf.bits[at] = bits | at << PAGE_AT
-        elif not folio.flags & ANON:
-            # A file's pages are found again.
-            self.drop_huge(tables, huge)
         else:
             for at in range(ENTRIES):
                 leaf.pages[at] = folio
@@ -365,6 +375,16 @@ class Memory:
                 folio.sharers[id(tables)] += ENTRIES - 1
         tables.pmds[number] = leaf
         return leaf
+
+    def split_pmd(self, tables: Tables, number: int) -> Leaf | None:
+        """Take a huge entry apart: the entries that map the same; nothing for a file, whose pages are found again."""
+        huge = tables.pmds[number]
+        assert isinstance(huge, Huge)
+        if huge.folio.flags & (ANON | ZERO):
+            return self.split_huge_pmd(tables, number)
+        del tables.pmds[number]
+        self.drop_huge(tables, huge)
+        return None
 
     def split_folio(self, folio: Folio) -> bool:
         """Make folios of one page each of a large anonymous one; False where somebody holds it (split_folio).
@@ -435,6 +455,7 @@ class Memory:
             return known[1]
         segment = file.segment
         if segment is not None:
+            # Its number is its own only as long as it is there, and in its namespace alone.
             cache = self._segments.setdefault(segment, PageCache())
         elif file.ino:
             cache = self._inodes.setdefault((file.dev, file.ino), PageCache())
@@ -460,24 +481,39 @@ class Memory:
         return cache
 
     def sweep(self) -> None:
-        """Let go of the shared anonymous memory that nobody maps any more: nobody can map it again."""
+        """Let go of the shared memory that nobody maps any more, and that nobody can map again."""
         for key, (file, cache) in list(self._files.items()):
-            if file.refs == 0 and file.path.startswith("/dev/zero"):
-                self.drop_cache(cache)
+            if file.refs == 0 and (file.path.startswith("/dev/zero") or file.segment is not None):
+                if file.segment is None:
+                    self.drop_cache(cache)
                 del self._files[key]
 
     def drop_cache(self, cache: PageCache) -> None:
         """Throw away what a cache holds and nobody maps: as when the file is deleted."""
-        for index, folio in list(cache.pages.items()):
-            if cache.pages.get(index) is folio and folio.index == index:
-                for each in range(index, index + (1 << folio.order)):
-                    cache.pages.pop(each, None)
-                folio.cache = None
-                self.put(folio, 1 << folio.order if not folio.flags & HUGETLB else 1)
+        for folio in cache.folios():
+            self.evict(folio)
+
+    def insert(self, cache: PageCache, folio: Folio, index: int) -> None:
+        """Put a new folio into a page cache; the reference that it was made with becomes the cache's."""
+        folio.index = index
+        if folio.order and not folio.flags & HUGETLB:
+            folio.sharers = {}
+        cache.add(folio)
+        more = folio.cache_references() - 1
+        if more:
+            self.get(folio, more)
+
+    def evict(self, folio: Folio) -> None:
+        """Take a folio out of its page cache (filemap_remove_folio)."""
+        references = folio.cache_references()
+        if folio.cache is not None:
+            folio.cache.remove(folio)
+        self.put(folio, references)
 
     def caches(self) -> list[PageCache]:
         """All page caches."""
-        return list({id(cache): cache for _, cache in self._files.values()}.values())
+        found = {id(cache): cache for _, cache in self._files.values()}
+        return list({**found, **{id(cache): cache for cache in self._segments.values()}}.values())
 
 
 def _replace_part(leaf: Leaf, at: int, folio: Folio, parts: dict[int, Folio]) -> None:

@@ -115,10 +115,7 @@ def _places(memory: Memory, folio: Folio) -> list[tuple[Tables, int, int]]:
 
 def _expected_refs(folio: Folio) -> int:
     """How many references a folio has that is in no page table, and that nobody but who moves it holds."""
-    cached = 0
-    if folio.cache is not None:
-        cached = 1 if folio.flags & HUGETLB else folio.count()
-    return 1 + cached + (1 if folio.swap is not None else 0)
+    return 1 + folio.cache_references() + (1 if folio.swap is not None else 0)
 
 
 def _try_to_migrate(memory: Memory, tables: Tables, addr: int, page: int, entry: MigrationEntry) -> bool:
@@ -201,12 +198,9 @@ def _move_to_new_folio(memory: Memory, old: Folio, new: Folio) -> None:
         new.sharers = {}
     cache = old.cache
     if cache is not None:
-        old.cache, new.cache = None, cache
-        for index in range(old.index, old.index + old.count()):
-            cache.pages[index] = new
-        count = 1 if old.flags & HUGETLB else old.count()
-        memory.get(new, count)
-        memory.put(old, count)
+        memory.evict(old)
+        cache.add(new)
+        memory.get(new, new.cache_references())
     slot = old.swap
     if slot is not None:
         old.swap, new.swap = None, slot
@@ -224,7 +218,7 @@ def entry_of(memory: Memory, vma: Vma, addr: int) -> MigrationEntry | None:
     if isinstance(entry, SwapSlot):
         folio = entry.cache
     elif entry is None and vma.file is not None:
-        folio = memory.cache_of(vma.file).pages.get(vma.pgoff_at(addr))
+        folio = memory.cache_of(vma.file).find(vma.pgoff_at(addr))
     return None if folio is None else memory.moving.get(id(folio))
 
 

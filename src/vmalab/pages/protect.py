@@ -27,7 +27,10 @@ def change_protection(memory: Memory, vma: Vma, start: int, end: int) -> None:
             if found.folio.flags & HUGETLB or (low == 0 and number + 1 << PMD_SHIFT <= end):
                 _change_huge(vma, found)
                 continue
-            found = memory.split_huge_pmd(tables, number)
+            rest = memory.split_pmd(tables, number)
+            if rest is None:
+                continue
+            found = rest
         for at in range(low, high):
             entry = found.pages[at]
             bits = found.bits[at]

@@ -1,31 +1,24 @@
-"""Pages that leave memory and may come back: swap, collapse into huge pages, and the splitting of folios."""
+"""Pages that leave memory and may come back: swap, and the splitting of folios."""
 
 from __future__ import annotations
 
-from vmalab.addr import PMD_SIZE
-from vmalab.flags import VM_DROPPABLE, VM_WRITE
-from vmalab.pages.fault import may_be_huge
-from vmalab.pages.folio import ANON, LAZYFREE, PMD_ORDER, UNEVICTABLE, ZERO, Folio, MigrationEntry, SwapSlot
+from vmalab.flags import VM_DROPPABLE
+from vmalab.pages.filemap import split_file_folio
+from vmalab.pages.folio import ANON, LAZYFREE, UNEVICTABLE, ZERO, Folio, SwapSlot
 from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
 from vmalab.pages.memory import Memory
 from vmalab.pages.table import (
     DIRTY,
     ENTRIES,
-    MKDIRTY,
     PAGE_AT,
-    PMD_SHIFT,
-    PRESENT,
     SOFT_DIRTY,
     SWAP_EXCLUSIVE,
     UFFD_WP,
-    WRITE,
-    YOUNG,
     Huge,
     Leaf,
     Tables,
 )
 from vmalab.pages.zap import leaf_range
-from vmalab.reason import COLLAPSE_BUSY, COLLAPSE_UNSUITABLE, FAULT_NO_MEMORY, YES
 from vmalab.vma.area import Vma
 
 
@@ -43,6 +36,9 @@ def page_out(memory: Memory, vma: Vma, start: int, end: int) -> None:
             folio = found.folio
             if low or high != ENTRIES or not _may_leave(folio):
                 continue
+            if not folio.flags & ANON:
+                memory.split_pmd(tables, number)
+                continue
             if folio.flags & LAZYFREE and not found.bits & DIRTY:
                 del tables.pmds[number]
                 memory.drop_huge(tables, found)
@@ -57,10 +53,31 @@ def page_out(memory: Memory, vma: Vma, start: int, end: int) -> None:
             if isinstance(entry, Folio) and entry.flags & ANON:
                 at += _page_out_folio(memory, tables, vma, found, at, high, entry)
                 continue
-            if isinstance(entry, Folio) and not entry.flags & ZERO and entry.mapcount() == 1 and entry.refs == 2:
-                memory.drop(tables, found, at)
-                _leave_cache(memory, entry)
+            if isinstance(entry, Folio) and not entry.flags & ZERO:
+                at = _page_out_file(memory, tables, found, at, high, entry)
+                continue
             at += 1
+
+
+def _page_out_file(memory: Memory, tables: Tables, leaf: Leaf, at: int, high: int, folio: Folio) -> int:
+    """Unmap a file's folio of which nobody else has a page; the entry to go on with."""
+    last = _run(leaf, at, high)
+    if folio.mapcount() == last - at and folio.has_no_other_references():
+        for each in range(at, last):
+            marker = leaf.bits[each] & UFFD_WP
+            memory.drop(tables, leaf, each)
+            leaf.bits[each] = marker
+        _leave_cache(memory, folio)
+    return last
+
+
+def _run(leaf: Leaf, at: int, high: int) -> int:
+    """Up to which entry, from one on, a leaf maps the pages of one folio one after the other."""
+    folio, page = leaf.pages[at], leaf.bits[at] >> PAGE_AT
+    last = at + 1
+    while last < high and leaf.pages[last] is folio and leaf.bits[last] >> PAGE_AT == page + last - at:
+        last += 1
+    return last
 
 
 def lock_for_good(memory: Memory, vma: Vma) -> None:
@@ -79,11 +96,8 @@ def lock_for_good(memory: Memory, vma: Vma) -> None:
 
 def _leave_cache(memory: Memory, folio: Folio) -> None:
     """A page of a file that nobody maps any more: one that was written to stays in the page cache."""
-    cache = folio.cache
-    if cache is not None and not folio.flags & FOLIO_DIRTY:
-        del cache.pages[folio.index]
-        folio.cache = None
-        memory.put(folio)
+    if folio.cache is not None and not folio.flags & FOLIO_DIRTY:
+        memory.evict(folio)
 
 
 def cut_up(memory: Memory, vma: Vma, start: int, end: int) -> None:
@@ -98,24 +112,23 @@ def cut_up(memory: Memory, vma: Vma, start: int, end: int) -> None:
         if isinstance(found, Huge):
             if (low, high) == (0, ENTRIES) or found.folio.flags & ZERO or found.folio.maybe_mapped_shared():
                 continue
-            memory.split_folio(found.folio)
+            _split(memory, vma, found.folio)
             continue
         at = low
         while at < high:
             entry = found.pages[at]
-            if not isinstance(entry, Folio) or not entry.order or not entry.flags & ANON:
+            if not isinstance(entry, Folio) or not entry.order or entry.flags & ZERO:
                 at += 1
                 continue
-            last = at + 1
-            while (
-                last < high
-                and found.pages[last] is entry
-                and found.bits[last] >> PAGE_AT == (found.bits[at] >> PAGE_AT) + last - at
-            ):
-                last += 1
-            if last - at < entry.count() and not entry.maybe_mapped_shared() and memory.split_folio(entry):
+            last = _run(found, at, high)
+            if last - at < entry.count() and not entry.maybe_mapped_shared() and _split(memory, vma, entry):
                 continue
             at = last
+
+
+def _split(memory: Memory, vma: Vma, folio: Folio) -> bool:
+    """Split a folio that a VMA maps; False where somebody holds it."""
+    return memory.split_folio(folio) if folio.flags & ANON else split_file_folio(memory, folio, vma.file)
 
 
 def _may_leave(folio: Folio) -> bool:
@@ -152,57 +165,3 @@ def _page_out_folio(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, at: in
         leaf.pages[each] = slot
         leaf.bits[each] = exclusive | bits & (UFFD_WP | SOFT_DIRTY)
     return last - at
-
-
-def collapse(memory: Memory, vma: Vma, start: int, end: int) -> int:
-    """MADV_COLLAPSE of anonymous memory: YES, COLLAPSE_UNSUITABLE, COLLAPSE_BUSY, FAULT_NO_MEMORY.
-
-    Whatever is in each aligned 2 MiB of [start, end) is copied into a huge page of the process's own.
-    """
-    first = max(start, vma.start) + PMD_SIZE - 1 & -PMD_SIZE
-    last = min(end, vma.end) & -PMD_SIZE
-    if not vma.is_anonymous() or vma.anon_vma is None or not may_be_huge(vma) or last <= first:
-        return COLLAPSE_UNSUITABLE
-    tables = memory.tables(vma.mm)
-    result = YES
-    for addr in range(first, last, PMD_SIZE):
-        refusal = _collapse_huge_page(memory, vma, addr)
-        if refusal != YES:
-            result = refusal
-            if addr >> PMD_SHIFT not in tables.pmds and tables.has_pmd_table(addr):
-                # An empty entry ends it; where there is not even a table for one it goes on.
-                break
-    return result
-
-
-def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
-    """Collapse one aligned 2 MiB (collapse_huge_page)."""
-    tables = memory.tables(vma.mm)
-    found = tables.pmds.get(addr >> PMD_SHIFT)
-    if isinstance(found, Huge):
-        return YES
-    if found is None:
-        return COLLAPSE_UNSUITABLE
-    for at in range(ENTRIES):
-        entry = found.pages[at]
-        if isinstance(entry, Folio) and entry.flags & ANON and not entry.has_no_other_references():
-            return COLLAPSE_BUSY
-        if isinstance(entry, MigrationEntry):
-            return COLLAPSE_BUSY
-        if entry is None and found.bits[at]:
-            return COLLAPSE_UNSUITABLE
-    folio = memory.alloc(vma.mm, PMD_ORDER, ANON)
-    if folio is None:
-        return FAULT_NO_MEMORY
-    for at in range(ENTRIES):
-        entry = found.pages[at]
-        if isinstance(entry, Folio):
-            folio.set_content(at, entry.content(found.bits[at] >> PAGE_AT))
-        elif isinstance(entry, SwapSlot):
-            folio.set_content(at, entry.content)
-        if entry is not None:
-            memory.drop(tables, found, at)
-    memory.map_new_anon(tables, folio, vma, addr)
-    bits = PRESENT | YOUNG | MKDIRTY | (WRITE if vma.flags & VM_WRITE else 0)
-    tables.pmds[addr >> PMD_SHIFT] = Huge(folio, bits)
-    return YES

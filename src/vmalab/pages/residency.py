@@ -41,7 +41,11 @@ def _is_resident(memory: Memory, tables: Tables, vma: Vma, addr: int) -> bool:
         return entry.cache is not None
     if entry is not None:
         return True
-    return vma.file is not None and not vma.is_anonymous() and vma.pgoff_at(addr) in memory.cache_of(vma.file).pages
+    return vma.file is not None and not vma.is_anonymous() and _is_cached(memory, vma, addr)
+
+
+def _is_cached(memory: Memory, vma: Vma, addr: int) -> bool:
+    return vma.file is not None and memory.cache_of(vma.file).find(vma.pgoff_at(addr)) is not None
 
 
 def page_categories(tables: Tables, vma: Vma, addr: int) -> int:

@@ -249,7 +249,7 @@ def _fill_shared(
     at = pte_index(addr)
     cache = memory.cache_for(vma)
     index = vma.pgoff_at(addr)
-    folio = cache.pages.get(index)
+    folio = cache.find(index)
     if kind == CONTINUE:
         if folio is None:
             return FILL_NO_PAGE
@@ -262,9 +262,7 @@ def _fill_shared(
         if folio is None:
             return FAULT_NO_MEMORY
         folio.set_content(0, content)
-        folio.index = index
-        folio.cache = cache
-        cache.pages[index] = folio
+        memory.insert(cache, folio, index)
     memory.get(folio)
     memory.add_mapping(tables, folio, 1, entire=False)
     leaf.pages[at] = folio
@@ -314,11 +312,11 @@ def protect_range(memory: Memory, vma: Vma, start: int, end: int, protect: bool)
         found = tables.pmds.get(number)
         low, high = leaf_range(number, start, end)
         if isinstance(found, Huge):
-            if (low, high) == (0, ENTRIES):
+            if (low, high) == (0, ENTRIES) and (vma.is_anonymous() or not protect):
                 huge = (found.bits if found.bits & PRESENT else downgraded(found.folio, found.bits)) & ~UFFD_WP
                 found.bits = huge & ~WRITE | UFFD_WP if protect else huge
                 continue
-            found = memory.split_huge_pmd(tables, number)
+            found = memory.split_pmd(tables, number)
         unpopulated = vma.uffd is not None and vma.uffd.has(UFFD_FEATURE_WP_UNPOPULATED)
         marks = protect and (not vma.is_anonymous() or unpopulated)
         if found is None:

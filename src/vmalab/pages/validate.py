@@ -34,12 +34,12 @@ def violations_of_memory(memory: Memory) -> list[str]:
         found += _reverse_map_faults(tables)
         found += memory.rmap.violations(tables.mm.vmas())
     for cache in memory.caches():
-        for index, folio in cache.pages.items():
-            if not folio.index <= index < folio.index + folio.count():
-                found.append(f"{folio!r} is in the cache at {index}, its own index is {folio.index}")
-            count = counts.setdefault(id(folio), _Count(folio))
-            if not folio.flags & HUGETLB or index == folio.index:
-                count.cached += 1
+        end = 0
+        for folio in cache.folios():
+            if folio.cache is not cache or folio.index < end:
+                found.append(f"{folio!r} is in the cache at {folio.index}, where another ends at {end}")
+            end = folio.index + folio.count()
+            counts.setdefault(id(folio), _Count(folio)).cached += folio.cache_references()
     for slot, references in slots.values():
         if slot.count != references:
             found.append(f"a swap slot counts {slot.count} references, and has {references}")

@@ -31,7 +31,10 @@ def zap_range(memory: Memory, tables: Tables, start: int, end: int) -> None:
                 continue
             if found.folio.flags & HUGETLB:
                 continue
-            found = memory.split_huge_pmd(tables, number)
+            rest = memory.split_pmd(tables, number)
+            if rest is None:
+                continue
+            found = rest
         zap_leaf(memory, tables, found, low, high)
 
 
@@ -94,7 +97,7 @@ def split_at(memory: Memory, tables: Tables, addr: int) -> None:
     if addr & PMD_SIZE - 1:
         found = tables.pmds.get(addr >> PMD_SHIFT)
         if isinstance(found, Huge) and not found.folio.flags & HUGETLB:
-            memory.split_huge_pmd(tables, addr >> PMD_SHIFT)
+            memory.split_pmd(tables, addr >> PMD_SHIFT)
 
 
 def move_range(memory: Memory, tables: Tables, old: int, new: int, length: int) -> int:
@@ -129,7 +132,10 @@ def _move_part(memory: Memory, tables: Tables, source: int, target: int, length:
         del tables.pmds[number]
         return True
     if isinstance(found, Huge):
-        found = memory.split_huge_pmd(tables, number)
+        rest = memory.split_pmd(tables, number)
+        if rest is None:
+            return True
+        found = rest
     goal = memory.leaf_for(tables, target)
     if goal is None:
         return False
