@@ -131,7 +131,7 @@ def test_breakpoints_by_the_prompt_and_runs_by_keys(trace: Path) -> None:
 
 def test_a_wrong_command_is_a_message(trace: Path) -> None:
     async def how(app: DebuggerApp, pilot: Pilot[None]) -> None:
-        await enter(app, pilot, "goto 99999")
+        await enter(app, pilot, ":goto 99999")
         assert "there is no record 99,999" in shown(app, "message")
         await enter(app, pilot, "break if map_cnt > 1")
         assert "did you mean map_count" in shown(app, "message")
@@ -140,6 +140,29 @@ def test_a_wrong_command_is_a_message(trace: Path) -> None:
         assert app.debugger.timeline.n == 1
         await press(app, pilot, "down")
         assert app.debugger.timeline.n == 2
+
+    use(opened(trace), how)
+
+
+def test_a_number_is_typed_behind_goto(trace: Path) -> None:
+    async def how(app: DebuggerApp, pilot: Pilot[None]) -> None:
+        await press(app, pilot, "g", "4", "2", "enter", "escape")
+        assert app.debugger.timeline.n == 42
+
+    use(opened(trace), how)
+
+
+def test_a_fault_in_a_command_does_not_end_the_session(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_given: object) -> None:
+        raise ZeroDivisionError("[bold]")
+
+    async def how(app: DebuggerApp, pilot: Pilot[None]) -> None:
+        monkeypatch.setattr(app.debugger, "execute", fail)
+        await enter(app, pilot, "where")
+        assert "internal error: ZeroDivisionError: [bold] (please report it)" in shown(app, "message")
+        monkeypatch.undo()
+        await enter(app, pilot, "goto 50")
+        assert app.debugger.timeline.n == 50
 
     use(opened(trace), how)
 

@@ -345,6 +345,22 @@ def test_every_name_has_a_value_at_every_kind_of_record(facts: Facts) -> None:
     assert len(seen) > 8
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["9**9**9", "2**99999999", "(0-5)**99999", "1<<99999999999", "'a'*10**10", "3*[0]*10**7", "'%99999999d' % 1"],
+)
+def test_small_expressions_make_no_huge_values(facts: Facts, text: str) -> None:
+    facts.debugger.execute("goto 60")
+    with pytest.raises(InputError, match=r"has no value at record 60: (OverflowError|TypeError)"):
+        facts.debugger.execute(f"print {text}")
+
+
+def test_operators_do_what_they_do(facts: Facts) -> None:
+    facts.debugger.execute("goto 60")
+    for text in ("2**64*3%7<<2", "2**-1", "[0]*3", "'ab'*2", "-7%4", "1<<4000", "2.5*2"):
+        assert facts.debugger.execute(f"print {text}").data == eval(text)
+
+
 def test_expressions_have_python_and_constants(facts: Facts) -> None:
     debugger = facts.debugger
     debugger.execute("goto 60")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from time import monotonic
@@ -303,6 +304,11 @@ class DebuggerApp(App[None]):
             said = Text("stopped", WARN)
         except VmalabError as error:
             said = Text(escape_text(str(error)), BAD)
+        except Exception as error:
+            # What came of a session is not lost for a fault in one command.
+            if os.environ.get("VMALAB_DEBUG", "0") not in ("", "0"):
+                raise
+            said = Text(escape_text(f"internal error: {type(error).__name__}: {error} (please report it)"), BAD)
         self.call_from_thread(self._done, line, answer, said)
 
     def _poll(self, n: int) -> None:

@@ -87,7 +87,7 @@ class Debugger:
 
         Raises InputError that says what is wrong; what poll raises leaves the position in order.
         """
-        words = line.strip() or self._again
+        words = line.strip().removeprefix(":").lstrip() or self._again
         if not words or words.startswith("#"):
             return Answer()
         name, _, rest = words.partition(" ")

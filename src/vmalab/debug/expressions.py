@@ -47,6 +47,9 @@ _NODES: Final = (
     ast.unaryop,
     ast.cmpop,
 )
+_MOST_BITS: Final = 4096
+"""Of a number that an expression makes: addresses and their products have room, towers of powers do not."""
+_MOST_ITEMS: Final = 1 << 20
 _NOT_ATTRIBUTES: Final = frozenset({"format", "format_map"})
 _LONGEST: Final = 1000
 _SHOWN: Final = 80
@@ -64,6 +67,7 @@ class Expression:
         for node in ast.walk(tree):
             _check(node, own, self.text)
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - own
+        tree = ast.fix_missing_locations(_Bounded().visit(tree))
         self._names = {name: NAMES[name] for name in used if name in NAMES}
         self._rest = {name: value for name, value in (FUNCTIONS | CONSTANTS).items() if name in used}
         self._code: CodeType = compile(tree, "<expression>", "eval")
@@ -76,12 +80,54 @@ class Expression:
         """Its value.  Raises InputError where it has none at that moment."""
         try:
             names = {name: each.get(moment) for name, each in self._names.items()}
-            return eval(self._code, {"__builtins__": {}, **self._rest, **names})
+            return eval(self._code, {"__builtins__": {}, **_BOUNDED, **self._rest, **names})
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise InputError(
                 f"{_quote(self.text)} has no value at record {moment.record.n}: {escape_text(what, _SHOWN)}"
             ) from None
+
+
+class _Bounded(ast.NodeTransformer):
+    """Lets the operators that can make huge values of small ones check first."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        name = type(node.op).__name__
+        if name not in _BOUNDED:
+            return node
+        return ast.Call(func=ast.Name(id=name, ctx=ast.Load()), args=[node.left, node.right], keywords=[])
+
+
+def _power(left: Any, right: Any) -> Any:
+    if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _MOST_BITS:
+        raise OverflowError(f"a number of more than {_MOST_BITS:,} bits")
+    return left**right
+
+
+def _left_shift(left: Any, right: Any) -> Any:
+    if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right > _MOST_BITS:
+        raise OverflowError(f"a number of more than {_MOST_BITS:,} bits")
+    return left << right
+
+
+def _times(left: Any, right: Any) -> Any:
+    for many, times in ((left, right), (right, left)):
+        if isinstance(many, str | list | tuple) and isinstance(times, int) and len(many) * times > _MOST_ITEMS:
+            raise OverflowError(f"more than {_MOST_ITEMS:,} items")
+    if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _MOST_BITS:
+        raise OverflowError(f"a number of more than {_MOST_BITS:,} bits")
+    return left * right
+
+
+def _modulo(left: Any, right: Any) -> Any:
+    if isinstance(left, str):
+        raise TypeError("text is not formatted here")
+    return left % right
+
+
+_BOUNDED: Final[dict[str, Any]] = {"Pow": _power, "LShift": _left_shift, "Mult": _times, "Mod": _modulo}
+"""By the names of the operators in `ast`, which no name of an expression has."""
 
 
 def _parse(text: str) -> ast.Expression:

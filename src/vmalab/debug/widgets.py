@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Input
 
+_PLACEHOLDER: Final = "a command, such as break maps > 1000; F1 for help"
 _DRAWN: Final = 2000
 """Rows that are kept as they were drawn."""
 
@@ -119,8 +121,10 @@ class Prompt(Input):
     class Left(Message):
         """The user goes back to the keys of the application."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Back to the keys")]
+
     def __init__(self, *, id: str) -> None:
-        super().__init__(id=id, compact=True, placeholder="a command, such as break maps > 1000; F1 for help")
+        super().__init__(id=id, compact=True, select_on_focus=False, placeholder=_PLACEHOLDER)
         self._before: list[str] = []
         self._place = 0
 
@@ -131,15 +135,15 @@ class Prompt(Input):
         self._place = len(self._before)
 
     def on_key(self, event: events.Key) -> None:
-        """Go through the lines before, or leave."""
+        """Go through the lines before."""
         if event.key in ("up", "down"):
             step = -1 if event.key == "up" else 1
             self._place = max(0, min(len(self._before), self._place + step))
             self.value = self._before[self._place] if self._place < len(self._before) else ""
             self.cursor_position = len(self.value)
-        elif event.key == "escape":
-            self.post_message(self.Left())
-        else:
-            return
-        event.prevent_default()
-        event.stop()
+            event.prevent_default()
+            event.stop()
+
+    def action_leave(self) -> None:
+        """Leave the line."""
+        self.post_message(self.Left())
