@@ -33,6 +33,7 @@ from vmalab.reason import FAULT_MIGRATION, UFFD_NOTHING_TO_READ, YES, errno_of
 from vmalab.semantics import Semantics
 from vmalab.syscalls import uffd
 from vmalab.syscalls.populate import handle_fault
+from vmalab.syscalls.signals import signal_of
 from vmalab.vma.area import File, UffdFault, UffdMessage, UffdQueue, Userfaultfd, Vma
 from vmalab.vma.port import Port
 from vmalab.vma.relocate import dup_mmap, exit_mmap
@@ -62,6 +63,19 @@ class KernelError(OSError):
         self.reason: int = outcome.reason
         self.where: str = why.where
         """The kernel function that says it."""
+
+
+class Fault(KernelError):
+    """An access that cannot be made: what its process is told."""
+
+    def __init__(self, reason: int, addr: int, signal: tuple[int, int]) -> None:
+        super().__init__(Outcome(-errno_of(reason), reason))
+        self.addr: int = addr
+        """si_addr."""
+        self.signal: int = signal[0]
+        """SIGSEGV or SIGBUS; 0 where it waits."""
+        self.si_code: int = signal[1]
+        """SEGV_ or BUS_ (vmalab.syscalls.signals)."""
 
 
 class PageView:
@@ -264,18 +278,18 @@ class Process(ProcessState):
 
     # -- memory ---------------------------------------------------------------------------------------
 
-    def touch(self, addr: int, write: bool = True) -> None:
-        """Read or write one byte.  Raises KernelError (EFAULT, or why a stack may not grow) where Linux sends
-        SIGSEGV.
-        """
-        refusal = self.fault(addr, write)
+    def touch(self, addr: int, write: bool = True, execute: bool = False) -> None:
+        """Read or write one byte, or fetch an instruction.  Raises Fault where Linux sends a signal or lets it wait."""
+        refusal = self.fault(addr, write and not execute, execute)
         if refusal != YES:
-            raise KernelError(Outcome(-errno_of(refusal), refusal))
+            vma = self.mm.vma_lookup(addr)
+            waits = uffd.is_userfault(refusal) and vma is not None and uffd.lets_wait(vma)
+            raise Fault(refusal, addr, (0, 0) if waits else signal_of(refusal))
 
-    def fault(self, addr: int, write: bool) -> int:
+    def fault(self, addr: int, write: bool, execute: bool = False) -> int:
         """As touch, but answers YES or the reason."""
         self.mm.limits = self.limits
-        return handle_fault(self.mm, addr, write)
+        return handle_fault(self.mm, addr, write, execute)
 
     def access(self, addr: int, write: bool = True) -> Access:
         """As touch, by a thread of its own: it waits for a userfaultfd that is to answer, and for a page that is moved.

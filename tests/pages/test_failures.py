@@ -191,9 +191,28 @@ def from_a_pool(process: Process) -> None:
     child.exit()
 
 
+def moved(process: Process) -> None:
+    addr, large = written(process), huge(process)
+    under_way = [process.migrate(addr)]
+    try:
+        under_way.append(process.migrate(large))
+        child = process.fork()
+        # A huge page that is under way is split where a part of it goes.
+        process.munmap(large + PAGE, PAGE)
+        while under_way:
+            under_way.pop().finish()
+        child.write(addr, b"new")
+        child.write(large, b"new")
+        assert process.read(large, 3) == process.read(addr, 3) == b"old"
+        child.exit()
+    finally:
+        for each in under_way:
+            each.finish()
+
+
 SCENES = [
     *(fault, fork_and_write, fork_of_what_is_pinned, files, held, swapped, advised),
-    *(merged, answered, from_a_pool),
+    *(merged, answered, from_a_pool, moved),
 ]
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
+from vmalab.addr import TASK_SIZE
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.view import Row
+from vmalab.reason import explain
+from vmalab.syscalls.signals import signal_of, signal_text
 
 
 class Divergence:
@@ -29,6 +32,19 @@ class Divergence:
 
     def __str__(self) -> str:
         return f"step {self.step}, {self.op}: {self.field}: model {self.model}, kernel {self.kernel}"
+
+
+def access_difference(reason: int, addr: int, signal: int) -> tuple[str, str] | None:
+    """What the model and the kernel tell a process of an access, where that differs.
+
+    signal: the kernel's, as Reply has it.  Where no address of a program can be, the processor itself may refuse it.
+    """
+    number, code = signal_of(reason)
+    ours = number << 56 | code << 48 | addr & (1 << 48) - 1 if number else 0
+    if not (ours ^ signal) >> (0 if addr < TASK_SIZE else 56):
+        return None
+    theirs = signal_text(signal >> 56, signal >> 48 & 255)
+    return f"{signal_text(number, code)}, {explain(reason).name}", f"{theirs} at {signal & (1 << 48) - 1:x}"
 
 
 def result_text(result: int) -> str:

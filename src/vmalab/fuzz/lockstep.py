@@ -20,7 +20,7 @@ from vmalab.flags import (
     RLIMIT_MEMLOCK,
     RLIMIT_STACK,
 )
-from vmalab.fuzz.divergence import Divergence, result_text
+from vmalab.fuzz.divergence import Divergence, access_difference, result_text
 from vmalab.fuzz.events import EVENTS, EventReader, Listener
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.ops import FIRST_MADE, FLAG_ARGUMENTS, NUMBERS, REMOTE_MADVISE, Op
@@ -473,10 +473,9 @@ class Lockstep:
     def _compare(self, expected: _Expected, reply: Reply, who: int) -> Divergence | None:
         op = expected.op
         if op.name == "read" or op.name == "write":
-            signal = reply.signal
-            if (expected.reason != YES) != (signal != 0):
-                kernel = f"signal {signal >> 56}, code {signal >> 48 & 255}" if signal else "works"
-                return Divergence(expected.place, op, "access", explain(expected.reason).name, kernel)
+            told = access_difference(expected.reason, op.args[0], reply.signal)
+            if told is not None:
+                return Divergence(expected.place, op, "access", told[0], told[1])
             if expected.known and op.name == "read" and expected.result != reply.result:
                 return Divergence(expected.place, op, "content", hex(expected.result), hex(reply.result))
         elif expected.known and expected.result != reply.result:

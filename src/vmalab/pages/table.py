@@ -20,20 +20,21 @@ ENTRIES: Final = 512
 PMD_SHIFT: Final = 21
 PUD_SHIFT: Final = 30
 
+# What most entries have is below 256, so that their bits are numbers that Python keeps one of.
 PRESENT: Final = 1
 WRITE: Final = 2
 DIRTY: Final = 4
 YOUNG: Final = 8
-SWAP_EXCLUSIVE: Final = 16
-"""A page in swap, or under way, that belonged to one process alone."""
+SOFT_DIRTY: Final = 16
+"""Written to since the bit was cleared, as far as the kernel has seen; shown where the machine tracks it."""
 UFFD_WP: Final = 32
 """Write-protected by a userfaultfd, present or not."""
-GUARD: Final = 64
+SWAP_EXCLUSIVE: Final = 64
+"""A page in swap, or under way, that belonged to one process alone."""
+GUARD: Final = 128
 """A marker: an access is answered with SIGSEGV."""
-POISON: Final = 128
+POISON: Final = 256
 """A marker: an access is answered with SIGBUS."""
-SOFT_DIRTY: Final = 256
-"""Written to since the bit was cleared, as far as the kernel has seen; shown where the machine tracks it."""
 BITS: Final = 511
 PAGE_AT: Final = 9
 """How far above the bits the page's number in its folio stands."""

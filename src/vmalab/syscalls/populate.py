@@ -167,6 +167,8 @@ def grow_stack(vma: Vma, addr: int) -> int:
 def handle_fault(mm: Mm, addr: int, write: bool, execute: bool = False) -> int:
     """One access to addr: grow a stack, check permissions, and give memory that is written to an anon_vma.
 
+    execute: an instruction is fetched.  On x86 a page from which none may be is made present all the same.
+
     YES, or the reason for SIGSEGV or SIGBUS: FAULT_NOT_MAPPED, FAULT_NO_PERMISSION, or why a stack may not grow.
     """
     mm.mmap_read_lock()
@@ -183,11 +185,19 @@ def _handle_fault(mm: Mm, addr: int, write: bool, execute: bool) -> int:
         refusal = grow_stack(vma, addr)
         if refusal != YES:
             return FAULT_NOT_MAPPED if mm.start_gap(vma) == vma.start else refusal
-    needed = VM_WRITE if write else (VM_EXEC if execute else VM_ACCESS)
-    if not vma.flags & needed:
-        return FAULT_NO_PERMISSION
     if not execute and _pkey_denies(vma):
         return FAULT_PKEY
+    if not vma.flags & (VM_WRITE if write else VM_ACCESS):
+        return FAULT_NO_PERMISSION
+    refusal = _fault_in(mm, vma, addr, write)
+    if execute and refusal == YES and not vma.flags & VM_EXEC:
+        # It is noticed when the page is there.
+        return FAULT_NO_PERMISSION
+    return refusal
+
+
+def _fault_in(mm: Mm, vma: Vma, addr: int, write: bool) -> int:
+    """Make a page accessible whose VMA permits the access: YES, or the reason for SIGBUS or for a guard's SIGSEGV."""
     memory = memory_of(mm)
     if memory is not None:
         return touch(memory, vma, addr, write)

@@ -122,6 +122,11 @@ def is_userfault(refusal: int) -> bool:
     return refusal in (FAULT_USERFAULTFD, FAULT_USERFAULTFD_WP, FAULT_USERFAULTFD_MINOR)
 
 
+def lets_wait(vma: Vma) -> bool:
+    """Whether an access waits for the userfaultfd of a VMA, and does not get SIGBUS."""
+    return vma.uffd is not None and not vma.uffd.has(UFFD_FEATURE_SIGBUS)
+
+
 def read(uffd: Userfaultfd) -> tuple[UffdMessage | None, int]:
     """Read one message: faults first, then events, each the oldest first.  The message and YES, or None and a reason.
 
