@@ -54,6 +54,16 @@ class Cells:
 
 
 CELLS = 64
+PLACES = [
+    (0, 1),
+    (0, 1 << 58),
+    (END - CELLS, 1),
+    ((1 << 63) - CELLS // 2, 1),
+    (0, 4096),
+    (1 << 40, 4096),
+    (END - CELLS * 4096, 4096),
+]
+"""Where the cells are, and how many bytes each is."""
 cell = st.integers(0, CELLS - 1)
 length = st.one_of(st.integers(1, 3), st.integers(1, CELLS))
 
@@ -61,9 +71,7 @@ length = st.one_of(st.integers(1, 3), st.integers(1, CELLS))
 class TreeMachine(RuleBasedStateMachine):
     """All operations on one tree, which now and then goes on as its duplicate."""
 
-    @initialize(
-        place=st.sampled_from([(0, 1), (0, 1 << 58), (END - CELLS, 1), ((1 << 63) - CELLS // 2, 1), (1 << 40, 4096)])
-    )
+    @initialize(place=st.sampled_from(PLACES))
     def start(self, place: tuple[int, int]) -> None:
         self.base, self.unit = place
         self.tree: MapleTree[int] = MapleTree()

@@ -112,13 +112,20 @@ if COMPILED:
 
     def insert_key(keys: vec[i64], at: i64, key: i64) -> vec[i64]:
         """The array with one key more, at this index."""
-        i: i64 = len(keys)
-        keys = append(keys, key)
-        while i > at:
-            keys[i] = keys[i - 1]
-            i -= 1
-        keys[at] = key
-        return keys
+        size: i64 = len(keys)
+        # Two at a time, and none of them read after it was written, so that each index is checked once.
+        while at + 1 < size:
+            first = keys[at]
+            second = keys[at + 1]
+            keys[at] = key
+            keys[at + 1] = first
+            key = second
+            at += 2
+        if at < size:
+            first = keys[at]
+            keys[at] = key
+            key = first
+        return append(keys, key)
 
     def delete_keys(keys: vec[i64], start: i64, stop: i64) -> vec[i64]:
         """The array without keys[start:stop]."""

@@ -30,6 +30,7 @@ from vmalab.vma.keys import (
     to_address,
     to_key,
 )
+from vmalab.vma.maple_ceilings import Ceilings
 from vmalab.vma.maple_nodes import BRANCH_SIZE, LEAF_SIZE, Leaf, Nodes, Owner
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ class MapleTree(Nodes[T]):
     anything but None, which is how the searches say that there is nothing.
     """
 
-    __slots__ = ()
+    __slots__ = ("_ceilings",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ceilings: Ceilings = Ceilings()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -165,7 +170,10 @@ class MapleTree(Nodes[T]):
             return self._huge_gap(size, low, high, True)
         room: i64 = size
         floor = to_key(low)
-        top = to_key(high - 1)
+        highest = to_key(high - 1)
+        top = self._ceilings.below(room, highest)
+        if top < floor:
+            return -1
         if self._seek(top):
             first = self._leaf.starts[self._i]
             if first <= floor:
@@ -173,12 +181,14 @@ class MapleTree(Nodes[T]):
             if first <= top:
                 top = first - 1
         below = self._below()
-        if distance(below if below > floor else floor, top) >= room - 1:
-            return to_address(top - room + 1)
-        if below <= floor or not self._gap_before(room):
-            return -1
-        start = self._leaf.starts[self._i]
-        return to_address(start - room) if start > floor and distance(floor, start) >= room else -1
+        if distance(below if below > floor else floor, top) < room - 1:
+            if below <= floor or not self._gap_before(room):
+                return -1
+            top = self._leaf.starts[self._i] - 1
+            if top < floor or distance(floor, top) < room - 1:
+                return -1
+        self._ceilings.found(room, highest, top)
+        return to_address(top - room + 1)
 
     def above_gap(self) -> T | None:
         """The value of the entry above the gap that highest_gap() has just found, or None."""
@@ -330,6 +340,11 @@ class MapleTree(Nodes[T]):
         if self._seek(first) and self._leaf.starts[self._i] <= last:
             self.generation += 1
             self._empty(first, last)
+            if self._i < len(self._leaf.starts):
+                above = self._leaf.starts[self._i]
+                self._ceilings.grew(distance(self._below(), above), above - 1)
+            else:
+                self._ceilings.grew(HUGE, HIGHEST)
 
     def set_range(self, old_start: int, new_start: int, new_end: int) -> None:
         """Give the entry that starts at old_start the bounds [new_start, new_end).
@@ -349,15 +364,22 @@ class MapleTree(Nodes[T]):
             raise ValueError(f"[{new_start:#x}, {new_end:#x}) reaches another range")
         self.generation += 1
         leaf = self._own_leaf()
+        was_last = leaf.lasts[i]
         leaf.starts[i] = first
         leaf.lasts[i] = last
         if i == 0:
             self._set_min(first)
         self._raise_bound(first, below)
+        if first > old:
+            self._ceilings.grew(distance(below, first), first - 1)
         if following > old:
             if i + 1 == len(leaf.starts):
                 self._next_leaf()
             self._raise_bound(following, last + 1)
+            if last < was_last:
+                self._ceilings.grew(distance(last + 1, following), following - 1)
+        elif last < was_last:
+            self._ceilings.grew(HUGE, HIGHEST)
 
     def split(self, at: int, value: T, below: bool) -> None:
         """Split the entry around an address in two, one of which is new and has this value: the one below, or above.
@@ -466,6 +488,17 @@ class MapleTree(Nodes[T]):
         ):
             raise ValueError(f"[{start:#x}, {end:#x}) is not what the range at {of:#x} can take")
         self.store(start, end, entry[2])
+
+    def clear(self) -> None:
+        """Empty the tree."""
+        super().clear()
+        self._ceilings = Ceilings()
+
+    def _fault(self) -> str:
+        fault = super()._fault()
+        if not fault and self._ceilings.known():
+            fault = self._ceilings.fault(self.gaps(0, ADDRESS_END))
+        return fault
 
     def duplicate(self) -> MapleTree[T]:
         """A tree with the same entries.  Each copies what it changes from then on; the values themselves are shared."""
