@@ -120,7 +120,8 @@ class PageViews:
                     continue
                 for base in range(vma.start & -PMD_SIZE, vma.end, PMD_SIZE):
                     part = max(vma.start, base), min(vma.end, base + PMD_SIZE)
-                    if tables.leaf(base) is None and scan(file.fileno(), *part):
+                    found = scan(file.fileno(), *part).values()
+                    if tables.leaf(base) is None and any(each & PAGE_IS_WRITTEN for each in found):
                         self._memory.leaf_for(tables, base)
 
     # -- from outside -------------------------------------------------------------------------------------
