@@ -1,13 +1,15 @@
 """Stacks in logs: they stand below the line of a call, and go with it into the trace."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.trace.test_import_log import calls, imported, texts
-from vmalab.trace.logs import MAX_FRAMES
-from vmalab.trace.perf import _frame
+from vmalab.trace.logs import MAX_FRAMES, MAX_LINE
+from vmalab.trace.perf import _frame, _script_frame, _trace_frame
 from vmalab.trace.records import Call, Fault, Record, Stack
+from vmalab.trace.strace import frame_of
 
 HEAD = 'execve("./a", ["./a"], 0x7ffe0 /* 1 var */) = 0\n > /usr/lib/ld.so(_start+0x0) [0x1ab70]\n'
 MMAP = "mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7ffff7fbf000\n"
@@ -61,6 +63,17 @@ def test_a_call_in_two_halves_has_the_stack_below_the_second(tmp_path: Path) -> 
 def test_odd_frames(line: str, frame: str, tmp_path: Path) -> None:
     _, records, _ = texts(tmp_path, MMAP + line + "\n")
     assert stack_of(records, calls(records)[0]) == [frame]
+
+
+@pytest.mark.parametrize("text", ["+0x1(", "(", ")", "()(", "[0x1", "[0x1]", "a (", "(a) ", " > ", "f 0x1 + "])
+def test_a_long_line_takes_no_longer_than_it_is_long(text: str, tmp_path: Path) -> None:
+    """The parts of a frame may begin and end in many places; each is looked at once."""
+    long = text * (MAX_LINE // len(text))
+    began = time.process_time()
+    for line in (f" > {long}", f" > {long}x", f"  {long}", f"  {long}x", f"  {long})", f" > {long}) [0x1]"):
+        for frame in (frame_of(line), _trace_frame(line), _script_frame(line)):
+            assert frame is None or isinstance(frame, str)
+    assert time.process_time() - began < 5
 
 
 def test_a_stack_without_end_is_cut_off(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ _SCRIPT: Final = re.compile(
     r"(?:\d{1,12}\.\d{1,9}: )(?:\d{1,12} )?(?P<event>[a-z_]\w{0,40}:[a-z_]\w{0,63}): ?(?P<rest>.*)"
 )
 _RECORD: Final = re.compile(r".{0,200}?PERF_RECORD_(\w{1,30})(?:\((\d{1,7}):(\d{1,7})\):\((\d{1,7}):(\d{1,7})\))?.*")
-_FRAME: Final = re.compile(r"[0-9a-f]{1,16} .*\(.*\)|\[.*\]|.*\+0x[0-9a-f]+.*\(.*\)|\S+ \(\S+\)")
+_OFFSET: Final = re.compile(r"\+0x[0-9a-f]")
 _ADDRESS: Final = re.compile(r"\[?(?:0x)?([0-9a-f]{1,16})\]?")
 _RAW_ENTER: Final = re.compile(r"NR (-?\d{1,6}) \(([0-9a-fx, ]{0,200})\)")
 _RAW_EXIT: Final = re.compile(r"NR (-?\d{1,6}) = (-?\d{1,20})")
@@ -138,6 +138,19 @@ _FIELD: Final = re.compile(r"(\w{1,40})=(\S{0,4096})")
 def _plain(line: str) -> str:
     """A line with single spaces."""
     return " ".join(line[:MAX_LINE].split())
+
+
+def _is_frame(text: str) -> bool:
+    """Whether a line, with single spaces, is one of a stack: address, symbol and file, or two of them."""
+    if text.startswith("[") and text.endswith("]"):
+        return True
+    head, parenthesis, _ = text.rpartition("(")
+    if not parenthesis or not text.endswith(")"):
+        return False
+    first, space, _ = head.partition(" ")
+    return bool(
+        (space and _ADDRESS.fullmatch(first)) or _OFFSET.search(head) or (" (" in text and text.count(" ") == 1)
+    )
 
 
 def _frame(text: str) -> str:
@@ -156,14 +169,14 @@ def _trace_frame(line: str) -> str | None:
     if not line[:1].isspace():
         return None
     text = _plain(line)
-    return _frame(text) if _FRAME.fullmatch(text) and not _TRACE.fullmatch(text) else None
+    return _frame(text) if _is_frame(text) and not _TRACE.fullmatch(text) else None
 
 
 def _script_frame(line: str) -> str | None:
     if not line[:1].isspace():
         return None
     text = _plain(line)
-    return _frame(text) if _FRAME.fullmatch(text) and not _SCRIPT.fullmatch(text) else None
+    return _frame(text) if _is_frame(text) and not _SCRIPT.fullmatch(text) else None
 
 
 # -- perf trace ---------------------------------------------------------------------------------------

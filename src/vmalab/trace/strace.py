@@ -56,10 +56,8 @@ _MODE: Final = re.compile(r"(?:strace: )?\[ Process PID=(\d{1,7}) runs in (\d\d)
 _ATTACHED: Final = re.compile(r"(?:strace: )?Process (\d{1,7}) attached(?: with (\d+) threads.*| \(.*\))?\s*")
 _BROKEN: Final = re.compile(r"(.*?)(?:strace: )?Process \d{1,7} (?:attached|suspended|detached)(?: \([^()]{0,60}\))?")
 _NOTICE: Final = re.compile(r"(?:strace: )?Process (?:\d{1,7}) (?:detached|resumed|suspended).*|strace: .*")
-_FRAME: Final = re.compile(
-    r" *> (?:(?P<path>[^\n]*)\((?P<symbol>[^()\n]*(?:\([^\n]*\)[^()\n]*)?)\) )?[^\[\n]*\[(?P<at>0x[0-9a-f]{1,16})\].*"
-    r"| *> .*unexpected_backtracing_error.*| *-+\[ *(?:kernel|stack).*"
-)
+_PART: Final = re.compile(r" *-+\[ *(?:kernel|stack).*")
+_ADDRESS: Final = re.compile(r"[0-9a-f]{1,16}")
 _DUMP: Final = re.compile(r" *(?:\* \d+ (?:bytes|vectors) in .*| \| [0-9a-f]{5,16}  [0-9a-f ]{1,60}.*\|\s*)")
 _TABLE: Final = re.compile(
     r"% time +seconds.*|-{4,}[- ]*|\s*\d+\.\d+ +\d+\.\d+ +(?:\d+ +)?\d+ +(?:\d+ +)?[a-z_]\w*\s*|System call usage.*"
@@ -88,15 +86,29 @@ def looks_like_strace(line: str) -> bool:
 
 def frame_of(line: str) -> str | None:
     """A line of a stack (-k) as a frame; empty where it says nothing, None if it is no such line."""
-    if not line.lstrip(" ").startswith((">", "-")):
-        return None
-    found = _FRAME.fullmatch(line[:MAX_LINE])
-    if found is None:
-        return None
-    path, symbol, at = found["path"], found["symbol"], found["at"]
-    if at is None:
-        return ""
-    return f"{symbol or at} ({path})" if path else symbol or at
+    text = line[:MAX_LINE].strip()
+    if not text.startswith("> "):
+        return "" if _PART.fullmatch(text) else None
+    head, bracket, tail = text[2:].rpartition("[0x")
+    at, close, _ = tail.partition("]")
+    if not bracket or not close or not _ADDRESS.fullmatch(at):
+        return "" if "unexpected_backtracing_error" in text else None
+    head = head.rstrip()
+    begin = _opening(head)
+    if begin < 0:
+        return f"0x{at}"
+    return f"{head[begin + 1 : -1] or f'0x{at}'} ({head[:begin]})"
+
+
+def _opening(text: str) -> int:
+    """Where the parenthesis is opened that is closed at the end of a text; -1 if there is none."""
+    depth = 0
+    for place in range(len(text) - 1, -1, -1):
+        char = text[place]
+        depth += (char == ")") - (char == "(")
+        if depth == 0:
+            return place if char == "(" else -1
+    return -1
 
 
 def look_through(lines: Lines, family: Family, main: int = 0) -> None:
