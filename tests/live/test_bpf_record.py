@@ -252,6 +252,27 @@ def test_a_process_that_makes_no_call_shows_its_vmas_too(
     exact(got)
 
 
+def test_the_process_ends_and_nobody_waits_for_it(
+    can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with subprocess.Popen(["sh", "-c", "echo; read line"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdin is not None
+        running.stdout.readline()
+        words = record_command(tmp_path / "t", [], "--pid", str(running.pid), recorder="bpf")
+        with subprocess.Popen(words, stderr=subprocess.PIPE, env=environment) as recording:
+            assert recording.stderr is not None
+            assert b"recording with bpf" in recording.stderr.readline()
+            time.sleep(0.3)
+            running.stdin.close()
+            assert recording.wait(20) == 0
+        state = Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    assert state == "Z", "it has ended, and is still there"
+    got = Recorded(subprocess.CompletedProcess([], 0, b"", b""), tmp_path / "t")
+    assert [end.pid for end in got.of(Exit)] == [running.pid]
+    exact(got)
+
+
 def a_thread_of_the_kernel() -> str:
     return next(path.parent.name for path in Path("/proc").glob("[0-9]*/status") if "\nKthread:\t1" in path.read_text())
 

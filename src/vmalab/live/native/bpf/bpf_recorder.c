@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <linux/types.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,6 +24,7 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,7 +55,7 @@ typedef int64_t s64;
 static struct bpf_object *object;
 static struct settings *settings;
 static volatile struct state *state;
-static int tasks_fd, processes_fd, stacks_fd, ask_fd = -1, out_fd = -1;
+static int tasks_fd, processes_fd, stacks_fd, ask_fd = -1, out_fd = -1, attached_fd = -1;
 static struct ring_buffer *ring;
 static char last_words[512];
 
@@ -593,6 +595,13 @@ static int prepare(const char *path, bool stacks, bool all_faults, u32 pid)
 
 // ---- the run ----
 
+// Whether the process that was attached to has ended: also if nobody has waited for it yet.
+static bool attached_ended(void)
+{
+	struct pollfd ended = {.fd = attached_fd, .events = POLLIN};
+	return attached_fd < 0 || poll(&ended, 1, 0) > 0;
+}
+
 static void run(void)
 {
 	u64 began = now_ms();
@@ -617,7 +626,7 @@ static void run(void)
 			stopped = true;
 			reason = "time";
 		}
-		if (tasks == 0 && (attached ? now_ms() - began > 500 && kill((pid_t)settings->attach_pid, 0) : root_ended))
+		if (tasks == 0 && (attached ? attached_ended() : root_ended))
 			break;
 	}
 }
@@ -688,6 +697,8 @@ int main(int count, char **words)
 		return 3;
 	out_fd = check ? 1 : atoi(words[optind + 1]);
 	attached = pid != 0;
+	if (attached)
+		attached_fd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (!check)
 		take_signals();
 	int error = prepare(words[optind], stacks, all_faults, pid);
