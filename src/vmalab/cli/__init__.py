@@ -6,6 +6,16 @@ that is a keyword ends in an underscore, as in ``import_.py``).  The first line 
 test, 2 is a wrong request or input, which it raises as a VmalabError.
 """
 
+# ruff: noqa: E402
+import signal
+from contextlib import suppress
+
+_INTERRUPT = signal.getsignal(signal.SIGINT)
+if _INTERRUPT is signal.default_int_handler:
+    # While the rest is imported Ctrl-C ends the command as it ends other programs, without a traceback.
+    with suppress(ValueError):  # imported by another thread than the main one
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import ast
 import importlib
 import keyword
@@ -142,3 +152,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+if _INTERRUPT is signal.default_int_handler:
+    with suppress(ValueError):
+        signal.signal(signal.SIGINT, _INTERRUPT)
