@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from vmalab.pages.clear_refs import is_referenced, is_soft_dirty
 from vmalab.pages.folio import ANON, HUGETLB, KSM, ZERO, Folio, MigrationEntry, SwapSlot
 from vmalab.pages.memory import Memory
@@ -9,7 +11,7 @@ from vmalab.pages.migrate import kind_of
 from vmalab.pages.table import DIRTY, GUARD, POISON, PRESENT, SWAP_EXCLUSIVE, UFFD_WP, WRITE
 from vmalab.vma.space import Mm
 
-_SHOWN = 16
+_SHOWN: Final = 16
 """Bytes of a page that its repr shows."""
 
 
