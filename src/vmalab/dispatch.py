@@ -67,6 +67,7 @@ NO_EFFECT: Final = frozenset(
         "io_uring_setup",
         "io_uring_register",
         "migrate_pages",
+        "move_pages",
         "dup",
     }
 )

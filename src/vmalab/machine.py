@@ -19,16 +19,14 @@ from vmalab.pages.clear_refs import (
     CLEAR_REFS_ALL,
     CLEAR_REFS_SOFT_DIRTY,
     clear_refs,
-    is_referenced,
-    is_soft_dirty,
 )
-from vmalab.pages.folio import HUGETLB, Folio, MigrationEntry, SwapSlot
+from vmalab.pages.folio import MigrationEntry
 from vmalab.pages.ksm import ksm_scan
 from vmalab.pages.memory import Memory
-from vmalab.pages.migrate import Migration, entry_of, kind_of
-from vmalab.pages.port import PagePort, memory_of
-from vmalab.pages.table import DIRTY, GUARD, POISON, PRESENT, SWAP_EXCLUSIVE, UFFD_WP, WRITE
+from vmalab.pages.migrate import Migration, entry_of
+from vmalab.pages.port import PagePort
 from vmalab.pages.validate import violations_of_memory
+from vmalab.pages.view import PageView
 from vmalab.reason import FAULT_MIGRATION, UFFD_NOTHING_TO_READ, YES, errno_of
 from vmalab.semantics import Semantics
 from vmalab.syscalls import uffd
@@ -76,52 +74,6 @@ class Fault(KernelError):
         """SIGSEGV or SIGBUS; 0 where it waits."""
         self.si_code: int = signal[1]
         """SEGV_ or BUS_ (vmalab.syscalls.signals)."""
-
-
-class PageView:
-    """What an address refers to: a page in memory, one in swap, or nothing."""
-
-    def __init__(self, mm: Mm, addr: int) -> None:
-        """Raises VmalabError for a machine without pages."""
-        memory = memory_of(mm)
-        if memory is None:
-            raise VmalabError(NO_PAGES)
-        found, bits, page = memory.tables(mm).entry(addr)
-        self.folio: Folio | None = None
-        """The page in memory, also while it is being moved."""
-        if isinstance(found, MigrationEntry):
-            self.folio = found.folio
-        elif isinstance(found, Folio):
-            self.folio = found
-        self.slot: SwapSlot | None = found if isinstance(found, SwapSlot) else None
-        self.number: int = page
-        """Which page of its folio it is."""
-        self.present: bool = bits & PRESENT != 0
-        self.writable: bool = self.present and bits & WRITE != 0
-        self.migrating: str = "" if self.present or self.folio is None else kind_of(bits)
-        """What the entry will be again when the page has been moved: writable, readable-exclusive or readable."""
-        self.dirty: bool = bits & DIRTY != 0
-        """Written to, as the processor marks it."""
-        self.soft_dirty: bool = is_soft_dirty(mm, mm.vma_lookup(addr), found, bits)
-        """Written to since Process.clear_refs, or new; False where the machine does not track it."""
-        self.referenced: bool = is_referenced(found, bits)
-        """Accessed since Process.clear_refs."""
-        self.write_protected: bool = bits & UFFD_WP != 0
-        """By a userfaultfd, also where no page is."""
-        self.guard: bool = bits & GUARD != 0
-        """A guard marker: an access gets SIGSEGV."""
-        self.poisoned: bool = bits & POISON != 0
-        """A marker of UFFDIO_POISON: an access gets SIGBUS."""
-        self.exclusive: bool = bits & SWAP_EXCLUSIVE != 0
-        """Whether it is an anonymous page of this process alone."""
-        if self.folio is not None and self.present:
-            self.exclusive = self.folio.is_exclusive(0 if self.folio.flags & HUGETLB else page)
-        self.content: bytes = b""
-        """What it holds, without the zeros at its end."""
-        if self.folio is not None:
-            self.content = self.folio.content(page)
-        elif self.slot is not None:
-            self.content = self.slot.content
 
 
 class Access:
@@ -365,7 +317,7 @@ class Process(ProcessState):
 
     def page(self, addr: int) -> PageView:
         """What an address refers to now, without touching it.  Raises VmalabError for a machine without pages."""
-        return PageView(self.mm, addr)
+        return PageView(self._memory(), self.mm, addr)
 
     def migrate(self, addr: int) -> Migration:
         """Begin to move the folio at an address to another place in memory: accesses wait until it is finished.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vmalab.addr import PAGE_SIZE
-from vmalab.machine import PageView, Process
+from vmalab.machine import Process
 from vmalab.pages.folio import ANON, ZERO, Folio
 from vmalab.pages.gup import Held
 from vmalab.pages.holders import MemoryRegion, Pipe
 from vmalab.pages.memory import Memory
 from vmalab.pages.validate import reverse_map_fault
+from vmalab.pages.view import PageView
 from vmalab.text import escape_text
 from vmalab.vma.area import AnonVma, File, Vma
 
@@ -158,16 +159,8 @@ class Ledger:
         return sight
 
     def _marks_of(self, seen: PageView) -> list[str]:
-        """What is marked in a page-table entry."""
-        marks = {
-            "writable": seen.writable,
-            "exclusive": seen.exclusive,
-            "soft-dirty": seen.soft_dirty and self.shows_soft_dirty,
-            "write-protected": seen.write_protected,
-            "guard": seen.guard,
-            "poisoned": seen.poisoned,
-        }
-        return [name for name, is_set in marks.items() if is_set]
+        """What is marked in a page-table entry, as far as it is to be shown."""
+        return [name for name in seen.marks() if name != "soft-dirty" or self.shows_soft_dirty]
 
     def _chain_text(self, folio: Folio, vma: Vma) -> str:
         """Which anon_vma a page is found from, and which the VMA is chained to, with a star at its own."""

@@ -170,7 +170,7 @@ class Script:
         except KernelError as error:
             said = f"{error.strerror} ({explain(error.reason).name})"
         except Refused as refused:
-            said = f"{explain(refused.reason).sentence} ({explain(refused.reason).name})"
+            said = str(refused)
         return ledger.step(text.partition("#")[0].strip() if "#" in text and '"' not in text else text.strip(), said)
 
     def _process(self, who: str) -> Process:

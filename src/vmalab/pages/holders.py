@@ -17,7 +17,7 @@ from vmalab.pages.gup import (
 )
 from vmalab.pages.memory import Memory
 from vmalab.pages.port import memory_of
-from vmalab.reason import PIN_NOT_PERMITTED, YES
+from vmalab.reason import PIN_NOT_PERMITTED, YES, explain
 from vmalab.vma.space import Mm
 
 
@@ -25,7 +25,8 @@ class Refused(Exception):
     """Pages could not be held: `reason` says why."""
 
     def __init__(self, reason: int) -> None:
-        super().__init__(reason)
+        why = explain(reason)
+        super().__init__(f"{why.sentence} ({why.name})")
         self.reason = reason
 
 
