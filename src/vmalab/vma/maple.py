@@ -468,9 +468,10 @@ class MapleTree(Nodes[T]):
         if j > i + 1:
             leaf.starts = delete_keys(leaf.starts, i + 1, j)
             leaf.lasts = delete_keys(leaf.lasts, i + 1, j)
-            for _ in range(j - i - 1):
-                leaf.values.pop(i + 1)
             self.count -= j - i - 1
+            while j > i + 1:
+                leaf.values.pop(i + 1)
+                j -= 1
             self._join()
 
     def _absorb_far(self, of: int, start: int, end: int) -> None:
