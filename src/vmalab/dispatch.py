@@ -125,7 +125,8 @@ def _mmap(process: ProcessState, call: Call) -> Outcome:
         # The one reason whose errno is whatever was asked for.
         outcome.result = addr - ULONG_END
     # The kernel starts the low search at a random page, so the place is not known.
-    outcome.known = not (flags & MAP_32BIT and not flags & MAP_FIXED and addr == 0)
+    if flags & MAP_32BIT and not flags & MAP_FIXED and addr == 0:
+        outcome.known = False
     if process.mm.settings.hugepages and (flags & MAP_HUGETLB or (call.file is not None and call.file.huge_size)):
         # Whether the pool holds enough pages is not modelled.
         outcome.known = False

@@ -5,7 +5,7 @@ The core reads a behaviour, never a version number.  Each attribute is read in o
 
 from typing import Final
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import i64, mypyc_attr
 
 from vmalab.flags import VM_MAYBE_GUARD, VM_SOFTDIRTY
 
@@ -19,9 +19,9 @@ class Semantics:
     """The behaviours of one kernel; the defaults are those of 6.18."""
 
     def __init__(self) -> None:
-        self.ignored_flags: int = VM_SOFTDIRTY | VM_MAYBE_GUARD
+        self.ignored_flags: i64 = VM_SOFTDIRTY | VM_MAYBE_GUARD
         """VMA flags in which two VMAs may differ and still merge.  is_mergeable_vma."""
-        self.sticky_flags: int = VM_MAYBE_GUARD
+        self.sticky_flags: i64 = VM_MAYBE_GUARD
         """Ignored flags that the merged VMA has if either part had them.  Stable 6.18 has guard regions there."""
         self.unfaulted_merges: bool = True
         """A VMA that was written to merges with one that was not, whichever of them takes the other (6.16).  Before,

@@ -45,7 +45,7 @@ HUGE: Final = 2 << 20
 PRIVATE: Final = MAP_PRIVATE | MAP_ANONYMOUS
 
 
-class Op(msgspec.Struct, array_like=True):
+class Op(msgspec.Struct, array_like=True, gc=False):
     """One step: a system call by its number, or READ, WRITE, FORK, EXIT; and its result."""
 
     number: int

@@ -101,8 +101,9 @@ def _protect_vmas(mm: Mm, first: Vma, start: i64, end: i64, prot: int, pkey: int
         if vma is None or vma.start > at:
             return -NOT_MAPPED
         upto = vma.end if vma.end < end else end
-        implied = mm.read_implies_exec and prot & PROT_READ and vma.flags & VM_MAYEXEC
-        wanted = prot | PROT_EXEC if implied else prot
+        wanted = prot
+        if mm.read_implies_exec and prot & PROT_READ and vma.flags & VM_MAYEXEC:
+            wanted |= PROT_EXEC
         key: i64 = pkey
         if pkey == -1:
             key = _pkey_for(vma, wanted)

@@ -147,10 +147,8 @@ def _place_mapping(mapping: Mapping, prev: Vma | None, following: Vma | None) ->
     if refusal != YES:
         return refusal
     mapping.flags = ksm_vma_flags(mm, mapping.flags)
-    request = MergeRequest(mm, mapping.start, end, mapping.flags, mapping.pgoff)
+    request = MergeRequest(mm, mapping.start, end, mapping.flags, mapping.pgoff, None, prev, None, following)
     request.file = mapping.file
-    request.prev = prev
-    request.next = following
     vma = vma_merge_new_range(request)
     if vma is None:
         vma, refusal = _new_vma(mapping, end)
@@ -248,8 +246,7 @@ def do_brk_flags(mm: Mm, below: Vma | None, addr: i64, length: i64, flags: i64) 
         return refusal
     vma: Vma | None = None
     if below is not None and below.end == addr:
-        request = MergeRequest(mm, addr, addr + length, flags, addr >> PAGE_SHIFT)
-        request.prev = below
+        request = MergeRequest(mm, addr, addr + length, flags, addr >> PAGE_SHIFT, None, below)
         request.expand_only = True
         vma = vma_merge_new_range(request)
         if vma is None and request.failure != YES:

@@ -58,15 +58,17 @@ class MapleTree(Nodes[T]):
     def load(self, addr: int) -> T | None:
         """The value of the entry that holds an address, or None."""
         key = to_key(addr)
+        value: T | None = None
         if self._seek(key) and self._leaf.starts[self._i] <= key:
-            return self._leaf.values[self._i]
-        return None
+            value = self._leaf.values[self._i]
+        return value
 
     def find(self, addr: int) -> T | None:
         """The value of the first entry that ends above an address, or None."""
+        value: T | None = None
         if addr != ADDRESS_END and self._seek(to_key(addr)):
-            return self._leaf.values[self._i]
-        return None
+            value = self._leaf.values[self._i]
+        return value
 
     def find_before(self, addr: int) -> T | None:
         """The value of the last entry that starts below an address, or None."""
@@ -466,9 +468,10 @@ class MapleTree(Nodes[T]):
         if j > i + 1:
             leaf.starts = delete_keys(leaf.starts, i + 1, j)
             leaf.lasts = delete_keys(leaf.lasts, i + 1, j)
-            for _ in range(j - i - 1):
-                leaf.values.pop(i + 1)
             self.count -= j - i - 1
+            while j > i + 1:
+                leaf.values.pop(i + 1)
+                j -= 1
             self._join()
 
     def _absorb_far(self, of: int, start: int, end: int) -> None:
@@ -526,7 +529,7 @@ class MapleTree(Nodes[T]):
         twin._branches = []
         at: i64 = 0
         for branch in self._branches:
-            leaves: list[Leaf[T]] = []
+            leaves: list[Leaf] = []
             for leaf in branch.leaves:
                 size: i64 = len(leaf.starts)
                 values = runs[at]

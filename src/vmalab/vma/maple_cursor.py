@@ -32,7 +32,7 @@ class Cursor(Generic[T]):
         self.start: int = addr
         self.end: int = addr
         self.value: T | None = None
-        self._leaf: Leaf[T] = tree._leaf
+        self._leaf: Leaf = tree._leaf
         self._i: i64 = 0
         self._generation: i64 = -1
         self.seek(addr)
@@ -107,7 +107,7 @@ class Cursor(Generic[T]):
     def _step(self, i: i64) -> T:
         """Stand on another entry of the same leaf."""
         leaf = self._leaf
-        value = leaf.values[i]
+        value: T = leaf.values[i]
         self.start = to_address(leaf.starts[i])
         self.end = to_address(leaf.lasts[i]) + 1
         self.address = self.start

@@ -17,7 +17,7 @@ changes it.  Entries are held with inclusive bounds, start and last, because 2**
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from vmalab.vma.keys import (
     delete_keys,
@@ -58,29 +58,29 @@ class Owner:
 
 
 @final
-class Leaf(Generic[T]):
-    """A run of neighbouring entries."""
+class Leaf:
+    """A run of neighbouring entries.  Not generic, nor is Branch: compiled, that costs a check at each access."""
 
     __slots__ = ("lasts", "owner", "starts", "values")
 
-    def __init__(self, owner: Owner, starts: Keys, lasts: Keys, values: list[T]) -> None:
+    def __init__(self, owner: Owner, starts: Keys, lasts: Keys, values: list[Any]) -> None:
         self.owner: Owner = owner
         self.starts: Keys = starts
         self.lasts: Keys = lasts
-        self.values: list[T] = values
+        self.values: list[Any] = values
 
 
 @final
-class Branch(Generic[T]):
+class Branch:
     """A run of neighbouring leaves."""
 
     __slots__ = ("bounds", "leaves", "mins", "owner")
 
-    def __init__(self, owner: Owner, mins: Keys, bounds: Keys, leaves: list[Leaf[T]]) -> None:
+    def __init__(self, owner: Owner, mins: Keys, bounds: Keys, leaves: list[Leaf]) -> None:
         self.owner: Owner = owner
         self.mins: Keys = mins
         self.bounds: Keys = bounds
-        self.leaves: list[Leaf[T]] = leaves
+        self.leaves: list[Leaf] = leaves
 
     def last(self) -> i64:
         """The last key of the last entry."""
@@ -114,11 +114,11 @@ class Nodes(Generic[T]):
     def __init__(self) -> None:
         self._owner: Owner = Owner()
         self._shared: bool = False
-        self._leaf: Leaf[T] = Leaf(self._owner, no_keys(), no_keys(), [])
-        self._branch: Branch[T] = Branch(self._owner, one_key(lowest()), one_key(0), [self._leaf])
+        self._leaf: Leaf = Leaf(self._owner, no_keys(), no_keys(), [])
+        self._branch: Branch = Branch(self._owner, one_key(lowest()), one_key(0), [self._leaf])
         self._mins: Keys = one_key(lowest())
         self._bounds: Keys = one_key(0)
-        self._branches: list[Branch[T]] = [self._branch]
+        self._branches: list[Branch] = [self._branch]
         self._b: i64 = 0
         self._c: i64 = 0
         self._i: i64 = 0
@@ -250,7 +250,7 @@ class Nodes(Generic[T]):
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
-    def _own_branch(self, b: i64) -> Branch[T]:
+    def _own_branch(self, b: i64) -> Branch:
         """Branch b, copied first if it belongs to another tree as well."""
         branch = self._branches[b]
         if branch.owner is self._owner:
@@ -264,7 +264,7 @@ class Nodes(Generic[T]):
             self._branch = branch
         return branch
 
-    def _own_leaf(self) -> Leaf[T]:
+    def _own_leaf(self) -> Leaf:
         """The leaf at the position, copied first if it belongs to another tree as well; its branch too."""
         leaf = self._leaf
         if leaf.owner is self._owner:
@@ -276,11 +276,11 @@ class Nodes(Generic[T]):
         self._leaf = leaf
         return leaf
 
-    def _new_leaf(self, starts: Keys, lasts: Keys, values: list[T]) -> Leaf[T]:
+    def _new_leaf(self, starts: Keys, lasts: Keys, values: list[T]) -> Leaf:
         self.nodes_allocated += 1
         return Leaf(self._owner, starts, lasts, values)
 
-    def _new_branch(self, mins: Keys, bounds: Keys, leaves: list[Leaf[T]]) -> Branch[T]:
+    def _new_branch(self, mins: Keys, bounds: Keys, leaves: list[Leaf]) -> Branch:
         self.nodes_allocated += 1
         return Branch(self._owner, mins, bounds, leaves)
 

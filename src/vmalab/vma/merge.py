@@ -69,20 +69,32 @@ class MergeRequest:
         "uffd",
     )
 
-    def __init__(self, mm: Mm, start: i64, end: i64, flags: i64, pgoff: i64) -> None:
+    def __init__(
+        self,
+        mm: Mm,
+        start: i64,
+        end: i64,
+        flags: i64,
+        pgoff: i64,
+        like: Vma | None = None,
+        prev: Vma | None = None,
+        middle: Vma | None = None,
+        following: Vma | None = None,
+    ) -> None:
+        """A request for anonymous memory that was never written to, or for memory like that of a VMA."""
         self.mm: Mm = mm
-        self.prev: Vma | None = None
-        self.middle: Vma | None = None
-        self.next: Vma | None = None
+        self.prev: Vma | None = prev
+        self.middle: Vma | None = middle
+        self.next: Vma | None = following
         self.start: i64 = start
         self.end: i64 = end
         self.flags: i64 = flags
         self.pgoff: i64 = pgoff
-        self.file: File | None = None
-        self.anon_vma: AnonVma | None = None
-        self.policy: Policy | None = None
-        self.uffd: Userfaultfd | None = None
-        self.name: str | None = None
+        self.file: File | None = None if like is None else like.file
+        self.anon_vma: AnonVma | None = None if like is None else like.anon_vma
+        self.policy: Policy | None = None if like is None else like.policy
+        self.uffd: Userfaultfd | None = None if like is None else like.uffd
+        self.name: str | None = None if like is None else like.name
         self.copied_from: Vma | None = None
         self.expand_only: bool = False
         self.failure: i64 = YES
@@ -90,25 +102,15 @@ class MergeRequest:
 
 def request_for_vma(vma: Vma, start: i64, end: i64) -> MergeRequest:
     """A request for [start, end) with the attributes of a VMA, its offset continued; neighbours are left out."""
-    request = MergeRequest(vma.mm, start, end, vma.flags, vma.pgoff_at(start))
-    request.file = vma.file
-    request.anon_vma = vma.anon_vma
-    request.policy = vma.policy
-    request.uffd = vma.uffd
-    request.name = vma.name
-    return request
+    return MergeRequest(vma.mm, start, end, vma.flags, vma.pgoff_at(start), vma)
 
 
 def request_for_modify(vma: Vma, start: i64, end: i64) -> MergeRequest:
     """A request to change [start, end) of a VMA, with the neighbours that the range touches."""
-    request = request_for_vma(vma, start, end)
-    request.middle = vma
-    tree = vma.mm.tree
-    if start == vma.start:
-        request.prev = tree.find_before(start)
-    if end == vma.end:
-        request.next = tree.find(end)
-    return request
+    mm = vma.mm
+    prev = mm.tree.find_before(start) if start == vma.start else None
+    following = mm.tree.find(end) if end == vma.end else None
+    return MergeRequest(mm, start, end, vma.flags, vma.pgoff_at(start), vma, prev, vma, following)
 
 
 # -- decisions ----------------------------------------------------------------------------------------
