@@ -24,10 +24,10 @@ class PagePort(Port):
     def __init__(self, memory: Memory, outside: Port | None = None) -> None:
         self.memory: Memory = memory
         self.outside: Port = Port() if outside is None else outside
-        self._unmapped: list[Vma] = []
-        """The VMAs whose pages are gone while they are still in the tree: those of the unmap under way."""
+        self._unmapped: Vma | None = None
+        """The first VMA whose pages are gone while it is still in the tree: where the unmap under way began."""
         self._unmapped_from: int = 0
-        """Where the first of them begins."""
+        """Where that was."""
 
     def may_fail(self, site: int) -> bool:
         return self.outside.may_fail(site)
@@ -36,12 +36,9 @@ class PagePort(Port):
         mm = vma.mm
         tables = self.memory.tables(mm)
         zap_range(self.memory, tables, start, end)
-        if self._unmapped and mm.tree.find(self._unmapped_from) is not self._unmapped[0]:
-            self._unmapped = []
-        if not self._unmapped:
-            self._unmapped_from = start
-        self._unmapped.append(vma)
-        free_pgtables(tables, start, end, self._unmapped)
+        if start < self._unmapped_from or mm.tree.find(self._unmapped_from) is not self._unmapped:
+            self._unmapped, self._unmapped_from = vma, start
+        free_pgtables(tables, start, end, self._unmapped_from)
         self.outside.unmap_pages(vma, start, end)
 
     def move_pages(self, vma: Vma, new_vma: Vma, old: int, new: int, length: int) -> int:

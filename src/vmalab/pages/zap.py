@@ -49,16 +49,22 @@ def has_pages(tables: Tables, start: int, end: int) -> bool:
     return False
 
 
-def free_pgtables(tables: Tables, start: int, end: int, unmapped: list[Vma]) -> None:
+def free_pgtables(tables: Tables, start: int, end: int, floor: int) -> None:
     """Free the page tables of [start, end) that no VMA needs, so that a huge page may come there again.
 
-    unmapped are the VMAs that are being unmapped, and still in the tree.
+    Every VMA in [floor, end) is being unmapped, and may still be in the tree.
     """
-    tree = tables.mm.tree
+    mm = tables.mm
     for number in tables.spans(start, end):
         base = number << PMD_SHIFT
-        if isinstance(tables.pmds[number], Leaf) and all([vma in unmapped for vma in tree.walk(base, base + PMD_SIZE)]):
-            del tables.pmds[number]
+        upto = base + PMD_SIZE
+        if not isinstance(tables.pmds[number], Leaf):
+            continue
+        if base < floor and mm.tree.walk(base, floor):
+            continue
+        if end < upto and mm.find_vma_intersection(end, upto) is not None:
+            continue
+        del tables.pmds[number]
 
 
 def zap_leaf(memory: Memory, tables: Tables, leaf: Leaf, low: int, high: int) -> None:
