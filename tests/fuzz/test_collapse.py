@@ -45,7 +45,7 @@ def _memfd(at: int, length: int = HUGE, flags: int = OF_FILE, offset: int = 0, f
     return Op("mmap", (at, length, 3, flags, offset), 0, file)
 
 
-def _follow(sequences: Iterable[list[Op]]) -> Iterator[Lockstep]:
+def follow(sequences: Iterable[list[Op]]) -> Iterator[Lockstep]:
     """Both sides do the same, unless somebody else has changed what pages may be had; the lockstep after each."""
     with Runner(Options(pages=True)) as runner:
         for ops in sequences:
@@ -54,8 +54,8 @@ def _follow(sequences: Iterable[list[Op]]) -> Iterator[Lockstep]:
             yield lockstep
 
 
-def _all_follow(sequences: Iterable[list[Op]]) -> None:
-    for lockstep in _follow(sequences):
+def all_follow(sequences: Iterable[list[Op]]) -> None:
+    for lockstep in follow(sequences):
         assert lockstep.steps
 
 
@@ -78,7 +78,7 @@ def test_shared_memory_becomes_huge_where_anything_is_there() -> None:
     ends = [[], [Op("read", (AT + 5 * PAGE,))], [Op("write", (AT + 5 * PAGE,))]]
     cases = list(itertools.product(kinds, ends))
     sequences = [[*kind, *end, _advise(AT, HUGE, MADV_COLLAPSE)] for kind, end in cases]
-    for (kind, end), lockstep in zip(cases, _follow(sequences), strict=True):
+    for (kind, end), lockstep in zip(cases, follow(sequences), strict=True):
         copied = kind is kinds[2] and end is ends[2]
         assert (lockstep.last_reason == YES) == (bool(end) and not copied)
         assert _is_huge(lockstep, AT) == (bool(end) and not copied)
@@ -93,14 +93,14 @@ def test_a_file_of_a_disk_does_not() -> None:
         for flags in (OF_FILE, PRIVATELY)
         for there in ([], [_advise(AT, 2 * HUGE, MADV_POPULATE_READ)])
     ]
-    for lockstep in _follow(sequences):
+    for lockstep in follow(sequences):
         assert lockstep.last_result == -errno.EINVAL
 
 
 @live
 def test_only_whole_ones_of_the_range_count() -> None:
     parts = [(0, PAGE), (PAGE, PAGE), (PAGE, HUGE), (PAGE, 2 * HUGE - PAGE), (0, HUGE + PAGE), (0, 3 * HUGE), (HUGE, 1)]
-    _all_follow(
+    all_follow(
         [
             Op("mmap", (AT, 2 * HUGE + PAGE, 3, flags, 0)),
             Op("write", (AT,)),
@@ -114,7 +114,7 @@ def test_only_whole_ones_of_the_range_count() -> None:
 
 @live
 def test_what_is_wholly_empty_ends_it() -> None:
-    _all_follow(
+    all_follow(
         [
             _memfd(AT, 3 * HUGE),
             *[Op("write", (AT + at * HUGE,)) for at in there],
@@ -157,7 +157,7 @@ def test_a_huge_page_of_a_file_is_taken_apart_as_on_the_kernel() -> None:
     """And what is left is mapped by the next accesses, in pieces as large as they are."""
     places = (0, 1, 99, 101, 112, 128, 178, 300, 511)
     touches = [Op("write" if at % 2 else "read", (base + at * PAGE,)) for at in places for base in (AT, OTHER)]
-    _all_follow(
+    all_follow(
         [
             _memfd(AT, 2 * HUGE),
             Op("write", (AT + 3 * PAGE,)),
@@ -176,7 +176,7 @@ def test_a_huge_page_of_a_file_is_taken_apart_as_on_the_kernel() -> None:
 @live
 def test_others_lose_their_single_pages_and_find_the_huge_one() -> None:
     """Page tables without pages of their own go, in every process; not those with guards, or with copies."""
-    _all_follow(
+    all_follow(
         [
             _memfd(AT),
             _memfd(OTHER),
@@ -214,7 +214,7 @@ def test_a_private_page_in_its_place_ends_it() -> None:
         _advise(AT, HUGE, MADV_DONTNEED),
         _advise(AT, 2 * HUGE, MADV_COLLAPSE),
     ]
-    _all_follow([ops])
+    all_follow([ops])
 
 
 @live
@@ -231,7 +231,7 @@ def test_memory_beyond_the_end_of_a_short_memfd_is_there_once_it_is_huge() -> No
         Op("read", (AT + 24 * PAGE,)),
         Op("read", (AT + 6 * PAGE,)),
     ]
-    _all_follow([ops])
+    all_follow([ops])
 
 
 def _watched(where: int, mode: int, filled: bool) -> list[Op]:
@@ -250,7 +250,7 @@ def _watched(where: int, mode: int, filled: bool) -> list[Op]:
 @live
 def test_a_userfaultfd_hears_of_no_page_that_is_made_so() -> None:
     """Where it wants to know of pages that are not there, none is filled up; where they are protected, all stay."""
-    _all_follow(itertools.starmap(_watched, itertools.product((PRIVATE, SHARED), (1, 2, 4), (False, True))))
+    all_follow(itertools.starmap(_watched, itertools.product((PRIVATE, SHARED), (1, 2, 4), (False, True))))
 
 
 @live
@@ -269,12 +269,12 @@ def test_protection_by_a_userfaultfd_takes_a_huge_page_of_a_file_apart() -> None
         Op("writeprotect", (AT + 3 * PAGE, PAGE, 0), 0, FIRST_MADE),
         Op("write", (AT + 3 * PAGE,)),
     ]
-    _all_follow([ops])
+    all_follow([ops])
 
 
 @live
 def test_advice_and_alignment() -> None:
-    _all_follow(
+    all_follow(
         [
             _memfd(AT, 2 * HUGE, offset=offset),
             Op("write", (AT + PAGE,)),
@@ -295,7 +295,7 @@ def test_advice_and_alignment() -> None:
 @live
 def test_a_guard_in_private_memory_ends_it() -> None:
     middle = AT + HUGE + 9 * PAGE
-    _all_follow(
+    all_follow(
         [
             Op("mmap", (AT, 3 * HUGE, 3, PRIVATE, 0)),
             *[Op("write", (AT + at * HUGE,)) for at in range(3)],

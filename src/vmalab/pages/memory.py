@@ -56,6 +56,16 @@ INHERIT: Final = 4
 DENY: Final = 5
 FORCE: Final = 6
 """Of shared memory, for tests: never, or always, whatever else is set."""
+SHMEM_MODES: Final = {
+    "never": NEVER,
+    "advise": MADVISE,
+    "within_size": WITHIN_SIZE,
+    "always": ALWAYS,
+    "inherit": INHERIT,
+    "deny": DENY,
+    "force": FORCE,
+}
+"""What shmem_enabled is set to, in words."""
 
 
 @final
