@@ -155,9 +155,7 @@ def set_huge_pmd(memory: Memory, tables: Tables, vma: Vma, addr: int, folio: Fol
         return False
     memory.get(folio)
     memory.add_mapping(tables, folio, 1, entire=True)
-    # Nobody wants to know of the first write to shared memory.
-    writable = WRITE if vma.flags & VM_SHARED and vma.flags & VM_WRITE else 0
-    tables.pmds[addr >> PMD_SHIFT] = Huge(folio, PRESENT | YOUNG | writable | (MKDIRTY if writes else 0))
+    tables.pmds[addr >> PMD_SHIFT] = Huge(folio, PRESENT | YOUNG | (WRITE | MKDIRTY if writes else 0))
     return True
 
 
