@@ -254,6 +254,17 @@ def test_a_userfaultfd_hears_of_no_page_that_is_made_so() -> None:
 
 
 @live
+def test_nor_of_one_that_is_missing_where_nothing_was_ever_touched() -> None:
+    """It need not be the mapping that is collapsed, nor one that was ever looked at."""
+    for_all = [_memfd(AT), Op("write", (AT,)), Op("fork"), Op("userfaultfd", (0,), 0, FIRST_MADE), _memfd(OTHER)]
+    register = Op("register", (OTHER, HUGE, 1), 0, FIRST_MADE)
+    all_follow(
+        [*for_all, register, *more, _advise(AT, HUGE, MADV_COLLAPSE, 1), Op("read", (AT,))]
+        for more in ([], [Op("munmap", (OTHER, PAGE))], [Op("munmap", (OTHER, HUGE))])
+    )
+
+
+@live
 def test_protection_by_a_userfaultfd_takes_a_huge_page_of_a_file_apart() -> None:
     ops = [
         Op("userfaultfd", (0,), 0, FIRST_MADE),

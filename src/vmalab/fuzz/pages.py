@@ -182,6 +182,7 @@ class PageWatch:
                 model &= ~PM_EXCLUSIVE
             if not strict and ((kernel | model) & PM_FILE or not (kernel and model)):
                 # The page cache has a history of its own: other runs, reading ahead.
+                self._views.left_out["pages of files of a disk"] += 1
                 continue
             if kernel != model:
                 return f"page {addr:x}", _text(model), _text(kernel)
