@@ -218,6 +218,7 @@ MIGRATE_PINNED: Final = 206
 MIGRATE_HELD: Final = 207
 MOVE_MIGRATION: Final = 208
 SHM_HUGETLB_NOT_PERMITTED: Final = 209
+COLLAPSE_HOLES: Final = 210
 
 
 class Explanation:
@@ -630,6 +631,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("MIGRATE_HELD", errno.EAGAIN, "somebody holds the page", "__migrate_folio"),
     Explanation("MOVE_MIGRATION", errno.EAGAIN, "a page to move is being moved already", "move_pages_pte"),
     Explanation("SHM_HUGETLB_NOT_PERMITTED", errno.EPERM, "it needs CAP_IPC_LOCK or a group", "can_do_hugetlb_shm"),
+    Explanation("COLLAPSE_HOLES", errno.EBUSY, "a userfaultfd wants to know of missing pages", "madvise_collapse"),
 ]
 
 

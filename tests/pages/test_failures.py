@@ -13,8 +13,10 @@ from vmalab.flags import (
     MADV_MERGEABLE,
     MADV_PAGEOUT,
     MADV_POPULATE_WRITE,
+    MADV_REMOVE,
     MADV_UNMERGEABLE,
     MAP_ANONYMOUS,
+    MAP_FIXED,
     MAP_HUGETLB,
     MAP_PRIVATE,
     MAP_SHARED,
@@ -210,9 +212,25 @@ def moved(process: Process) -> None:
             each.finish()
 
 
+def collapsed(process: Process) -> None:
+    """Shared memory becomes huge, is found by others, and is cut up."""
+    addr = process.mmap(0x40000000, 2 * PMD, flags=MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED)
+    process.write(addr + 3 * PAGE, b"old")
+    process.write(addr + PMD, b"all")
+    child = process.fork()
+    process.madvise(addr, 2 * PMD, MADV_COLLAPSE)
+    assert child.read(addr + 3 * PAGE, 3) == b"old"
+    child.madvise(addr + 9 * PAGE, 7 * PAGE, MADV_REMOVE)
+    child.write(addr + 9 * PAGE, b"new")
+    child.madvise(addr, PMD, MADV_COLLAPSE)
+    process.munmap(addr + PMD + PAGE, PAGE)
+    assert process.read(addr + 9 * PAGE, 3) == b"new"
+    child.exit()
+
+
 SCENES = [
     *(fault, fork_and_write, fork_of_what_is_pinned, files, held, swapped, advised),
-    *(merged, answered, from_a_pool, moved),
+    *(merged, answered, from_a_pool, moved, collapsed),
 ]
 
 

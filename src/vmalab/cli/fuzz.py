@@ -124,6 +124,7 @@ def _live_json(campaign: Campaign, interrupted: bool) -> dict[str, object]:
         "interrupted": interrupted,
         "pages_compared": dict(campaign.pages),
         "pages_not_compared": campaign.missing,
+        "pages_left_out": dict(campaign.left_out),
         "runs_disturbed": campaign.disturbed,
         "features": dict(sorted(by_feature(campaign.counts).items())),
         "outcomes": {
@@ -166,6 +167,8 @@ def _show_pages(campaign: Campaign) -> None:
         compared = ", ".join([f"{count:,} by {what}" for what, count in campaign.pages.items()])
         missing = "".join([f"; not by {what}: {escape_text(why)}" for what, why in campaign.missing.items()])
         console().print(f"  pages: {compared}{missing}")
+    if campaign.left_out:
+        console().print(f"  left out: {', '.join([f'{count:,} {what}' for what, count in campaign.left_out.items()])}")
     if campaign.disturbed:
         ended = f"{count_text(campaign.disturbed, 'run')} ended early"
         console().print(f"  {ended}: khugepaged made huge pages meanwhile, or somebody changed their settings or pool")

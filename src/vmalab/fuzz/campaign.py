@@ -65,6 +65,8 @@ class Run:
     """How many pages were compared, by what."""
     missing: dict[str, str] = field(default_factory=dict)
     """What was not compared of pages, and why."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Of how many pages a difference says nothing, by what they are."""
     disturbed: int = 0
     """Runs that ended early with a difference that says nothing: khugepaged made huge pages, or somebody had changed
     the machine's settings of pages.
@@ -92,6 +94,8 @@ class Campaign:
     """How many pages were compared, by what."""
     missing: dict[str, str] = field(default_factory=dict)
     """What was not compared of pages, and why."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Of how many pages a difference says nothing, by what they are."""
     disturbed: int = 0
     """Runs that ended early with a difference that says nothing: khugepaged made huge pages, or somebody had changed
     the machine's settings of pages.
@@ -108,6 +112,7 @@ class Campaign:
         self.counts.update(run.counts)
         self.pages.update(run.pages)
         self.missing.update(run.missing)
+        self.left_out.update(run.left_out)
         self.disturbed += run.disturbed
         self.divergence, self.ops = run.divergence, run.ops
         self.seed = run.seed if run.divergence is not None else run.seed + 1
@@ -178,6 +183,7 @@ class Runner:
         if views is not None:
             done.pages, views.compared = views.compared, Counter()
             done.missing = views.missing
+            done.left_out, views.left_out = views.left_out, Counter()
         done.disturbed, self._disturbed = self._disturbed, 0
         return done
 

@@ -29,7 +29,7 @@ HUGE_WINDOW: Final = 0x40000000
 HUGE_PAGES: Final = 4
 HUGE_ADVICES: Final = (
     *(f.MADV_HUGEPAGE, f.MADV_HUGEPAGE, f.MADV_HUGEPAGE, f.MADV_NOHUGEPAGE, f.MADV_COLLAPSE, f.MADV_COLLAPSE),
-    *(f.MADV_COLLAPSE, f.MADV_COLLAPSE, f.MADV_REMOVE, f.MADV_REMOVE, f.MADV_COLD),
+    *(f.MADV_REMOVE, f.MADV_REMOVE, f.MADV_COLD),
     *(f.MADV_DONTNEED, f.MADV_DONTNEED, f.MADV_FREE, f.MADV_PAGEOUT, f.MADV_POPULATE_READ, f.MADV_POPULATE_WRITE),
     *(f.MADV_GUARD_INSTALL, f.MADV_GUARD_REMOVE, f.MADV_DONTFORK, f.MADV_WIPEONFORK, f.MADV_DOFORK, f.MADV_KEEPONFORK),
 )
@@ -588,6 +588,8 @@ class Generator:
         if which < 0.45:
             at = addr & -PMD_SIZE | self._choose((0, 1, 17, 255, 256, 511)) * PAGE_SIZE
             return Op(self._choose(("write", "write", "read")), (at,), who)
+        if which < 0.52:
+            return Op("madvise", (addr & -PMD_SIZE, PMD_SIZE, f.MADV_COLLAPSE), who)
         if which < 0.75:
             return Op("madvise", (addr, length, self._choose(HUGE_ADVICES)), who)
         if which < 0.82:

@@ -74,6 +74,8 @@ class PageViews:
         self._agent = agent
         self.compared: Counter[str] = Counter()
         """How many pages, by what was compared of them."""
+        self.left_out: Counter[str] = Counter()
+        """Of how many pages a difference says nothing, by what they are."""
         self.missing: dict[str, str] = {}
         self._file = os.memfd_create("pages")
         path = f"/proc/{os.getpid()}/fd/{self._file}".encode() + b"\0"
@@ -228,7 +230,7 @@ class PageViews:
         if folio is None or folio.flags & DIRTY or folio.mapcount() or not folio.has_no_other_references():
             return False
         self._memory.evict(folio)
-        self.compared["taken back by the kernel"] += 1
+        self.left_out["clean pages of shared memory that the kernel took back"] += 1
         return True
 
     def _contents(self, process: Process, vma: Vma) -> list[tuple[int, bytes]]:

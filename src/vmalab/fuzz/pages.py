@@ -17,7 +17,7 @@ from vmalab.live.facts import POOLS, THP, chosen, free_huge_pages
 from vmalab.live.procfs import PM_EXCLUSIVE, PM_FILE, PM_GUARD, PM_PRESENT, PM_SWAP, PM_UFFD_WP
 from vmalab.machine import Process
 from vmalab.pages.folio import ANON, ZERO, Folio, MigrationEntry, SwapSlot
-from vmalab.pages.memory import ALWAYS, DENY, FORCE, INHERIT, MADVISE, NEVER, WITHIN_SIZE, Memory, PageSettings
+from vmalab.pages.memory import ALWAYS, MADVISE, NEVER, SHMEM_MODES, Memory, PageSettings
 from vmalab.pages.table import BITS, GUARD, PAGE_AT, PMD_SHIFT, POISON, PRESENT, UFFD_WP, Huge, Leaf, Tables, Target
 from vmalab.pages.zap import leaf_range
 from vmalab.vma.area import Vma
@@ -31,14 +31,6 @@ _NAMES: Final = {
     PM_GUARD: "guard",
     PM_UFFD_WP: "userfaultfd-wp",
     PM_EXCLUSIVE: "mapped once",
-}
-_SHMEM: Final = {
-    "advise": MADVISE,
-    "within_size": WITHIN_SIZE,
-    "always": ALWAYS,
-    "inherit": INHERIT,
-    "deny": DENY,
-    "force": FORCE,
 }
 _SETTINGS: Final = ("thp", "shmem", "shmem_orders", "huge_zero", "swap_pages", "hugetlb")
 """What of the settings somebody may change while a run goes on."""
@@ -57,14 +49,14 @@ def page_settings() -> PageSettings:
     """What this machine's settings say of huge pages and swap."""
     settings = PageSettings()
     settings.thp = {}
-    settings.shmem = _SHMEM.get(_mode(THP, "shmem_enabled"), NEVER)
+    settings.shmem = SHMEM_MODES.get(_mode(THP, "shmem_enabled"), NEVER)
     settings.shmem_orders = {}
     # Others use the pools as well: a mapping that the kernel refuses for that is no difference.
     settings.hugetlb = {order: PLENTY if _has_pool(order) else 0 for order in settings.hugetlb}
     top = _mode(THP)
     for order in range(1, 10):
         size = THP / f"hugepages-{(PAGE_SIZE << order) >> 10}kB"
-        settings.shmem_orders[order] = _SHMEM.get(_mode(size, "shmem_enabled"), NEVER)
+        settings.shmem_orders[order] = SHMEM_MODES.get(_mode(size, "shmem_enabled"), NEVER)
         mode = _mode(size)
         mode = top if mode == "inherit" else mode
         settings.thp[order] = {"always": ALWAYS, "madvise": MADVISE}.get(mode, NEVER)
@@ -190,6 +182,7 @@ class PageWatch:
                 model &= ~PM_EXCLUSIVE
             if not strict and ((kernel | model) & PM_FILE or not (kernel and model)):
                 # The page cache has a history of its own: other runs, reading ahead.
+                self._views.left_out["pages of files of a disk"] += 1
                 continue
             if kernel != model:
                 return f"page {addr:x}", _text(model), _text(kernel)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import mmap
 import os
 import signal
 import struct
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
-from vmalab.errors import VmalabError
 from vmalab.flags import (
     MAP_ANONYMOUS,
     MAP_HUGE_SHIFT,
@@ -29,16 +26,13 @@ from vmalab.flags import (
     PROT_WRITE,
 )
 from vmalab.live.agent import Agent, Step, why_not
-from vmalab.live.facts import POOLS, THP, chosen
+from vmalab.live.facts import POOLS, THP
 from vmalab.live.procfs import PM_PRESENT, PM_SWAP
+from vmalab.live.settings import change_setting, lock_settings
 from vmalab.testing.cow import HUGETLB_SIZES, THP_SIZES, UNIT, Actor, Held, Range, Skip, expected
 from vmalab.testing.cow_families import PIN, Case, Ground
 
 SWAP_PAGES: Final = 16384
-SETTINGS: Final = "/sys/kernel/mm"
-"""Where the settings are that are changed."""
-PATIENCE: Final = 60
-"""Seconds to wait for another run that has changed them."""
 _ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _POOL: Final = 3
 """Huge pages of each pool that a case can do with: its page, a copy, and one to spare for what is freed late."""
@@ -316,7 +310,7 @@ class LiveGround(Ground):
                 if before is not signal.SIG_IGN:
                     signal.signal(number, _stop)
             if self._settings:
-                self._stack.callback(os.close, _lock_settings())
+                self._stack.callback(os.close, lock_settings())
                 self._set_thp()
                 for size in HUGETLB_SIZES:
                     self._set_pool(size)
@@ -349,11 +343,7 @@ class LiveGround(Ground):
     def _put(self, path: Path, value: str) -> str:
         """Write a setting, to be put back: why it cannot be; empty if it was."""
         try:
-            before = path.read_text("ascii").strip()
-            before = chosen(before, before)
-            # First, since a signal may come as soon as it is written.
-            self._stack.callback(_put_back, path, before)
-            path.write_text(value, "ascii")
+            change_setting(self._stack, path, value)
         except OSError as error:
             return f"{path}: {error.strerror}"
         return ""
@@ -432,32 +422,6 @@ class LiveGround(Ground):
             if each in self._missing:
                 return self._missing[each]
         return "pages can be pinned for reading by a test module alone" if case.needs == PIN else ""
-
-
-def _put_back(path: Path, before: str) -> None:
-    """Write a setting as it was, if it has changed."""
-    now = path.read_text("ascii").strip()
-    if chosen(now, now) != before:
-        path.write_text(before, "ascii")
-
-
-def _lock_settings() -> int:
-    """A descriptor that holds a lock on the settings of the machine, against another run.  Raises VmalabError."""
-    where = SETTINGS if os.path.isdir(SETTINGS) else tempfile.gettempdir()
-    descriptor = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if time.monotonic() > end:
-                os.close(descriptor)
-                raise VmalabError(
-                    f"another run has changed the settings of this machine for {PATIENCE} seconds: try again when it"
-                    " has put them back"
-                ) from None
-            time.sleep(0.1)
 
 
 def _ignore_endings() -> None:

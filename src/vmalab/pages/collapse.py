@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.addr import PMD_SIZE
-from vmalab.flags import VM_HUGETLB, VM_MAYBE_GUARD, VM_SPECIAL, VM_UFFD_MISSING, VM_UFFD_WP, VM_WRITE
+from vmalab.flags import VM_HUGETLB, VM_MAYBE_GUARD, VM_SPECIAL, VM_UFFD, VM_UFFD_MISSING, VM_UFFD_WP, VM_WRITE
 from vmalab.pages.filemap import set_huge_pmd, unmap_folio
-from vmalab.pages.folio import ANON, PMD_ORDER, Folio, MigrationEntry, PageCache, SwapSlot
+from vmalab.pages.folio import ANON, PMD_ORDER, ZERO, Folio, MigrationEntry, PageCache, SwapSlot
 from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
 from vmalab.pages.memory import Memory
 from vmalab.pages.table import (
@@ -16,13 +16,14 @@ from vmalab.pages.table import (
     PAGE_AT,
     PMD_SHIFT,
     PRESENT,
+    UFFD_WP,
     WRITE,
     YOUNG,
     Huge,
     Leaf,
 )
 from vmalab.pages.thp import is_shmem, is_suitable, may_be_huge, shmem_orders
-from vmalab.reason import COLLAPSE_BUSY, COLLAPSE_UNSUITABLE, FAULT_NO_MEMORY, YES
+from vmalab.reason import COLLAPSE_BUSY, COLLAPSE_HOLES, COLLAPSE_UNSUITABLE, FAULT_NO_MEMORY, YES
 from vmalab.vma.area import Vma
 
 _GOES_ON: Final = 1 << 16
@@ -30,7 +31,7 @@ _GOES_ON: Final = 1 << 16
 
 
 def collapse(memory: Memory, vma: Vma, start: int, end: int) -> int:
-    """MADV_COLLAPSE of a part of a VMA: YES, COLLAPSE_UNSUITABLE, COLLAPSE_BUSY, FAULT_NO_MEMORY.
+    """MADV_COLLAPSE of a part of a VMA: YES, COLLAPSE_UNSUITABLE, COLLAPSE_BUSY, COLLAPSE_HOLES, FAULT_NO_MEMORY.
 
     Whatever is in each aligned 2 MiB of [start, end) is copied into a huge page: of the process's own, or for shared
     memory of its file.  YES if that was done for all of them, also where there is none; else the last reason.
@@ -72,17 +73,16 @@ def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
     if found is None:
         # An empty entry ends it; where there is not even a table for one it goes on.
         return COLLAPSE_UNSUITABLE if tables.has_pmd_table(addr) else COLLAPSE_UNSUITABLE | _GOES_ON
-    for at in range(ENTRIES):
-        entry = found.pages[at]
-        if isinstance(entry, Folio) and entry.flags & ANON and not entry.has_no_other_references():
-            return COLLAPSE_BUSY | _GOES_ON
-        if isinstance(entry, MigrationEntry):
-            return COLLAPSE_BUSY | _GOES_ON
-        if entry is None and found.bits[at]:
-            return COLLAPSE_UNSUITABLE | _GOES_ON
+    refusal = _scan_pmd(vma, found)
+    if refusal != YES:
+        return refusal
     folio = memory.alloc(vma.mm, PMD_ORDER, ANON)
     if folio is None:
         return FAULT_NO_MEMORY
+    if any([entry is None and bits for entry, bits in zip(found.pages, found.bits, strict=True)]):
+        # A guard, or poison, is taken for a page in swap, and cannot be read.
+        memory.put(folio)
+        return COLLAPSE_UNSUITABLE
     for at in range(ENTRIES):
         entry = found.pages[at]
         if isinstance(entry, Folio):
@@ -94,6 +94,22 @@ def _collapse_huge_page(memory: Memory, vma: Vma, addr: int) -> int:
     memory.map_new_anon(tables, folio, vma, addr)
     bits = PRESENT | YOUNG | MKDIRTY | (WRITE if vma.flags & VM_WRITE else 0)
     tables.pmds[addr >> PMD_SHIFT] = Huge(folio, bits)
+    return YES
+
+
+def _scan_pmd(vma: Vma, leaf: Leaf) -> int:
+    """Whether the pages of a page table of anonymous memory may become one (hpage_collapse_scan_pmd)."""
+    for at in range(ENTRIES):
+        entry, bits = leaf.pages[at], leaf.bits[at]
+        nothing = (entry is None and not bits) or (isinstance(entry, Folio) and entry.flags & ZERO)
+        if nothing and vma.flags & VM_UFFD:
+            return COLLAPSE_HOLES
+        if bits & UFFD_WP and not nothing:
+            return COLLAPSE_UNSUITABLE | _GOES_ON
+        if isinstance(entry, Folio) and entry.flags & ANON and not entry.has_no_other_references():
+            return COLLAPSE_BUSY | _GOES_ON
+        if isinstance(entry, MigrationEntry):
+            return COLLAPSE_BUSY | _GOES_ON
     return YES
 
 
@@ -125,8 +141,7 @@ def _collapse_file(memory: Memory, vma: Vma, cache: PageCache, index: int, folio
     if sum([folio.count() for folio in folios]) < ENTRIES:
         for other in cache.mappings.overlapping(index, index + ENTRIES):
             if other.flags & VM_UFFD_MISSING:
-                # Somebody wants to hear of the pages that are not there.
-                refusal = COLLAPSE_UNSUITABLE
+                refusal = COLLAPSE_HOLES
     if refusal != YES:
         memory.put(huge)
         return refusal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE
-from vmalab.flags import VM_SHARED, VM_UFFD_MINOR, VM_UFFD_MISSING, VM_UFFD_WP, VM_WRITE
+from vmalab.flags import VM_SHARED, VM_UFFD, VM_UFFD_MINOR, VM_UFFD_MISSING, VM_UFFD_WP, VM_WRITE
 from vmalab.pages.folio import ANON, PMD_ORDER, Folio, MigrationEntry, PageCache
 from vmalab.pages.folio import DIRTY as FOLIO_DIRTY
 from vmalab.pages.memory import FAULT_UNSHARE, FAULT_WRITE, Memory
@@ -38,7 +38,6 @@ from vmalab.vma.area import SHM_OPS, File, Vma
 
 FAULT_AROUND: Final = 16
 """Pages that a fault on a file's page looks at (fault_around_bytes)."""
-_UFFD: Final = VM_UFFD_MISSING | VM_UFFD_MINOR | VM_UFFD_WP
 
 
 def file_page(memory: Memory, tables: Tables, vma: Vma, leaf: Leaf, addr: int, flags: int, fresh: bool) -> int:
@@ -135,7 +134,7 @@ def _finish_fault(
     """Map a page of a folio, and where nothing is in the way all others of it (finish_fault)."""
     at = pte_index(addr)
     first, count = at, 1
-    if folio.order and not vma.flags & _UFFD and _may_map_whole(vma.file, folio):
+    if folio.order and not vma.flags & VM_UFFD and _may_map_whole(vma.file, folio):
         last = at - page + folio.count()
         if _fits(vma, vma.pgoff_at(addr) - at, folio) and _is_free(leaf, at - page, last):
             first, count = at - page, folio.count()
@@ -156,9 +155,7 @@ def set_huge_pmd(memory: Memory, tables: Tables, vma: Vma, addr: int, folio: Fol
         return False
     memory.get(folio)
     memory.add_mapping(tables, folio, 1, entire=True)
-    # Nobody wants to know of the first write to shared memory.
-    writable = WRITE if vma.flags & VM_SHARED and vma.flags & VM_WRITE else 0
-    tables.pmds[addr >> PMD_SHIFT] = Huge(folio, PRESENT | YOUNG | writable | (MKDIRTY if writes else 0))
+    tables.pmds[addr >> PMD_SHIFT] = Huge(folio, PRESENT | YOUNG | (WRITE | MKDIRTY if writes else 0))
     return True
 
 

@@ -56,6 +56,16 @@ INHERIT: Final = 4
 DENY: Final = 5
 FORCE: Final = 6
 """Of shared memory, for tests: never, or always, whatever else is set."""
+SHMEM_MODES: Final = {
+    "never": NEVER,
+    "advise": MADVISE,
+    "within_size": WITHIN_SIZE,
+    "always": ALWAYS,
+    "inherit": INHERIT,
+    "deny": DENY,
+    "force": FORCE,
+}
+"""What shmem_enabled is set to, in words."""
 
 
 @final
@@ -219,13 +229,13 @@ class Memory:
         if known is not None:
             known[1].mappings.add(vma)
 
-    def places_of(self, folio: Folio) -> list[tuple[Tables, int, int]]:
-        """Where the pages of a folio can be mapped: page tables, the address, which page of it (rmap_walk).
+    def places_of(self, folio: Folio, page: int = -1) -> list[tuple[Tables, int, int]]:
+        """Where the pages of a folio, or one of them, can be mapped: page tables, address, which page (rmap_walk).
 
         Not those of a merged one (KSM), which has no place of its own.
         """
-        first: int = folio.index
-        last: int = first + folio.count()
+        begin: int = folio.index
+        first, last = (begin, begin + folio.count()) if page < 0 else (begin + page, begin + page + 1)
         vmas: list[Vma] = []
         if folio.anon_vma is not None:
             vmas = self.rmap.overlapping(folio.anon_vma, first, last)
@@ -236,7 +246,7 @@ class Memory:
             tables = self.tables(vma.mm)
             step = folio.count() if folio.flags & HUGETLB else 1
             for index in range(max(first, vma.pgoff), min(last, vma.pgoff + vma.pages()), step):
-                found.append((tables, vma.start + (index - vma.pgoff << PAGE_SHIFT), index - first))
+                found.append((tables, vma.start + (index - vma.pgoff << PAGE_SHIFT), index - begin))
         return found
 
     # -- mappings ----------------------------------------------------------------------------------

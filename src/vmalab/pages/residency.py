@@ -86,8 +86,8 @@ def page_mapcount(memory: Memory, folio: Folio, page: int) -> int:
     if not folio.order or not folio.mapped or folio.flags & HUGETLB:
         return folio.mapcount()
     found: int = folio.entire
-    for tables, addr, which in memory.places_of(folio):
+    for tables, addr, _ in memory.places_of(folio, page):
         leaf = tables.leaf(addr)
-        if which == page and leaf is not None and leaf.pages[pte_index(addr)] is folio:
+        if leaf is not None and leaf.pages[pte_index(addr)] is folio:
             found += 1
     return found

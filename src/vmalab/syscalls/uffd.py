@@ -245,6 +245,10 @@ def _register_range(mm: Mm, uffd: Userfaultfd, start: int, end: int, wanted: int
             found, refusal = vma_modify_uffd(found, max(at, found.start), upto, flags, uffd)
             if refusal != YES:
                 return refusal
+            memory = memory_of(mm)
+            if memory is not None and not found.is_anonymous():
+                # From its file it is found, who wants to hear of pages that are missing, though none was ever there.
+                memory.cache_for(found)
         at = max(upto, found.end)
     return YES
 

@@ -19,7 +19,7 @@ from vmalab.flags import (
 )
 from vmalab.machine import Machine, Process
 from vmalab.pages.folio import PMD_ORDER, PUD_ORDER
-from vmalab.pages.memory import ALWAYS, MADVISE, NEVER, Memory, PageSettings
+from vmalab.pages.memory import ALWAYS, MADVISE, NEVER, SHMEM_MODES, Memory, PageSettings
 from vmalab.semantics import Semantics
 from vmalab.trace import records
 from vmalab.vma.anon import anon_vma_found, anon_vma_prepare, anon_vma_restore
@@ -76,6 +76,7 @@ def load_memory(machine: records.Machine) -> Memory:
     """An empty memory with the settings of the machine that a trace was recorded on."""
     settings = PageSettings()
     settings.thp = {PMD_ORDER: {"always": ALWAYS, "madvise": MADVISE}.get(machine.thp_enabled, NEVER)}
+    settings.shmem = SHMEM_MODES.get(machine.thp_shmem, NEVER)
     settings.swap_pages = machine.swap_pages
     settings.hugetlb = {order: machine.hugepages.get(str(4 << order), 0) for order in (PMD_ORDER, PUD_ORDER)}
     return Memory(settings)
