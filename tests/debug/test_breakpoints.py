@@ -361,6 +361,15 @@ def test_operators_do_what_they_do(facts: Facts) -> None:
         assert facts.debugger.execute(f"print {text}").data == eval(text)
 
 
+def test_a_place_alone_is_gone_to(facts: Facts) -> None:
+    debugger = facts.debugger
+    for line, n in (("60", 60), ("+2", 62), ("-12", 50), ("start", 0), ("end", len(debugger.tape))):
+        debugger.execute(line)
+        assert debugger.timeline.n == n
+    with pytest.raises(InputError, match="there is no record"):
+        debugger.execute("99999")
+
+
 def test_expressions_have_python_and_constants(facts: Facts) -> None:
     debugger = facts.debugger
     debugger.execute("goto 60")

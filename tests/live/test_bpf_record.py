@@ -314,6 +314,25 @@ def test_until_maps(record_bpf: Recorder) -> None:
     exact(got)
 
 
+def test_a_process_that_has_too_many_already(
+    can_record_with_bpf: None, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    code = "print(flush=True); import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as running:
+        try:
+            assert running.stdout is not None
+            running.stdout.readline()
+            words = ["--pid", str(running.pid), "--until-maps", "20"]
+            asked = record_command(tmp_path / "t", [], *words, recorder="bpf")
+            done = subprocess.run(asked, capture_output=True, check=False, timeout=30, env=environment)
+        finally:
+            running.kill()
+    got = Recorded(done, tmp_path / "t")
+    assert (got.status, "more VMAs than the limit" in got.stderr) == (0, True)
+    assert len(got.of(Exec)[0].vmas) > 20
+    exact(got)
+
+
 def test_size(record_bpf: Recorder) -> None:
     command = [sys.executable, "-c", GROWING.replace("range(100000)", "range(4000)")]
     got = record_bpf(*command, options=["--size", "300000"])

@@ -204,6 +204,11 @@ def test_what_strace_says_besides(tmp_path: Path) -> None:
     assert [(call.pid, call.tid) for call in calls(records)] == [(5, 6)]
 
 
+def test_a_list_of_vmas_is_no_log(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a list of VMAs, and no log: vmalab explain reads it"):
+        texts(tmp_path, "555555554000-555555555000 r--p 00000000 08:01 77                         /usr/bin/a\n")
+
+
 def test_an_editor_may_have_marked_the_text(tmp_path: Path) -> None:
     done, _, _ = texts(tmp_path, "\ufeffbrk(NULL) = 0x555555600000\r\nbrk(0x555555621000) = 0x555555621000\r\n")
     assert (done.calls, done.misread) == (2, 0)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.witness.witnesses import AT, FIXED, MADE, MEMORY_CAPABILITIES, PAGE, WITNESSES, Witness, mapped
+from tests.witness.ground import AT, FIXED, MADE, MEMORY_CAPABILITIES, PAGE, Witness, mapped
+from tests.witness.witnesses import WITNESSES
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op

@@ -90,6 +90,8 @@ class Debugger:
         words = line.strip().removeprefix(":").lstrip() or self._again
         if not words or words.startswith("#"):
             return Answer()
+        if words in ("start", "end") or words.lstrip("+-").isdecimal():
+            words = f"goto {words}"
         name, _, rest = words.partition(" ")
         command = _find(name)
         try:

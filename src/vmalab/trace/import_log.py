@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import sys
 import tempfile
 import zlib
@@ -27,6 +28,7 @@ UNKNOWN_COUNT: Final = (1 << 31) - 1
 """The largest value of vm.max_map_count: no limit is known."""
 _SAMPLE: Final = 1 << 17
 _CHUNK: Final = 1 << 18
+_MAPS: Final = re.compile(rb"[0-9a-f]{1,16}-[0-9a-f]{1,16} [r-][w-][x-][ps] ")
 _GZIP: Final = b"\x1f\x8b"
 
 Lines = Iterable[tuple[int, str]]
@@ -161,6 +163,8 @@ def _detect(file: _Log) -> str:
     if not scores[best]:
         if file.head.startswith(b"PERFILE2"):
             raise InputError(f"{file.name} is what perf record writes: give what perf script makes of it")
+        if _MAPS.match(file.head):
+            raise InputError(f"{file.name} is a list of VMAs, and no log: vmalab explain reads it")
         what = "is empty" if not file.head.strip() else "is no log that can be imported"
         raise InputError(f"{file.name} {what}: there is {', '.join(form.title for form in FORMATS.values())}")
     return best

@@ -191,13 +191,14 @@ static void keep(struct event *event)
 static void look_at(const struct event *event)
 {
 	const struct call_event *call = (const void *)event;
-	if (event->type != EVENT_CALL)
-		return;
-	if (until_maps && call->map_count > until_maps && !stopped) {
+	const struct dump_end_event *dump = (const void *)event;
+	bool is_call = event->type == EVENT_CALL;
+	u64 maps = is_call ? call->map_count : event->type == EVENT_DUMP_END ? dump->count : 0;
+	if (until_maps && maps > until_maps && !stopped) {
 		stopped = triggered = true;
 		reason = "maps";
 	}
-	if (ring_ms && call->result == -ERROR_NO_MEMORY && !stopped) {
+	if (is_call && ring_ms && call->result == -ERROR_NO_MEMORY && !stopped) {
 		stopped = triggered = true;
 		reason = "enomem";
 	}
