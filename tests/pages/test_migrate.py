@@ -352,6 +352,30 @@ def test_a_huge_page_moves_as_one(split: bool) -> None:
     assert not child.page(A + 9 * PAGE).writable
 
 
+def test_a_huge_page_of_shared_memory_moves_as_one() -> None:
+    """Cut while it is under way, its entry goes: what is there of it is found again when it has arrived."""
+    machine = Machine(memory=Memory())
+    process = machine.process()
+    process.mmap(A, PMD_SIZE, flags=f.MAP_SHARED | f.MAP_ANONYMOUS | f.MAP_FIXED)
+    for number in range(3):
+        process.write(A + number * PAGE, bytes([number + 1]))
+    process.madvise(A, PMD_SIZE, f.MADV_COLLAPSE)
+    child = process.fork()
+    child.touch(A + PAGE)
+    assert folio_of(child, A).order == PMD_ORDER
+    migration = child.migrate(A)
+    process.munmap(A + PAGE, PAGE)
+    machine.validate()
+    waits = process.access(A + 2 * PAGE, write=False)
+    assert (waits.waits, process.page(A).migrating, child.page(A).migrating) == (True, "", "writable")
+    child.madvise(A + 8 * PAGE, PAGE, f.MADV_DONTNEED)
+    assert migration.finish() == YES
+    assert not waits.waits
+    machine.validate()
+    assert process.read(A + 2 * PAGE, 1) == child.read(A + 2 * PAGE, 1) == b"\3"
+    assert folio_of(process, A + 2 * PAGE) is folio_of(child, A + 2 * PAGE) is migration.new
+
+
 @pytest.mark.parametrize("order", [PMD_ORDER, PUD_ORDER])
 @pytest.mark.parametrize("kind", [f.MAP_PRIVATE, f.MAP_SHARED])
 def test_pages_of_hugetlb_move(order: int, kind: int) -> None:
@@ -446,7 +470,7 @@ def test_out_of_memory() -> None:
     assert process.page(A).writable
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_whatever_happens_in_between_nothing_is_lost(seed: int) -> None:
     """Random calls with migrations under way: contents as in a plain dictionary, every count right at each step."""
     rng = random.Random(seed)
@@ -456,7 +480,7 @@ def test_whatever_happens_in_between_nothing_is_lost(seed: int) -> None:
     machine = Machine(swap_pages=4096, memory=Memory(settings))
     first = machine.process()
     first.mmap(A, PMD_SIZE, flags=FIXED)
-    first.mmap(B, 16 * PAGE, flags=f.MAP_SHARED | f.MAP_ANONYMOUS | f.MAP_FIXED)
+    first.mmap(B, PMD_SIZE, flags=f.MAP_SHARED | f.MAP_ANONYMOUS | f.MAP_FIXED)
     first.fork()
     moves = []
     private: dict[tuple[int, int], bytes] = {}
@@ -484,10 +508,11 @@ def test_whatever_happens_in_between_nothing_is_lost(seed: int) -> None:
                 child = process.fork()
                 private.update({(child.pid, at): data for (pid, at), data in private.items() if pid == process.pid})
             elif verb == "advise":
-                advice = rng.choice((f.MADV_DONTNEED, f.MADV_PAGEOUT, f.MADV_COLD, f.MADV_COLLAPSE))
-                if base == A and advice == f.MADV_DONTNEED:
-                    private.pop((process.pid, addr), None)
-                process.madvise(*((A, PMD_SIZE) if advice == f.MADV_COLLAPSE else (addr, PAGE)), advice)
+                gone = f.MADV_DONTNEED if base == A else f.MADV_REMOVE
+                advice = rng.choice((f.MADV_DONTNEED, gone, f.MADV_PAGEOUT, f.MADV_COLD, f.MADV_COLLAPSE))
+                if advice == gone:
+                    kept.pop(key, None)
+                process.madvise(*((base, PMD_SIZE) if advice == f.MADV_COLLAPSE else (addr, PAGE)), advice)
             elif verb == "protect":
                 process.mprotect(addr, PAGE, f.PROT_READ)
                 process.mprotect(addr, PAGE, f.PROT_READ | f.PROT_WRITE)

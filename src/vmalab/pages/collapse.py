@@ -121,6 +121,8 @@ def _scan_file(memory: Memory, vma: Vma, addr: int) -> int:
     cache = memory.cache_for(vma)
     index = vma.pgoff_at(addr)
     folios = cache.overlapping(index, index + ENTRIES)
+    if any([id(folio) in memory.moving for folio in folios]):
+        return COLLAPSE_BUSY | _GOES_ON
     if not folios or folios[0].order != PMD_ORDER:
         if not all([folio.has_no_other_references() for folio in folios]):
             return COLLAPSE_BUSY | _GOES_ON

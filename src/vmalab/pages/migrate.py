@@ -81,7 +81,7 @@ def begin(memory: Memory, mm: Mm, addr: int) -> tuple[Migration | None, int]:
     MIGRATE_NOTHING, MIGRATE_PINNED, FAULT_NO_MEMORY.  That somebody else holds the folio is found at the end.
     """
     old, bits, _ = memory.tables(mm).entry(addr)
-    if not isinstance(old, Folio) or not bits & PRESENT or old.flags & ZERO:
+    if not isinstance(old, Folio) or not bits & PRESENT or old.flags & ZERO or id(old) in memory.moving:
         return None, MIGRATE_NOTHING
     if old.flags & HUGETLB:
         new = memory.alloc_hugetlb(mm, old.order, old.flags)

@@ -255,6 +255,8 @@ def _fill_shared(
             return FILL_NO_PAGE
         if leaf.pages[at] is not None:
             return FILL_THERE
+        if id(folio) in memory.moving:
+            return MOVE_MIGRATION
     else:
         if folio is not None or leaf.pages[at] is not None:
             return FILL_THERE

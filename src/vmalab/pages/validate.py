@@ -49,6 +49,8 @@ def violations_of_memory(memory: Memory) -> list[str]:
         found.append(f"{memory.swapped} swap slots are counted, {len(slots)} are referred to")
     for count in counts.values():
         found += _violations_of(count)
+        if id(count.folio) in memory.moving and count.entire + count.mapped:
+            found.append(f"{count.folio!r} is mapped while it is being moved")
     found += hugetlb.violations(memory)
     return found
 
