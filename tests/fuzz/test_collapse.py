@@ -315,3 +315,23 @@ def test_a_guard_in_private_memory_ends_it() -> None:
         ]
         for what in ([], [_advise(middle, PAGE, MADV_GUARD_INSTALL)], [Op("read", (middle,))])
     )
+
+
+@live
+def test_a_process_without_huge_pages_but_those_that_are_advised() -> None:
+    """What is asked for counts as advised, and what is huge already may be mapped so."""
+    sequences = []
+    for disabled, advised, shared in itertools.product(
+        (0, f.PR_THP_DISABLE_EXCEPT_ADVISED), (False, True), (False, True)
+    ):
+        disable = Op("prctl", (f.PR_SET_THP_DISABLE, 1, disabled, 0, 0))
+        advise = [_advise(AT, HUGE, MADV_HUGEPAGE)] if advised else []
+        made = Op("mmap", (AT, HUGE, 3, SHARED if shared else PRIVATE, 0))
+        collapse = _advise(AT, HUGE, MADV_COLLAPSE)
+        look = [Op("read", (AT + 5 * PAGE,)), Op("write", (AT + 6 * PAGE,))]
+        sequences.append([made, disable, *advise, Op("write", (AT,)), collapse, *look])
+        sequences.append([made, Op("write", (AT,)), disable, *advise, collapse, *look])
+        sequences.append(
+            [made, Op("write", (AT,)), collapse, disable, *advise, _advise(AT, HUGE, MADV_DONTNEED), *look]
+        )
+    all_follow(sequences)

@@ -55,7 +55,7 @@ def _is_allowed(memory: Memory, vma: Vma) -> bool:
 
     Files other than shared memory may where the kernel has CONFIG_READ_ONLY_THP_FOR_FS, which is not modelled.
     """
-    if vma.flags & (VM_SPECIAL | VM_HUGETLB) or not may_be_huge(vma):
+    if vma.flags & (VM_SPECIAL | VM_HUGETLB) or not may_be_huge(vma, True):
         return False
     if vma.end - PMD_SIZE < 0 or not is_suitable(vma, vma.end - PMD_SIZE, PMD_ORDER):
         return False

@@ -148,8 +148,11 @@ def _is_free(leaf: Leaf, low: int, high: int) -> bool:
 
 
 def set_huge_pmd(memory: Memory, tables: Tables, vma: Vma, addr: int, folio: Folio, writes: bool) -> bool:
-    """Map a folio of a file by one huge entry, in place of nothing, where that may be (do_set_pmd)."""
-    if folio.order != PMD_ORDER or not may_be_huge(vma) or not is_suitable(vma, addr, PMD_ORDER):
+    """Map a folio of a file by one huge entry, in place of nothing, where that may be (do_set_pmd).
+
+    The folio is huge already: that nobody has advised it (PR_THP_DISABLE_EXCEPT_ADVISED) is no matter here.
+    """
+    if folio.order != PMD_ORDER or not may_be_huge(vma, True) or not is_suitable(vma, addr, PMD_ORDER):
         return False
     if not _may_map_whole(vma.file, folio):
         return False

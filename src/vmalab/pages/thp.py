@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, page_up
-from vmalab.flags import VM_HUGEPAGE, VM_NOHUGEPAGE
+from vmalab.flags import PR_THP_DISABLE_EXCEPT_ADVISED, VM_HUGEPAGE, VM_NOHUGEPAGE
 from vmalab.pages.folio import PMD_ORDER
 from vmalab.pages.memory import ALWAYS, DENY, FORCE, INHERIT, MADVISE, NEVER, WITHIN_SIZE, Memory
 from vmalab.vma.area import SHMEM_OPS, File, Vma
 
 
-def may_be_huge(vma: Vma) -> bool:
-    """Whether neither the VMA, nor its process, nor the kernel rules transparent huge pages out (vma_thp_disabled)."""
-    return not vma.flags & VM_NOHUGEPAGE and not vma.mm.thp_disable & 1 and vma.mm.settings.thp
+def may_be_huge(vma: Vma, forced: bool = False) -> bool:
+    """Whether neither the VMA, nor its process, nor the kernel rules transparent huge pages out (vma_thp_disabled).
+
+    forced: somebody asks for one here and now, which is as good as having advised it.
+    """
+    if vma.flags & VM_NOHUGEPAGE or not vma.mm.settings.thp:
+        return False
+    disabled = vma.mm.thp_disable
+    if disabled & PR_THP_DISABLE_EXCEPT_ADVISED:
+        return forced or vma.flags & VM_HUGEPAGE != 0
+    return not disabled & 1
 
 
 def is_suitable(vma: Vma, addr: int, order: int) -> bool:
@@ -50,7 +58,7 @@ def shmem_orders(memory: Memory, vma: Vma, index: int, forced: bool) -> list[int
     """
     settings = memory.settings
     file = vma.file
-    if file is None or settings.shmem == DENY or not may_be_huge(vma):
+    if file is None or settings.shmem == DENY or not may_be_huge(vma, forced):
         return []
     advised = vma.flags & VM_HUGEPAGE != 0
     if forced or settings.shmem == FORCE:
