@@ -530,12 +530,15 @@ class Lockstep:
     def _crowd(self, op: Op) -> Divergence | None:
         """Many VMAs, away from all others: from here on results are compared alone, lists of VMAs would be long."""
         process = self.processes[op.who]
-        steps: list[Step] = []
-        for at in range(op.args[0]):
-            # Neighbours of different permissions do not merge.
-            args = (CROWD + at * PAGE_SIZE, PAGE_SIZE, 1 + 2 * (at & 1), CROWD_FLAGS)
-            process.do(Call("mmap", (*args, 3, 0)))
-            steps.append(Step(NUMBERS["mmap"], (*args, 0xFFFFFFFFFFFFFFFF, 0)))
+        pages = op.args[0]
+        whole = (CROWD, pages * PAGE_SIZE, 1, CROWD_FLAGS)
+        process.do(Call("mmap", (*whole, 3, 0)))
+        steps = [Step(NUMBERS["mmap"], (*whole, 0xFFFFFFFFFFFFFFFF, 0))]
+        for at in range(1, pages, 2):
+            # One page with other permissions makes two VMAs more.
+            args = (CROWD + at * PAGE_SIZE, PAGE_SIZE, 3)
+            process.do(Call("mprotect", args))
+            steps.append(Step(NUMBERS["mprotect"], args))
         self.looks = False
         try:
             replies = self.agent.run(steps, op.who + 1, report=0)
