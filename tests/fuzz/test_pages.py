@@ -1,5 +1,7 @@
 """Lockstep below the VMAs: what pagemap shows, contents, and who shares a frame."""
 
+import itertools
+
 import pytest
 
 from tests.fuzz.test_lockstep import live, whole
@@ -305,3 +307,17 @@ def test_a_frame_that_is_shared_on_one_side_alone_is_found_at_the_second_look_to
         leaf.pages[:2] = pages
         assert found is not None
         assert "another frame than" in found.model + found.kernel
+
+
+@live
+@pytest.mark.parametrize("kind", [PRIVATE, SHARED])
+def test_page_tables_move_whole_where_nothing_is_in_the_way(kind: int) -> None:
+    """Also where the range begins within one: the rest of it is taken along, if nothing is mapped there."""
+    source, goal = 0x40006000, 0x50006000
+    with Runner(Options(pages=True)) as runner:
+        for beside, length in itertools.product(((), (source,), (goal,)), (0x1F9000, 0x1FA000, 0x3FA000)):
+            ops = [Op("mmap", (source, length, 3, kind, 0)), Op("write", (source + PAGE,))]
+            ops += [Op("mmap", (at & -0x200000, PAGE, 1, PRIVATE, 0)) for at in beside]
+            ops += [Op("mremap", (source, length, length, 7, goal)), Op("write", (source + 3 * PAGE,))]
+            _, found = runner.run(lambda _, ops=ops: iter(ops))  # type: ignore[misc]
+            assert found is None, str(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from vmalab.addr import PAGE_SIZE
+from vmalab.addr import PAGE_SIZE, PMD_SIZE
 from vmalab.flags import VM_HUGETLB
 from vmalab.pages import hugetlb
 from vmalab.pages.fork import copy_page_range
@@ -48,7 +48,9 @@ class PagePort(Port):
             moved &= -(PAGE_SIZE << hugetlb.order_of(vma))
             if vma is not new_vma and moved == length:
                 hugetlb.moved(self.memory, vma, old, old + length)
-        return min(moved, move_range(self.memory, self.memory.tables(vma.mm), old, new, moved))
+        below = _realigned(vma, new_vma, old, new, length)
+        done = move_range(self.memory, self.memory.tables(vma.mm), old - below, new - below, moved + below)
+        return max(0, min(moved, done - below))
 
     def copy_pages(self, copy: Vma, vma: Vma) -> int:
         return copy_page_range(self.memory, copy, vma)
@@ -93,6 +95,26 @@ class PagePort(Port):
 
     def moved(self, vma: Vma) -> int:
         return self.outside.moved(vma)
+
+
+def _realigned(vma: Vma, new_vma: Vma, old: int, new: int, length: int) -> int:
+    """How many bytes below a range its move begins, so that page tables move whole (try_realign_addr).
+
+    Where the range reaches the end of its first page table, lies alike in old and new ones, and nothing else is in
+    that part of either.
+    """
+    below = old & PMD_SIZE - 1
+    if below == 0 or new & PMD_SIZE - 1 != below or length < PMD_SIZE - below:
+        return 0
+    for each, addr in ((vma, old), (new_vma, new)):
+        if vma is new_vma and addr - below >= each.start:
+            # A stack may be moved within itself.
+            continue
+        if vma is not new_vma and each.start != addr:
+            return 0
+        if each.mm.find_vma_intersection(addr - below, each.start) is not None:
+            return 0
+    return below
 
 
 def memory_of(mm: Mm) -> Memory | None:
