@@ -22,6 +22,7 @@ from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.pages.folio import DIRTY, Folio
 from vmalab.pages.memory import NEVER
+from vmalab.syscalls import shm
 
 AT = 0x10000000
 PAGE = 0x1000
@@ -321,3 +322,20 @@ def test_page_tables_move_whole_where_nothing_is_in_the_way(kind: int) -> None:
             ops += [Op("mremap", (source, length, length, 7, goal)), Op("write", (source + 3 * PAGE,))]
             _, found = runner.run(lambda _, ops=ops: iter(ops))  # type: ignore[misc]
             assert found is None, str(found)
+
+
+@live
+@pytest.mark.parametrize("command", [shm.LOCK, shm.UNLOCK])
+def test_a_locked_segment_stays_in_memory(command: int) -> None:
+    """Also what is mapped without a lock, and advised away."""
+    with Lockstep(pages=True) as lockstep:
+        found = lockstep.run(
+            [
+                Op("shmat", (AT, 0), 0, 1),
+                Op("write", (AT + PAGE,)),
+                Op("shmctl", (command, 0), 0, 1),
+                Op("madvise", (AT + PAGE, PAGE, MADV_PAGEOUT)),
+                Op("read", (AT + PAGE,)),
+            ]
+        )
+        assert found is None, str(found)

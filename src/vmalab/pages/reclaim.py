@@ -20,6 +20,7 @@ from vmalab.pages.table import (
 )
 from vmalab.pages.zap import leaf_range
 from vmalab.vma.area import Vma
+from vmalab.vma.shm import SHM_LOCKED
 
 
 def page_out(memory: Memory, vma: Vma, start: int, end: int) -> None:
@@ -28,6 +29,10 @@ def page_out(memory: Memory, vma: Vma, start: int, end: int) -> None:
     Clean pages that MADV_FREE has given up are thrown away, and those of MAP_DROPPABLE.
     """
     cut_up(memory, vma, start, end)
+    segment = None if vma.file is None else vma.file.segment
+    if segment is not None and segment.mode & SHM_LOCKED:
+        # Its pages stay in memory, whoever has them mapped (mapping_unevictable).
+        return
     tables = memory.tables(vma.mm)
     for number in tables.spans(start, end):
         found = tables.pmds[number]
