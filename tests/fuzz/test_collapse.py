@@ -321,9 +321,7 @@ def test_a_guard_in_private_memory_ends_it() -> None:
 def test_a_process_without_huge_pages_but_those_that_are_advised() -> None:
     """What is asked for counts as advised, and what is huge already may be mapped so."""
     sequences = []
-    for disabled, advised, shared in itertools.product(
-        (0, f.PR_THP_DISABLE_EXCEPT_ADVISED), (False, True), (False, True)
-    ):
+    for disabled, advised, shared in itertools.product((0, f.THP_DISABLE_EXCEPT_ADVISED), (False, True), (False, True)):
         disable = Op("prctl", (f.PR_SET_THP_DISABLE, 1, disabled, 0, 0))
         advise = [_advise(AT, HUGE, MADV_HUGEPAGE)] if advised else []
         made = Op("mmap", (AT, HUGE, 3, SHARED if shared else PRIVATE, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmalab.addr import PAGE_SHIFT, PAGE_SIZE, page_up
-from vmalab.flags import PR_THP_DISABLE_EXCEPT_ADVISED, VM_HUGEPAGE, VM_NOHUGEPAGE
+from vmalab.flags import THP_DISABLE_EXCEPT_ADVISED, VM_HUGEPAGE, VM_NOHUGEPAGE
 from vmalab.pages.folio import PMD_ORDER
 from vmalab.pages.memory import ALWAYS, DENY, FORCE, INHERIT, MADVISE, NEVER, WITHIN_SIZE, Memory
 from vmalab.vma.area import SHMEM_OPS, File, Vma
@@ -17,7 +17,7 @@ def may_be_huge(vma: Vma, forced: bool = False) -> bool:
     if vma.flags & VM_NOHUGEPAGE or not vma.mm.settings.thp:
         return False
     disabled = vma.mm.thp_disable
-    if disabled & PR_THP_DISABLE_EXCEPT_ADVISED:
+    if disabled & THP_DISABLE_EXCEPT_ADVISED:
         return forced or vma.flags & VM_HUGEPAGE != 0
     return not disabled & 1
 

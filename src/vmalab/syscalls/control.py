@@ -13,7 +13,7 @@ from vmalab.flags import (
     PR_SET_MDWE,
     PR_SET_MEMORY_MERGE,
     PR_SET_THP_DISABLE,
-    PR_THP_DISABLE_EXCEPT_ADVISED,
+    THP_DISABLE_EXCEPT_ADVISED,
     VM_MERGEABLE,
 )
 from vmalab.reason import CONTROL_ARGUMENTS, FAULT_NO_MEMORY, MDWE_STAYS, YES
@@ -33,7 +33,7 @@ def prctl(mm: Mm, option: int, args: tuple[int, ...]) -> int:
     """One of OPTIONS with its four arguments: what it answers, or minus a reason."""
     first, second, third, fourth = args
     if option == PR_SET_THP_DISABLE:
-        if third or fourth or second & ~PR_THP_DISABLE_EXCEPT_ADVISED or (second and not first):
+        if third or fourth or second & ~THP_DISABLE_EXCEPT_ADVISED or (second and not first):
             return -CONTROL_ARGUMENTS
         mm.thp_disable = (1 | second) if first else 0
         return 0
