@@ -204,6 +204,20 @@ def test_what_strace_says_besides(tmp_path: Path) -> None:
     assert [(call.pid, call.tid) for call in calls(records)] == [(5, 6)]
 
 
+def test_a_thread_that_ends_before_the_log_tells_who_made_it(tmp_path: Path) -> None:
+    text = (
+        "5 clone3({flags=CLONE_VM|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD, stack=0x7f4}, 88 <unfinished ...>\n"
+        "6 mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7ffff7fbf000\n"
+        "6 +++ exited with 0 +++\n"
+        "5 <... clone3 resumed> => {parent_tid=[0]}) = 6\n"
+        "5 munmap(0x7ffff7fbf000, 8192) = 0\n"
+    )
+    done, records, _ = texts(tmp_path, text)
+    assert (done.misread, done.programs) == (0, 1)
+    assert [(made.pid, made.tid) for made in records if isinstance(made, Fork)] == [(5, 6)]
+    assert [(call.pid, call.tid) for call in calls(records)] == [(5, 6), (5, 5)]
+
+
 def test_a_list_of_vmas_is_no_log(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a list of VMAs, and no log: vmalab explain reads it"):
         texts(tmp_path, "555555554000-555555555000 r--p 00000000 08:01 77                         /usr/bin/a\n")

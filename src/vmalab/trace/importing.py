@@ -336,7 +336,10 @@ class TraceBuilder:
         if child in self._tasks or not 0 < child <= PID_LIMIT:
             return
         parents = self._family.parents.get(child)
-        if parents and event.tid in parents:
+        if parents is not None:
+            if event.tid not in parents:
+                # It was introduced by a call of its own, and has ended before the log tells who made it.
+                return
             parents.remove(event.tid)
         self._child(child, event.tid, flags)
 
