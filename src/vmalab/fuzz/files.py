@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Final
 
 from vmalab.addr import PAGE_SIZE
+from vmalab.flags import IPC_CREAT
 from vmalab.trace import records
 from vmalab.trace.load import load_file
 from vmalab.vma.area import File
+from vmalab.vma.shm import IPC_PRIVATE
 
 FILE_PAGES: Final = 1 << 18
 SEGMENT_PAGES: Final = (3, 16)
 """Sizes of the segments of shared memory that are there from the start of a run."""
+FIRST_SEGMENTS: Final = tuple([(IPC_PRIVATE, pages * PAGE_SIZE, IPC_CREAT | 0o600) for pages in SEGMENT_PAGES])
+"""The arguments of the shmgets that make them."""
 
 
 class Files:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
-from vmalab.flags import CLONE_NEWIPC, IPC_CREAT, IPC_RMID
+from vmalab.flags import CLONE_NEWIPC, IPC_RMID
 from vmalab.fuzz.divergence import Divergence, result_text
-from vmalab.fuzz.files import SEGMENT_PAGES
+from vmalab.fuzz.files import FIRST_SEGMENTS
 from vmalab.fuzz.ops import NUMBERS, Op
 from vmalab.fuzz.translate import Resources
 from vmalab.live.agent import Agent, Step
@@ -36,7 +35,7 @@ class Segments:
             asks = []
         if not self._unshares:
             return None
-        made = [Call("shmget", (0, pages * PAGE_SIZE, IPC_CREAT | 0o600)) for pages in SEGMENT_PAGES]
+        made = [Call("shmget", args) for args in FIRST_SEGMENTS]
         steps = asks + [Step(NUMBERS["shmget"], call.args) for call in made]
         replies = self._agent.run(steps, 1, report=0)[len(asks) :]
         process.do(unshare)

@@ -8,9 +8,9 @@ from typing import Final
 
 from vmalab.addr import PAGE_SIZE
 from vmalab.calls import Call
-from vmalab.flags import CLONE_NEWIPC, IPC_CREAT, permissions, vm_flags_text
+from vmalab.flags import CLONE_NEWIPC, permissions, vm_flags_text
 from vmalab.fuzz.divergence import Divergence
-from vmalab.fuzz.files import SEGMENT_PAGES
+from vmalab.fuzz.files import FIRST_SEGMENTS
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.view import Row
@@ -127,10 +127,9 @@ class _Recorder:
         made = self._lockstep.resources[0].segments
         if made:
             self._writer.write(records.Call(0, pid, pid, "unshare", [CLONE_NEWIPC], 0))
-        for at, pages in enumerate(SEGMENT_PAGES):
+        for at, args in enumerate(FIRST_SEGMENTS):
             if at in made:
-                words = [0, pages * PAGE_SIZE, IPC_CREAT | 0o600]
-                self._writer.write(records.Call(0, pid, pid, "shmget", words, made[at]))
+                self._writer.write(records.Call(0, pid, pid, "shmget", [*args], made[at]))
 
     def _step(self, op: Op) -> None:
         call = self._lockstep.last_call
