@@ -80,7 +80,7 @@ from vmalab.reason import (
     YES,
 )
 from vmalab.syscalls.populate import mm_populate
-from vmalab.vma.area import HUGETLB_1G_OPS, HUGETLB_OPS, File
+from vmalab.vma.area import HUGETLB_1G_OPS, HUGETLB_OPS, File, VmaOps
 from vmalab.vma.map import DAX_FILESYSTEMS, Mapping, do_brk_flags, mmap_region
 from vmalab.vma.place import check_fixed, get_unmapped_area, round_hint_to_min
 from vmalab.vma.space import OVERCOMMIT_NEVER, Mm
@@ -148,16 +148,8 @@ def mmap(mm: Mm, addr: int, length: int, prot: int, flags: int, file: File | Non
             if huge_size == 0:
                 return -HUGETLB_NO_SIZE
             length = (length + huge_size - 1) & ~(huge_size - 1)
-            file = File(
-                "/anon_hugepage (deleted)",
-                "00:10",
-                kind="hugetlb",
-                fs="hugetlbfs",
-                ops=HUGETLB_OPS if huge_size == 0x200000 else HUGETLB_1G_OPS,
-                private_ops=HUGETLB_OPS if huge_size == 0x200000 else HUGETLB_1G_OPS,
-                huge_size=huge_size,
-                driver_flags=VM_DONTEXPAND,
-            )
+            ops = HUGETLB_OPS if huge_size == 0x200000 else HUGETLB_1G_OPS
+            file = hugetlb_file("/anon_hugepage (deleted)", 0, huge_size, ops)
     elif file is None:
         return -BAD_DESCRIPTOR
     elif file.huge_size:
@@ -178,6 +170,21 @@ def huge_page_size(flags: int) -> int:
     """The size in bytes of the huge pages that MAP_HUGE_ or SHM_HUGE_ bits ask for; 0 where there are none such."""
     shift = flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK
     return 1 << (shift or 21) if shift in (0, 21, 30) else 0
+
+
+def hugetlb_file(path: str, ino: int, huge_size: int, ops: VmaOps) -> File:
+    """A file of huge pages of that many bytes that the kernel makes by itself (hugetlb_file_setup)."""
+    return File(
+        path,
+        "00:10",
+        ino,
+        kind="hugetlb",
+        fs="hugetlbfs",
+        ops=ops,
+        private_ops=ops,
+        huge_size=huge_size,
+        driver_flags=VM_DONTEXPAND,
+    )
 
 
 def _populates(mm: Mm, flags: int) -> bool:

@@ -21,7 +21,6 @@ from vmalab.flags import (
     SHM_RDONLY,
     SHM_REMAP,
     SHM_RND,
-    VM_DONTEXPAND,
     VM_LOCKED,
 )
 from vmalab.reason import (
@@ -44,7 +43,7 @@ from vmalab.reason import (
     UNALIGNED,
     YES,
 )
-from vmalab.syscalls.map import can_do_mlock, do_mmap, huge_page_size
+from vmalab.syscalls.map import can_do_mlock, do_mmap, huge_page_size, hugetlb_file
 from vmalab.syscalls.populate import mm_populate
 from vmalab.vma.area import SHM_HUGE_1G_OPS, SHM_HUGE_OPS, SHM_OPS, File
 from vmalab.vma.shm import IPC_PRIVATE, MOST_INDEXES, SHM_LOCKED, IpcNamespace, Segment
@@ -147,17 +146,7 @@ def _new_huge_segment(mm: Mm, namespace: IpcNamespace, key: int, size: int, flag
 def _huge_file(segment: Segment, huge_size: int) -> File:
     """The file of a segment of huge pages, or of one attachment."""
     ops = SHM_HUGE_OPS if huge_size == 0x200000 else SHM_HUGE_1G_OPS
-    file = File(
-        segment.name,
-        "00:10",
-        segment.id,
-        kind="hugetlb",
-        fs="hugetlbfs",
-        ops=ops,
-        private_ops=ops,
-        huge_size=huge_size,
-        driver_flags=VM_DONTEXPAND,
-    )
+    file = hugetlb_file(segment.name, segment.id, huge_size, ops)
     file.size = -(-segment.size // huge_size) * huge_size
     file.segment = segment
     return file
