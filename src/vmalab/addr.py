@@ -32,7 +32,7 @@ def is_unsigned_long(value: int) -> bool:
 
 def within_word(end: int) -> int:
     """The end of a range, or the largest number that compiled code compares fast, where no memory lies any more."""
-    return min(end, WORD)
+    return end if end < WORD else WORD
 
 
 def page_up(size: int) -> int:

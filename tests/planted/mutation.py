@@ -21,15 +21,12 @@ SAME_ALWAYS: Final = ("RemoveDecorator", "_Is_Eq", "_IsNot_NotEq")
 SAME_FOR_CONSTANTS: Final = ("_Eq_Is", "_NotEq_IsNot")
 """Small numbers are equal where they are the same object."""
 SAME_FOR_ZERO: Final = ("_Eq_LtE", "_NotEq_Gt")
-"""Reasons and kinds are never negative."""
+"""Reasons are never negative."""
 SAME_HERE: Final = (
     ("_NotEq_Lt", "if prev.end != request.start:", "a neighbour below never reaches into the range"),
     ("_NotEq_Lt", "if request.end != following.start:", "nor one above"),
-    ("_BitOr_Add", "(KIND_LEFT if", "two different bits"),
-    ("_BitOr_BitXor", "(KIND_LEFT if", "two different bits"),
     ("_Eq_LtE", "at_start = request.start == middle.start", "the range lies in the middle"),
     ("_Eq_GtE", "at_end = request.end == middle.end", "the range lies in the middle"),
-    ("_Eq_GtE", "kind == KIND_BOTH", "there is no larger kind"),
     ("_Lt_NotEq", "if vma.start < request.start:", "the range lies in the VMA"),
     ("_Gt_NotEq", "if vma.end > request.end:", "the range lies in the VMA"),
     ("_Eq_LtE", "if start == middle.start:", "the range lies in the middle"),
@@ -110,7 +107,7 @@ def is_equivalent(operator: str, line: str) -> bool:
     sign = "==" if "_Eq_" in operator else "!="
     compared = re.findall(rf"{sign} ([\w.]+)", line)
     constants = bool(compared) and all(each.isupper() for each in compared)
-    zero = bool(compared) and set(compared) <= {"YES", "KIND_NONE"}
+    zero = bool(compared) and set(compared) <= {"YES"}
     return (
         operator.endswith(SAME_ALWAYS)
         or (constants and operator.endswith(SAME_FOR_CONSTANTS))

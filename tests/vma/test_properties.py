@@ -490,9 +490,9 @@ def test_each_reason_is_the_first_that_the_naive_model_sees(steps: list[Step]) -
         for vma in vmas:
             request = request_for_modify(vma, vma.start, vma.end)
             plans = [plan_existing_range(request) for _ in range(2)]
-            assert (plans[0].left, plans[0].right) == (plans[1].left, plans[1].right)
+            assert plans[0] == plans[1]
             beside = request_for_vma(vma, vma.end, vma.end + PAGE_SIZE)
             beside.prev = vma
             again = [plan_new_range(beside) for _ in range(2)]
-            assert (again[0].left, again[0].right) == (again[1].left, again[1].right)
+            assert again[0] == again[1]
         twins.compare()

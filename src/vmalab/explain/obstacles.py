@@ -153,7 +153,8 @@ def merge_refusal(below: Vma, above: Vma) -> int:
     request = request_for_vma(above, above.start, above.end)
     request.middle = above
     request.prev = below
-    return plan_existing_range(request).left
+    left, _ = plan_existing_range(request)
+    return left
 
 
 def detached_copy(vma: Vma) -> Vma:

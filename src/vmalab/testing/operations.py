@@ -16,7 +16,6 @@ from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import Vma
 from vmalab.vma.map import Mapping, do_brk_flags, insert_vm_struct, mmap_region
 from vmalab.vma.merge import (
-    MergePlan,
     MergeRequest,
     plan_existing_range,
     plan_new_range,
@@ -57,8 +56,8 @@ class Doing:
         self.end = stage.addr(end)
         self.pages = end - first
         self.wanted = step.wanted if step.wanted is not None else PLAIN
-        self.plan: MergePlan | None = None
-        """What a merge was planned to do."""
+        self.plan: tuple[int, int] | None = None
+        """What a merge was planned to do: YES or the reason for the left and for the right."""
         self.refusal = YES
         self.found = -1
         """The page that a search found."""

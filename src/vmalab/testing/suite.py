@@ -102,7 +102,7 @@ def _compare(before: _Before, doing: Doing, step: Step) -> list[str]:
     if said != step.says:
         found.append(f"says {said}, not {step.says}")
     if doing.plan is not None:
-        for side, planned in ((step.left, doing.plan.left), (step.right, doing.plan.right)):
+        for side, planned in zip((step.left, step.right), doing.plan, strict=True):
             if side and side != reason_name(planned):
                 found.append(f"plans {reason_name(planned)}, not {side}")
     found += _compare_strip(before, step, step.after.replace("*", "."), step.attributes)

@@ -173,10 +173,11 @@ def _new_vma(mapping: Mapping, end: i64) -> tuple[Vma, i64]:
     """A VMA of its own for a mapping (__mmap_new_vma): the VMA and YES, or a reason."""
     mm = mapping.mm
     vma = Vma(mm, mapping.start, end, mapping.flags, mapping.pgoff)
-    if mm.port.may_fail(ALLOC_VMA):
-        return vma, NO_MEMORY_VMA
-    if mm.port.may_fail(ALLOC_TREE):
-        return vma, NO_MEMORY_TREE
+    if not mm.quiet:
+        if mm.port.may_fail(ALLOC_VMA):
+            return vma, NO_MEMORY_VMA
+        if mm.port.may_fail(ALLOC_TREE):
+            return vma, NO_MEMORY_TREE
     file = mapping.file
     if (file is None or file.kind == "zero") and mapping.flags & VM_SHARED:
         # Shared anonymous memory is a file of its own that nobody else can open; so is a shared /dev/zero.

@@ -6,7 +6,7 @@ whether the neighbour can take the range, or the Reason why not.  Explanations a
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import final
 
 from mypy_extensions import i64, mypyc_attr
 
@@ -34,11 +34,6 @@ from vmalab.vma.anon import dup_anon_vma, is_fork_child, unlink_anon_vmas
 from vmalab.vma.area import AnonVma, File, Policy, Userfaultfd, Vma, mpol_equal
 from vmalab.vma.port import ALLOC_TREE
 from vmalab.vma.space import Mm
-
-KIND_NONE: Final = 0
-KIND_LEFT: Final = 1
-KIND_RIGHT: Final = 2
-KIND_BOTH: Final = 3
 
 
 @mypyc_attr(free_list_len=1, acyclic=True)
@@ -90,11 +85,17 @@ class MergeRequest:
         self.end: i64 = end
         self.flags: i64 = flags
         self.pgoff: i64 = pgoff
-        self.file: File | None = None if like is None else like.file
-        self.anon_vma: AnonVma | None = None if like is None else like.anon_vma
-        self.policy: Policy | None = None if like is None else like.policy
-        self.uffd: Userfaultfd | None = None if like is None else like.uffd
-        self.name: str | None = None if like is None else like.name
+        self.file: File | None = None
+        self.anon_vma: AnonVma | None = None
+        self.policy: Policy | None = None
+        self.uffd: Userfaultfd | None = None
+        self.name: str | None = None
+        if like is not None:
+            self.file = like.file
+            self.anon_vma = like.anon_vma
+            self.policy = like.policy
+            self.uffd = like.uffd
+            self.name = like.name
         self.copied_from: Vma | None = None
         self.expand_only: bool = False
         self.failure: i64 = YES
@@ -118,7 +119,7 @@ def request_for_modify(vma: Vma, start: i64, end: i64) -> MergeRequest:
 
 def is_mergeable_vma(vma: Vma, request: MergeRequest) -> i64:
     """Whether a neighbour has the attributes that are asked for: YES, or the first that differs."""
-    if not mpol_equal(request.policy, vma.policy):
+    if request.policy is not vma.policy and not mpol_equal(request.policy, vma.policy):
         return POLICY_DIFFERS
     if (vma.flags ^ request.flags) & ~request.mm.semantics.ignored_flags:
         return FLAGS_DIFFER
@@ -206,31 +207,14 @@ def can_merge_remove_vma(vma: Vma) -> bool:
     return vma.ops is None or not vma.ops.has_close
 
 
-@mypyc_attr(free_list_len=1, acyclic=True)
-@final
-class MergePlan:
-    """What a merge would do: which neighbours take the range, or why each does not."""
-
-    __slots__ = ("left", "right")
-
-    def __init__(self, left: i64, right: i64) -> None:
-        self.left: i64 = left
-        """YES if prev takes the range, else the reason."""
-        self.right: i64 = right
-
-    def kind(self) -> i64:
-        """KIND_LEFT, KIND_RIGHT, KIND_BOTH or KIND_NONE."""
-        return (KIND_LEFT if self.left == YES else 0) | (KIND_RIGHT if self.right == YES else 0)
-
-
-def plan_existing_range(request: MergeRequest) -> MergePlan:
-    """How the range of an existing VMA would merge with its neighbours."""
+def plan_existing_range(request: MergeRequest) -> tuple[i64, i64]:
+    """How the range of an existing VMA would merge: for prev and for next, YES if it takes the range, or why not."""
     middle = request.middle
     assert middle is not None
     at_start = request.start == middle.start
     at_end = request.end == middle.end
     if request.flags & VM_SPECIAL:
-        return MergePlan(SPECIAL_VMA, SPECIAL_VMA)
+        return SPECIAL_VMA, SPECIAL_VMA
     left: i64 = NO_EDGE
     right: i64 = NO_EDGE
     if at_start:
@@ -242,19 +226,19 @@ def plan_existing_range(request: MergeRequest) -> MergePlan:
             left = CLOSE_HOOK
         if right == YES:
             right = CLOSE_HOOK
-        return MergePlan(left, right)
+        return left, right
     if left == YES and right == YES:
         following = request.next
         assert following is not None
         if not can_merge_remove_vma(following):
             right = CLOSE_HOOK
-    return MergePlan(left, right)
+    return left, right
 
 
-def plan_new_range(request: MergeRequest) -> MergePlan:
-    """How memory that is not mapped yet would merge with its neighbours."""
+def plan_new_range(request: MergeRequest) -> tuple[i64, i64]:
+    """How memory that is not mapped yet would merge: for prev and for next, as plan_existing_range."""
     if request.flags & VM_SPECIAL:
-        return MergePlan(SPECIAL_VMA, SPECIAL_VMA)
+        return SPECIAL_VMA, SPECIAL_VMA
     left = can_vma_merge_left(request)
     right: i64 = EXPAND_ONLY
     if not request.expand_only:
@@ -264,7 +248,7 @@ def plan_new_range(request: MergeRequest) -> MergePlan:
         assert following is not None
         if not can_merge_remove_vma(following):
             right = CLOSE_HOOK
-    return MergePlan(left, right)
+    return left, right
 
 
 # -- commit -------------------------------------------------------------------------------------------
@@ -277,14 +261,14 @@ def _stick(target: Vma, flags: i64) -> None:
 
 def _dup_and_preallocate(request: MergeRequest, target: Vma, source: Vma | None) -> bool:
     """Do all of a merge that can fail.  False, with request.failure set and nothing changed, if memory runs out."""
-    port = request.mm.port
+    mm = request.mm
     duplicated = False
     if source is not None:
         duplicated = target.anon_vma is None and source.anon_vma is not None
         request.failure = dup_anon_vma(target, source)
         if request.failure != YES:
             return False
-    if port.may_fail(ALLOC_TREE):
+    if not mm.quiet and mm.port.may_fail(ALLOC_TREE):
         request.failure = NO_MEMORY_TREE
         if duplicated:
             unlink_anon_vmas(target)
@@ -301,19 +285,17 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
 
     Returns the survivor, or None if nothing merged; request.failure then tells whether memory ran out.
     """
-    mm = request.mm
-    mm.assert_write_locked()
-    plan = plan_existing_range(request)
-    kind = plan.kind()
-    if kind == KIND_NONE:
+    left, right = plan_existing_range(request)
+    if left != YES and right != YES:
         return None
+    mm = request.mm
     prev = request.prev
     middle = request.middle
     following = request.next
     assert middle is not None
     start = request.start
     end = request.end
-    if kind == KIND_RIGHT:
+    if left != YES:
         assert following is not None
         if not _dup_and_preallocate(request, following, middle):
             return None
@@ -326,7 +308,7 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
         mm.observer.merged(following, start, end)
         return following
     assert prev is not None
-    if kind == KIND_BOTH:
+    if right == YES:
         assert following is not None
         # At most one of the two has an anon_vma that prev lacks.
         source = following if following.anon_vma is not None else middle
@@ -353,12 +335,10 @@ def vma_merge_new_range(request: MergeRequest) -> Vma | None:
 
     Returns the VMA that now holds it, or None if nothing merged; request.failure then tells whether memory ran out.
     """
-    request.mm.assert_write_locked()
-    plan = plan_new_range(request)
-    kind = plan.kind()
-    if kind == KIND_NONE:
+    left, right = plan_new_range(request)
+    if left != YES and right != YES:
         return None
-    if kind == KIND_RIGHT:
+    if left != YES:
         following = request.next
         assert following is not None
         pages = (request.end - request.start) >> PAGE_SHIFT
@@ -368,7 +348,7 @@ def vma_merge_new_range(request: MergeRequest) -> Vma | None:
     else:
         prev = request.prev
         assert prev is not None
-        swallowed = request.next if kind == KIND_BOTH else None
+        swallowed = request.next if right == YES else None
         end = swallowed.end if swallowed is not None else request.end
         merged = vma_expand(request, prev, prev.start, end, prev.pgoff, swallowed)
         target = prev

@@ -47,7 +47,7 @@ def split_vma_unchecked(vma: Vma, addr: i64, new_below: bool) -> tuple[Vma, i64]
         return vma, refusal
     mm = vma.mm
     port = mm.port
-    if port.may_fail(ALLOC_VMA):
+    if not mm.quiet and port.may_fail(ALLOC_VMA):
         return vma, NO_MEMORY_VMA
     new = vma.duplicate()
     if new_below:
@@ -55,13 +55,14 @@ def split_vma_unchecked(vma: Vma, addr: i64, new_below: bool) -> tuple[Vma, i64]
     else:
         new.start = addr
         new.pgoff = vma.pgoff_at(addr)
-    if port.may_fail(ALLOC_TREE):
+    if not mm.quiet and port.may_fail(ALLOC_TREE):
         return vma, NO_MEMORY_TREE
     if vma.policy is not None and port.may_fail(ALLOC_POLICY):
         return vma, NO_MEMORY_POLICY
-    refusal = anon_vma_clone(new, vma)
-    if refusal != YES:
-        return vma, refusal
+    if vma.anon_vma is not None or vma.chain:
+        refusal = anon_vma_clone(new, vma)
+        if refusal != YES:
+            return vma, refusal
     new.take_references()
     if new.ops is not None:
         port.opened(new)

@@ -243,6 +243,8 @@ class Mm:
         self.limits: Limits = limits
         self.semantics: Semantics = semantics
         self.port: Port = port
+        self.quiet: bool = type(port) is Port
+        """The port does nothing and never fails, so it need not be asked."""
         self.observer: Observer = Observer()
         self.tree: MapleTree[Vma] = MapleTree()
         self.task_size: int = TASK_SIZE
@@ -417,7 +419,8 @@ class Mm:
         vma.start = start
         vma.end = end
         vma.pgoff = pgoff
-        self.port.resized(vma, old_start, old_end)
+        if not self.quiet:
+            self.port.resized(vma, old_start, old_end)
 
     def move_boundary(self, below: Vma, above: Vma, at: i64) -> None:
         """Move the address at which two VMAs touch: one takes from the other (vma_set_range of both)."""
@@ -428,8 +431,9 @@ class Mm:
         below.end = at
         above.pgoff += (at - old) >> PAGE_SHIFT
         above.start = at
-        self.port.resized(below, below.start, old)
-        self.port.resized(above, old, above.end)
+        if not self.quiet:
+            self.port.resized(below, below.start, old)
+            self.port.resized(above, old, above.end)
 
     def absorb(self, vma: Vma, start: i64, end: i64, pgoff: i64, gone: Vma) -> None:
         """Give a VMA of the tree new bounds, and let go of another that lies within them."""
@@ -442,7 +446,8 @@ class Mm:
         vma.end = end
         vma.pgoff = pgoff
         self.drop(gone)
-        self.port.resized(vma, old_start, old_end)
+        if not self.quiet:
+            self.port.resized(vma, old_start, old_end)
 
     def drop(self, vma: Vma) -> None:
         """Let go of a VMA that a merge has swallowed."""
@@ -462,7 +467,8 @@ class Mm:
         else:
             vma.end = new.start
         self.count_maps(1)
-        self.port.resized(vma, old_start, old_end)
+        if not self.quiet:
+            self.port.resized(vma, old_start, old_end)
 
     def free(self, vma: Vma, where: str) -> None:
         """Give back what a VMA holds that is no longer in the tree (remove_vma)."""
@@ -491,18 +497,19 @@ class Mm:
     def vm_stat_account(self, flags: i64, npages: i64) -> None:
         """Count npages (which may be negative) of memory with these flags (vm_stat_account)."""
         self.total_vm += npages
-        if is_exec_mapping(flags):
+        # No mapping is of two kinds; most are data.
+        if is_data_mapping(flags):
+            self.data_vm += npages
+        elif is_exec_mapping(flags):
             self.exec_vm += npages
         elif is_stack_mapping(flags):
             self.stack_vm += npages
-        elif is_data_mapping(flags):
-            self.data_vm += npages
 
     def may_expand_vm(self, flags: i64, npages: i64) -> i64:
         """YES, LIMIT_AS or LIMIT_DATA for npages more with these flags (may_expand_vm)."""
         if self.total_vm + npages > self.limits.as_pages:
             return LIMIT_AS
-        if is_data_mapping(flags) and self.data_vm + npages > self.limits.data_pages:
+        if self.data_vm + npages > self.limits.data_pages and is_data_mapping(flags):
             return LIMIT_DATA
         return YES
 

@@ -96,7 +96,7 @@ def _collect(gathered: Gathered, first: Vma) -> i64:
             _, refusal = split_vma_unchecked(vma, end, False)
             if refusal != YES:
                 return refusal
-        if mm.port.may_fail(ALLOC_DETACH):
+        if not mm.quiet and mm.port.may_fail(ALLOC_DETACH):
             return NO_MEMORY_TREE
         gathered.take(vma)
         vma = mm.tree.find(vma.end) if vma.end < end else None
@@ -114,12 +114,13 @@ def zap(gathered: Gathered) -> None:
 
 
 def _zap_vma(gathered: Gathered, vma: Vma) -> None:
-    port = gathered.mm.port
     if vma.uffd is not None:
         _tell_unmapped(gathered, vma.uffd)
-    port.unmap_pages(vma, vma.start, vma.end)
-    if vma.ops is not None:
-        port.closed(vma)
+    mm = gathered.mm
+    if not mm.quiet:
+        mm.port.unmap_pages(vma, vma.start, vma.end)
+        if vma.ops is not None:
+            mm.port.closed(vma)
 
 
 def _tell_unmapped(gathered: Gathered, uffd: Userfaultfd) -> None:
@@ -157,7 +158,7 @@ def munmap_range(mm: Mm, start: i64, end: i64) -> i64:
     refusal = gather(gathered)
     if refusal != YES or gathered.first is None:
         return refusal
-    if mm.port.may_fail(ALLOC_TREE):
+    if not mm.quiet and mm.port.may_fail(ALLOC_TREE):
         return NO_MEMORY_TREE
     zap(gathered)
     complete(gathered)
