@@ -6,7 +6,7 @@ from typing import Final
 
 from mypy_extensions import i64
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, is_unsigned_long, page_down, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, WORD, is_unsigned_long, page_down, page_up
 from vmalab.flags import (
     F_SEAL_FUTURE_WRITE,
     F_SEAL_WRITE,
@@ -81,7 +81,8 @@ from vmalab.reason import (
 )
 from vmalab.syscalls.populate import mm_populate
 from vmalab.vma.area import HUGETLB_1G_OPS, HUGETLB_OPS, File, VmaOps
-from vmalab.vma.map import DAX_FILESYSTEMS, Mapping, do_brk_flags, mmap_region
+from vmalab.vma.map import DAX_FILESYSTEMS, do_brk_flags, mmap_region
+from vmalab.vma.merge import MergeRequest
 from vmalab.vma.place import check_fixed, get_unmapped_area, round_hint_to_min
 from vmalab.vma.space import OVERCOMMIT_NEVER, Mm
 from vmalab.vma.unmap import do_munmap, munmap_range
@@ -207,10 +208,11 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
     if addr and not flags & MAP_FIXED:
         addr = round_hint_to_min(mm, addr)
     length = page_up(length)
-    if not is_unsigned_long(length):
-        return -LENGTH_OVERFLOW
-    if not is_unsigned_long(pgoff + (length >> PAGE_SHIFT)):
-        return -OFFSET_OVERFLOW
+    if length + pgoff > WORD:
+        if not is_unsigned_long(length):
+            return -LENGTH_OVERFLOW
+        if not is_unsigned_long(pgoff + (length >> PAGE_SHIFT)):
+            return -OFFSET_OVERFLOW
     if mm.map_count > mm.settings.max_map_count:
         return -MAP_COUNT_MAP
     pkey: i64 = 0
@@ -240,7 +242,9 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
         return -refusal
     if flags & MAP_NORESERVE and (mm.commit.mode != OVERCOMMIT_NEVER or (file is not None and file.huge_size)):
         vm_flags |= VM_NORESERVE
-    refusal = mmap_region(Mapping(mm, addr, length, vm_flags, pgoff, file))
+    request = MergeRequest(mm, addr, addr + length, vm_flags, pgoff)
+    request.file = file
+    refusal = mmap_region(request)
     if refusal != YES:
         return -refusal
     return addr

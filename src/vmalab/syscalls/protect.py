@@ -62,9 +62,8 @@ def mprotect(mm: Mm, start: int, length: int, prot: int, pkey: int = -1) -> int:
         return -UNALIGNED
     if length == 0:
         return 0
-    length = page_up(length)
-    end = start + length
-    if not is_unsigned_long(length) or not is_unsigned_long(end):
+    end = start + page_up(length)
+    if not is_unsigned_long(end):
         return -RANGE_WRAPS
     if prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM):
         return -PROT_UNKNOWN
@@ -77,13 +76,11 @@ def mprotect(mm: Mm, start: int, length: int, prot: int, pkey: int = -1) -> int:
 def _protect_range(mm: Mm, start: int, end: int, prot: int, grows: int, pkey: int) -> int:
     if pkey != -1 and not mm_pkey_is_allocated(mm, pkey):
         return -PKEY_NOT_ALLOCATED
-    vma = mm.find_vma_intersection(start, end)
-    if vma is None:
-        return -NOT_MAPPED
     end = within_word(end)
+    vma = mm.find_vma(start)
+    if vma is None or vma.start >= end:
+        return -NOT_MAPPED
     if grows & PROT_GROWSDOWN:
-        if vma.start >= end:
-            return -NOT_MAPPED
         start = vma.start
         if not vma.flags & VM_GROWSDOWN:
             return -PROT_NOT_GROWING
@@ -104,9 +101,11 @@ def _protect_vmas(mm: Mm, first: Vma, start: i64, end: i64, prot: int, pkey: int
         wanted = prot
         if mm.read_implies_exec and prot & PROT_READ and vma.flags & VM_MAYEXEC:
             wanted |= PROT_EXEC
-        key: i64 = pkey
-        if pkey == -1:
-            key = _pkey_for(vma, wanted)
+        key: i64 = 0
+        if mm.settings.pkeys:
+            key = pkey
+            if pkey == -1:
+                key = _pkey_for(vma, wanted)
         flags = calc_vm_prot_bits(wanted, key) | vma.flags & ~(VM_ACCESS | VM_PKEY_MASK)
         # Each access bit has its MAY bit four places up.
         if flags & ~(flags >> 4) & VM_ACCESS:
@@ -167,9 +166,10 @@ def mprotect_fixup(vma: Vma, start: i64, end: i64, flags: i64) -> tuple[Vma, i64
     if refusal != YES:
         mm.commit.uncharge(charged)
         return modified, refusal
-    memory = memory_of(mm)
-    if memory is not None:
-        change_protection(memory, modified, start, end)
+    if not mm.quiet:
+        memory = memory_of(mm)
+        if memory is not None:
+            change_protection(memory, modified, start, end)
     if old & VM_ACCOUNT and not flags & VM_ACCOUNT:
         mm.commit.uncharge(pages)
     if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:

@@ -14,7 +14,7 @@ from vmalab.testing.stage import PLAIN, Stage, marked
 from vmalab.text import escape_text
 from vmalab.vma.anon import anon_vma_prepare
 from vmalab.vma.area import Vma
-from vmalab.vma.map import Mapping, do_brk_flags, insert_vm_struct, mmap_region
+from vmalab.vma.map import do_brk_flags, insert_vm_struct, mmap_region
 from vmalab.vma.merge import (
     MergeRequest,
     plan_existing_range,
@@ -258,7 +258,9 @@ def _mmap_region(doing: Doing) -> int:
     file = doing.stage.names.file(wanted)
     offset = doing.stage.offset(wanted, doing.first)
     flags = wanted.flags & ~VM_ACCOUNT
-    return mmap_region(Mapping(doing.mm, doing.start, doing.end - doing.start, flags, offset, file))
+    request = MergeRequest(doing.mm, doing.start, doing.end, flags, offset)
+    request.file = file
+    return mmap_region(request)
 
 
 def _brk(doing: Doing) -> int:

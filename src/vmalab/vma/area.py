@@ -286,28 +286,39 @@ class Vma:
         "uffd",
     )
 
-    def __init__(self, mm: Mm, start: i64, end: i64, flags: i64, pgoff: i64) -> None:
+    def __init__(self, mm: Mm, start: i64, end: i64, flags: i64, pgoff: i64, like: Vma | None = None) -> None:
+        """A VMA of anonymous memory, or one that shares file, policy and the rest with another."""
         self.mm: Mm = mm
         self.start: i64 = start
         self.end: i64 = end
         self.flags: i64 = flags
         self.pgoff: i64 = pgoff
         # What a merge compares comes first: it lies together in memory.
-        self.file: File | None = None
-        self.policy: Policy | None = None
-        self.uffd: Userfaultfd | None = None
-        self.name: str | None = None
-        """The anonymous name (PR_SET_VMA_ANON_NAME)."""
-        self.anon_vma: AnonVma | None = None
+        if like is None:
+            self.file: File | None = None
+            self.policy: Policy | None = None
+            self.uffd: Userfaultfd | None = None
+            self.name: str | None = None
+            """The anonymous name (PR_SET_VMA_ANON_NAME)."""
+            self.anon_vma: AnonVma | None = None
+            self.ops: VmaOps | None = None
+            self.private_data: object | None = None
+            """What its driver keeps with it (vm_private_data); a copy or a part has the same."""
+            self.label: str = ""
+            """What the kernel shows for a special mapping, for instance [vdso]."""
+        else:
+            self.file = like.file
+            self.policy = like.policy
+            self.uffd = like.uffd
+            self.name = like.name
+            self.anon_vma = like.anon_vma
+            self.ops = like.ops
+            self.private_data = like.private_data
+            self.label = like.label
         self.chain: tuple[AnonVma, ...] = ()
         """The anon_vmas that its pages may belong to, the newest first."""
-        self.ops: VmaOps | None = None
         self.freed: str = ""
         """Where it was freed; empty while it lives."""
-        self.private_data: object | None = None
-        """What its driver keeps with it (vm_private_data); a copy or a part has the same."""
-        self.label: str = ""
-        """What the kernel shows for a special mapping, for instance [vdso]."""
 
     def __repr__(self) -> str:
         if self.freed:
@@ -368,25 +379,7 @@ class Vma:
 
         It belongs to another address space if one is given.
         """
-        new = Vma(self.mm if mm is None else mm, self.start, self.end, self.flags, self.pgoff)
-        # Most have none of these, and a test is cheaper than giving up one None for another.
-        if self.file is not None:
-            new.file = self.file
-        if self.ops is not None:
-            new.ops = self.ops
-        if self.policy is not None:
-            new.policy = self.policy
-        if self.uffd is not None:
-            new.uffd = self.uffd
-        if self.private_data is not None:
-            new.private_data = self.private_data
-        if self.name is not None:
-            new.name = self.name
-        if self.label:
-            new.label = self.label
-        if self.anon_vma is not None:
-            new.anon_vma = self.anon_vma
-        return new
+        return Vma(self.mm if mm is None else mm, self.start, self.end, self.flags, self.pgoff, self)
 
     def poison(self, where: str) -> None:
         """Make a freed VMA useless, so that a use after free shows.

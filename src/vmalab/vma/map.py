@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import Final
 
-from mypy_extensions import i64, mypyc_attr
+from mypy_extensions import i64
 
 from vmalab.addr import PAGE_SHIFT
 from vmalab.flags import (
@@ -53,22 +53,6 @@ DAX_FILESYSTEMS: Final = ("ext2", "ext4", "xfs")
 """Their files refuse MAP_SYNC unless they lie on persistent memory.  Confirmed for ext4."""
 
 
-@mypyc_attr(free_list_len=1, acyclic=True)
-@final
-class Mapping:
-    """What is to be mapped: [start, start + length) with flags, from pgoff of file."""
-
-    __slots__ = ("file", "flags", "length", "mm", "pgoff", "start")
-
-    def __init__(self, mm: Mm, start: i64, length: i64, flags: i64, pgoff: i64, file: File | None) -> None:
-        self.mm: Mm = mm
-        self.start: i64 = start
-        self.length: i64 = length
-        self.flags: i64 = flags
-        self.pgoff: i64 = pgoff
-        self.file: File | None = file
-
-
 def map_deny_write_exec(mm: Mm, old: i64, new: i64) -> i64:
     """Memory-deny-write-execute: nothing becomes executable that is or was writable.  YES or MDWE."""
     if not mm.mdwe or not new & VM_EXEC:
@@ -88,29 +72,30 @@ def ksm_compatible(flags: i64) -> bool:
     return flags & (VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE) == 0
 
 
-def mmap_region(mapping: Mapping) -> i64:
-    """Map a range, over whatever is there: YES or a reason.
+def mmap_region(request: MergeRequest) -> i64:
+    """Map a range, over whatever is there: YES or a reason.  Its neighbours are looked for here.
 
     Until the old mapping is zapped a refusal leaves it in place (but for splits); after that it leaves a hole.
     """
-    mm = mapping.mm
-    refusal = map_deny_write_exec(mm, mapping.flags, mapping.flags)
+    mm = request.mm
+    flags = request.flags
+    refusal = map_deny_write_exec(mm, flags, flags)
     if refusal != YES:
         return refusal
-    flags = mapping.flags
-    end = mapping.start + mapping.length
+    start = request.start
+    end = request.end
     gathered: Gathered | None = None
     gone: i64 = 0
     accounted: i64 = 0
-    prev, following = mm.tree.around(mapping.start)
+    request.prev, following = mm.tree.around(start)
     if following is not None and following.start < end:
-        gathered = Gathered(mm, mapping.start, end)
+        gathered = Gathered(mm, start, end)
         refusal = gather(gathered)
         if refusal != YES:
             return refusal
         gone = gathered.pages
         accounted = gathered.accounted
-    pages = mapping.length >> PAGE_SHIFT
+    pages = (end - start) >> PAGE_SHIFT
     refusal = mm.may_expand_vm(flags, pages - gone)
     if refusal != YES:
         return refusal
@@ -125,11 +110,12 @@ def mmap_region(mapping: Mapping) -> i64:
         replaced = accounted
         if gathered is not None:
             gathered.accounted = 0
-        mapping.flags = flags | VM_ACCOUNT
+        request.flags = flags | VM_ACCOUNT
     if gathered is not None:
         zap(gathered)
-        prev, following = mm.tree.around(mapping.start)
-    refusal = _place_mapping(mapping, prev, following)
+        request.prev, following = mm.tree.around(start)
+    request.next = following
+    refusal = _place_mapping(request, pages)
     if gathered is not None:
         complete(gathered)
     if refusal != YES:
@@ -139,51 +125,51 @@ def mmap_region(mapping: Mapping) -> i64:
     return refusal
 
 
-def _place_mapping(mapping: Mapping, prev: Vma | None, following: Vma | None) -> i64:
-    """Put a mapping into its empty range: into a neighbour if one takes it, else as a new VMA."""
-    mm = mapping.mm
-    end = mapping.start + mapping.length
-    refusal = _prepare(mapping)
-    if refusal != YES:
-        return refusal
-    mapping.flags = ksm_vma_flags(mm, mapping.flags)
-    request = MergeRequest(mm, mapping.start, end, mapping.flags, mapping.pgoff, None, prev, None, following)
-    request.file = mapping.file
-    vma = vma_merge_new_range(request)
-    if vma is None:
-        vma, refusal = _new_vma(mapping, end)
+def _place_mapping(request: MergeRequest, pages: i64) -> i64:
+    """Put that many pages into their empty range: into a neighbour if one takes them, else as a new VMA."""
+    mm = request.mm
+    refusal: i64 = YES
+    if request.file is not None:
+        refusal = _prepare(request, request.file)
         if refusal != YES:
             return refusal
-    mm.vm_stat_account(mapping.flags, mapping.length >> PAGE_SHIFT)
+    request.flags = ksm_vma_flags(mm, request.flags)
+    vma = vma_merge_new_range(request)
+    if vma is None:
+        vma, refusal = _new_vma(request)
+        if refusal != YES:
+            return refusal
+    mm.vm_stat_account(request.flags, pages)
     if vma.flags & VM_LOCKED:
-        _count_locked(vma, mapping.length)
+        _count_locked(vma, pages)
     vma.flags = vma.flags | mm.settings.soft_dirty
     return YES
 
 
-def _count_locked(vma: Vma, length: i64) -> None:
+def _count_locked(vma: Vma, pages: i64) -> None:
     """A locked mapping counts, unless it is of a kind that is never locked: then it loses the flag."""
     if vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE):
         vma.flags = vma.flags & ~VM_LOCKED_MASK
     else:
-        vma.mm.locked_vm += length >> PAGE_SHIFT
+        vma.mm.locked_vm += pages
 
 
-def _new_vma(mapping: Mapping, end: i64) -> tuple[Vma, i64]:
-    """A VMA of its own for a mapping (__mmap_new_vma): the VMA and YES, or a reason."""
-    mm = mapping.mm
-    vma = Vma(mm, mapping.start, end, mapping.flags, mapping.pgoff)
+def _new_vma(request: MergeRequest) -> tuple[Vma, i64]:
+    """A VMA of its own for a new range (__mmap_new_vma): the VMA and YES, or a reason."""
+    mm = request.mm
+    flags = request.flags
+    vma = Vma(mm, request.start, request.end, flags, request.pgoff)
     if not mm.quiet:
         if mm.port.may_fail(ALLOC_VMA):
             return vma, NO_MEMORY_VMA
         if mm.port.may_fail(ALLOC_TREE):
             return vma, NO_MEMORY_TREE
-    file = mapping.file
-    if (file is None or file.kind == "zero") and mapping.flags & VM_SHARED:
+    file = request.file
+    if flags & VM_SHARED and (file is None or file.kind == "zero"):
         # Shared anonymous memory is a file of its own that nobody else can open; so is a shared /dev/zero.
         file = File("/dev/zero (deleted)", "00:01", 0, kind="shm", fs="tmpfs", ops=SHMEM_OPS)
-        file.size = mapping.length
-        if not mapping.flags & VM_NORESERVE:
+        file.size = request.end - request.start
+        if not flags & VM_NORESERVE:
             # All of it is committed at once, whatever its permissions are (shmem_acct_size).
             refusal = mm.charge(vma.pages())
             if refusal != YES:
@@ -192,13 +178,13 @@ def _new_vma(mapping: Mapping, end: i64) -> tuple[Vma, i64]:
     if file is not None:
         vma.file = file
         # A descriptor that cannot write makes a shared mapping without VM_SHARED; it keeps its driver.
-        vma.ops = file.ops if mapping.flags & VM_MAYSHARE else file.private_ops
+        vma.ops = file.ops if flags & VM_MAYSHARE else file.private_ops
         vma.flags = vma.flags | file.driver_flags
         file.hold()
         file.writers += vma.is_shared_writer()
-        if file.huge_size and mapping.pgoff << PAGE_SHIFT & (file.huge_size - 1):
+        if file.huge_size and request.pgoff << PAGE_SHIFT & (file.huge_size - 1):
             refusal = HUGETLB_OFFSET
-        elif file.huge_size and file.segment is None and not mapping.flags & VM_NORESERVE and not mm.settings.hugepages:
+        elif file.huge_size and file.segment is None and not flags & VM_NORESERVE and not mm.settings.hugepages:
             # Huge pages are reserved as they are mapped, those of a segment when it is made; and the pool is empty.
             refusal = HUGETLB_NO_PAGES
         else:
@@ -211,22 +197,20 @@ def _new_vma(mapping: Mapping, end: i64) -> tuple[Vma, i64]:
     return vma, YES
 
 
-def _prepare(mapping: Mapping) -> i64:
+def _prepare(request: MergeRequest, file: File) -> i64:
     """What a file wants of its mapping before that is merged or made (mmap_prepare): YES or a reason.
 
     Secret memory is shared, and always locked (secretmem_mmap_prepare).  Filesystems that know DAX refuse MAP_SYNC for
     a file that is not on it (ext4_file_mmap_prepare).
     """
-    if mapping.file is None:
-        return YES
-    if mapping.flags & VM_SYNC and mapping.file.fs in DAX_FILESYSTEMS:
+    if request.flags & VM_SYNC and file.fs in DAX_FILESYSTEMS:
         return FLAGS_NOT_SUPPORTED
-    if mapping.file.kind != "secretmem":
+    if file.kind != "secretmem":
         return YES
-    if not mapping.flags & (VM_SHARED | VM_MAYSHARE):
+    if not request.flags & (VM_SHARED | VM_MAYSHARE):
         return SECRET_PRIVATE
-    mapping.flags |= VM_LOCKED | VM_DONTDUMP
-    return mapping.mm.mlock_future_ok(mapping.flags, mapping.length)
+    request.flags |= VM_LOCKED | VM_DONTDUMP
+    return request.mm.mlock_future_ok(request.flags, request.end - request.start)
 
 
 def do_brk_flags(mm: Mm, below: Vma | None, addr: i64, length: i64, flags: i64) -> i64:

@@ -85,12 +85,13 @@ class MergeRequest:
         self.end: i64 = end
         self.flags: i64 = flags
         self.pgoff: i64 = pgoff
-        self.file: File | None = None
-        self.anon_vma: AnonVma | None = None
-        self.policy: Policy | None = None
-        self.uffd: Userfaultfd | None = None
-        self.name: str | None = None
-        if like is not None:
+        if like is None:
+            self.file: File | None = None
+            self.anon_vma: AnonVma | None = None
+            self.policy: Policy | None = None
+            self.uffd: Userfaultfd | None = None
+            self.name: str | None = None
+        else:
             self.file = like.file
             self.anon_vma = like.anon_vma
             self.policy = like.policy

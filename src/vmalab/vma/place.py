@@ -84,7 +84,8 @@ def arch_get_unmapped_area(mm: Mm, addr: int, length: i64, flags: int, align: i6
     """
     if flags & MAP_FIXED:
         return addr
-    addr = within_word(addr)
+    if addr:
+        addr = within_word(addr)
     if not mm.topdown or flags & MAP_32BIT:
         return _bottomup(mm, addr, length, flags, align, offset)
     if addr:
@@ -154,15 +155,11 @@ def get_unmapped_area(mm: Mm, file: File | None, addr: int, length: int, pgoff: 
     """The address at which a mapping of length bytes goes, or minus a reason (__get_unmapped_area)."""
     if length > mm.task_size:
         return -BEYOND_TASK_SIZE_MAP
-    if file is not None and file.huge_size:
-        found = hugetlb_get_unmapped_area(mm, addr, length, flags, file.huge_size)
-    elif (file is None and flags & MAP_SHARED) or (
-        file is not None and (file.kind in ("memfd", "shm") or (file.kind == "zero" and flags & MAP_SHARED))
-    ):
+    if file is not None:
+        found = _place_for_file(mm, file, addr, length, pgoff, flags)
+    elif flags & MAP_SHARED:
         found = shmem_get_unmapped_area(mm, addr, length, pgoff, flags)
-    elif file is not None and file.thp_aligned and mm.settings.thp:
-        found = thp_get_unmapped_area(mm, addr, length, pgoff, flags)
-    elif file is None and addr == 0 and mm.settings.thp and _wants_huge_alignment(mm, length):
+    elif length >= PMD_SIZE and addr == 0 and mm.settings.thp and _wants_huge_alignment(mm, length):
         found = thp_get_unmapped_area(mm, addr, length, 0, flags)
     else:
         found = arch_get_unmapped_area(mm, addr, length, flags)
@@ -177,12 +174,21 @@ def get_unmapped_area(mm: Mm, file: File | None, addr: int, length: int, pgoff: 
     return found
 
 
+def _place_for_file(mm: Mm, file: File, addr: int, length: int, pgoff: int, flags: int) -> int:
+    """The address for a mapping of a file, or minus a reason: each kind has its alignment."""
+    if file.huge_size:
+        return hugetlb_get_unmapped_area(mm, addr, length, flags, file.huge_size)
+    if file.kind in ("memfd", "shm") or (file.kind == "zero" and flags & MAP_SHARED):
+        return shmem_get_unmapped_area(mm, addr, length, pgoff, flags)
+    if file.thp_aligned and mm.settings.thp:
+        return thp_get_unmapped_area(mm, addr, length, pgoff, flags)
+    return arch_get_unmapped_area(mm, addr, length, flags)
+
+
 def _wants_huge_alignment(mm: Mm, length: int) -> bool:
-    """Whether anonymous memory of this length without a hint is aligned to huge pages."""
+    """Whether anonymous memory that could hold a huge page, and has no hint, is aligned to huge pages."""
     rule = mm.semantics.thp_align_anonymous
-    if rule == THP_ALIGN_MULTIPLE:
-        return length & (PMD_SIZE - 1) == 0
-    return rule == THP_ALIGN_LARGE and length >= PMD_SIZE
+    return rule == THP_ALIGN_LARGE or (rule == THP_ALIGN_MULTIPLE and length & (PMD_SIZE - 1) == 0)
 
 
 def round_hint_to_min(mm: Mm, hint: int) -> int:
