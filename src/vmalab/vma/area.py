@@ -294,6 +294,8 @@ class Vma:
         self.flags: i64 = flags
         self.pgoff: i64 = pgoff
         # What a merge compares comes first: it lies together in memory.
+        self.chain: tuple[AnonVma, ...] = ()
+        """The anon_vmas that its pages may belong to, the newest first."""
         if like is None:
             self.file: File | None = None
             self.policy: Policy | None = None
@@ -315,8 +317,6 @@ class Vma:
             self.ops = like.ops
             self.private_data = like.private_data
             self.label = like.label
-        self.chain: tuple[AnonVma, ...] = ()
-        """The anon_vmas that its pages may belong to, the newest first."""
         self.freed: str = ""
         """Where it was freed; empty while it lives."""
 
