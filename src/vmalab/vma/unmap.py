@@ -82,14 +82,7 @@ def gather(gathered: Gathered) -> i64:
         _, refusal = split_vma_unchecked(vma, start, True)
         if refusal != YES:
             return refusal
-    return _collect(gathered, vma)
-
-
-def _collect(gathered: Gathered, first: Vma) -> i64:
-    mm = gathered.mm
-    end = gathered.end
-    vma: Vma | None = first
-    while vma is not None and vma.start < end:
+    while True:
         if vma.flags & VM_SEALED:
             return SEALED
         if vma.end > end:
@@ -99,8 +92,11 @@ def _collect(gathered: Gathered, first: Vma) -> i64:
         if not mm.quiet and mm.port.may_fail(ALLOC_DETACH):
             return NO_MEMORY_TREE
         gathered.take(vma)
-        vma = mm.tree.find(vma.end) if vma.end < end else None
-    return YES
+        if vma.end >= end:
+            return YES
+        vma = mm.tree.find(vma.end)
+        if vma is None or vma.start >= end:
+            return YES
 
 
 def zap(gathered: Gathered) -> None:
