@@ -161,8 +161,6 @@ class Collected:
         self.attribution.replay = self.tale.replay = self.replay
         self.texts: list[str] = [""]
         """What each record is, by its number."""
-        self.text_space = array("i", [-1])
-        """The space that each record is of; -1 for none."""
         self.failed: list[Failed] = []
         self.shortcomings: list[str] = []
         """What the trace lacks, a sentence each without its full stop; escaped."""
@@ -194,7 +192,6 @@ class Collected:
             after = replay.process(getattr(record, "pid", 0))
             space = self.lives.number(after.mm) if after is not None else space
         self.texts.append(record_text(record, replay.call))
-        self.text_space.append(space)
         if self.viewer is not None:
             self.viewer.after(replay, record, mismatch)
         if isinstance(record, records.Call) and (record.failed or mismatch is not None):

@@ -12,6 +12,7 @@ import json
 from array import array
 from collections import Counter
 from importlib import resources
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from vmalab.explain.attribution import GAP, UNASKED, Group
@@ -30,8 +31,6 @@ SCRIPTS: Final = ("data.js", "dom.js", "scale.js", "chart.js", "picture.js", "pa
 """The code of the page, in the order in which it is put together."""
 MAKERS: Final = 100
 """How many shapes of calls are listed."""
-FAILED: Final = 10_000
-"""How many failed calls are listed one by one."""
 
 
 def report_html(collected: Collected, header: Header, name: str) -> str:
@@ -45,7 +44,9 @@ def report_html(collected: Collected, header: Header, name: str) -> str:
     first = Columns()
     first.add("places", places.addresses())
     described = _add_spaces(first, collected, places)
+    failures = _add_failures(first, collected)
     later = Columns()
+    _add_texts(later, "texts", collected.texts)
     _add_tale(later, collected, places)
     data = {
         "name": escape_text(name),
@@ -68,8 +69,7 @@ def report_html(collected: Collected, header: Header, name: str) -> str:
         "words": [[escape_text(before), escape_text(after)] for before, after in tale.words],
         "kindsTold": KINDS_TOLD,
         "spaces": described,
-        "failed": _failed(collected),
-        "failedInAll": len(collected.failed),
+        "failures": failures,
         "first": first.index(),
         "later": later.index(),
     }
@@ -110,17 +110,18 @@ def _notes(collected: Collected, header: Header) -> list[str]:
 
 def _add_spaces(columns: Columns, collected: Collected, places: Places) -> list[dict[str, Any]]:
     """Put the lives and curves of all spaces into columns, end to end; what describes each space."""
-    lives = _Table(("start", "end", "born", "died", "attributes", "anon", "apart"), ("moved",))
-    counters = _Table(("n", "mapCount"), ("totalVm", "lockedVm", "committed"))
-    curves = _Table(("n", "value"), ())
+    lives = _Table(("start", "end", "born", "died", "attributes", "anon", "apart", "moved"))
+    counters = _Table(("n", "mapCount"))
+    curves = _Table(("n", "value"))
+    moves = sorted({moved for space in collected.lives.spaces for moved in space.moved})
+    columns.add("moves", array("d", moves))
+    move_numbers = {moved: number for number, moved in enumerate(moves)}
     described: list[dict[str, Any]] = []
     for number, space in enumerate(collected.lives.spaces):
         attributed = collected.attributed(number)
         groups = collected.groups(number)
-        life_range = _add_lives(lives, space, places)
-        counter_range = counters.extend(
-            [space.counter_n, space.map_count, space.total_vm, space.locked_vm, space.committed]
-        )
+        life_range = _add_lives(lives, space, places, move_numbers)
+        counter_range = counters.extend([space.counter_n, space.map_count])
         described.append(
             {
                 "pid": space.pid,
@@ -148,10 +149,13 @@ def _add_spaces(columns: Columns, collected: Collected, places: Places) -> list[
 _LESS: Final = {
     "lives.start": "lives.start",
     "lives.end": "lives.start",
+    "lives.born": "lives.born",
+    "lives.died": "lives.born",
     "counters.n": "counters.n",
     "counters.mapCount": "counters.mapCount",
     "curves.n": "curves.n",
     "curves.value": "curves.value",
+    "failed.n": "failed.n",
     "tale.n": "tale.n",
     "tale.end": "tale.start",
     "tale.aboutStart": "tale.start",
@@ -163,9 +167,8 @@ _LESS: Final = {
 class _Table:
     """Columns that grow together, piece by piece."""
 
-    def __init__(self, whole: tuple[str, ...], wide: tuple[str, ...]) -> None:
-        self._columns: dict[str, array[Any]] = {name: array("I") for name in whole}
-        self._columns.update({name: array("d") for name in wide})
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._columns: dict[str, array[int]] = {name: array("I") for name in names}
         self._length = 0
 
     def extend(self, pieces: list[Any]) -> tuple[int, int]:
@@ -181,16 +184,17 @@ class _Table:
             columns.add(f"{name}.{each}", column, _LESS.get(f"{name}.{each}", ""))
 
 
-def _add_lives(lives: _Table, space: Space, places: Places) -> tuple[int, int]:
+def _add_lives(lives: _Table, space: Space, places: Places, moves: dict[int, int]) -> tuple[int, int]:
     """The lives of a space in the order of their addresses, as a page looks for them."""
     order = sorted(range(len(space.start)), key=lambda row: (space.start[row], space.born[row]))
     in_order = [
         array(column.typecode, [column[row] for row in order])
-        for column in (space.born, space.died, space.attributes, space.anon, space.apart, space.moved)
+        for column in (space.born, space.died, space.attributes, space.anon, space.apart)
     ]
+    moved = array("I", [moves[space.moved[row]] for row in order])
     starts = places.numbers([space.start[row] for row in order])
     ends = places.numbers([space.end[row] for row in order])
-    return lives.extend([starts, ends, *in_order])
+    return lives.extend([starts, ends, *in_order, moved])
 
 
 def _describe_group(group: Group, curves: _Table) -> dict[str, Any]:
@@ -218,10 +222,15 @@ def _describe_maker(maker: Maker, last: int) -> dict[str, Any]:
 # -- what happened ----------------------------------------------------------------------------------
 
 
+def _add_texts(columns: Columns, name: str, texts: list[str]) -> None:
+    """Texts, end to end in UTF-8, and where each of them ends: so that each is decoded when it is asked for."""
+    encoded = [text.encode("utf-8") for text in texts]
+    columns.add(name, b"".join(encoded))
+    columns.add(f"{name}.ends", array("I", accumulate(map(len, encoded))), f"{name}.ends")
+
+
 def _add_tale(columns: Columns, collected: Collected, places: Places) -> None:
     tale = collected.tale
-    columns.add("texts", "\n".join(collected.texts).encode("utf-8"))
-    columns.add("textSpace", collected.text_space)
     columns.add("tale.n", tale.n, "tale.n")
     columns.add("tale.space", tale.space)
     columns.add("tale.said", tale.said)
@@ -235,19 +244,19 @@ def _add_tale(columns: Columns, collected: Collected, places: Places) -> None:
         columns.add(f"tale.{name}", places.numbers(column), _LESS.get(f"tale.{name}", ""))
 
 
-def _failed(collected: Collected) -> list[dict[str, Any]]:
-    return [
-        {
-            "n": each.n,
-            "space": each.space,
-            "errno": each.errno,
-            "sentence": escape_text(each.sentence),
-            "where": escape_text(each.where),
-            "cause": escape_text(each.cause),
-            "predicted": each.mismatch,
-        }
-        for each in collected.failed[:FAILED]
-    ]
+def _add_failures(columns: Columns, collected: Collected) -> list[dict[str, Any]]:
+    """Put the calls that failed into columns, in order; what is told of them, each different thing once."""
+    told: dict[tuple[str, ...], int] = {}
+    failed = _Table(("n", "space", "why"))
+    rows: list[tuple[int, int, int]] = []
+    for each in collected.failed:
+        if each.space >= 0:
+            what = (each.errno, each.sentence, each.where, each.cause, each.mismatch)
+            rows.append((each.n, each.space, told.setdefault(what, len(told))))
+    failed.extend([[row[i] for row in rows] for i in range(3)])
+    failed.add_to(columns, "failed")
+    names = ("errno", "sentence", "where", "cause", "predicted")
+    return [dict(zip(names, map(escape_text, each), strict=True)) for each in told]
 
 
 # -- the file ---------------------------------------------------------------------------------------

@@ -108,12 +108,8 @@ class Space:
         self.apart = array("I")
         """The number of what keeps it from merging with the VMA below."""
         self.counter_n = array("I")
-        """A record after which one of the counters is another."""
+        """A record after which the map count is another."""
         self.map_count = array("I")
-        self.total_vm = array("Q")
-        """Pages, as the next two."""
-        self.locked_vm = array("Q")
-        self.committed = array("q")
         self._starts: list[int] = []
         self._lives: list[int] = []
         """The lives that hold now: their starts in order, and their rows."""
@@ -165,18 +161,13 @@ class Space:
             lo, hi = low, high
 
     def count(self, n: int) -> None:
-        """Take the counters after record n."""
+        """Take the map count after record n."""
         mm = self.mm
         assert mm is not None
-        values = (mm.map_count, mm.total_vm, mm.locked_vm, mm.commit.committed)
-        columns = (self.map_count, self.total_vm, self.locked_vm, self.committed)
-        if self.counter_n and values == tuple([column[-1] for column in columns]):
+        if self.counter_n and mm.map_count == self.map_count[-1]:
             return
         self.counter_n.append(n)
-        self.map_count.append(values[0])
-        self.total_vm.append(values[1])
-        self.locked_vm.append(values[2])
-        self.committed.append(values[3])
+        self.map_count.append(mm.map_count)
 
     def close(self, n: int) -> None:
         """Record n has ended it."""

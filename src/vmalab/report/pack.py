@@ -9,7 +9,8 @@ from array import array
 from collections.abc import Iterable
 from typing import Final, final
 
-_TYPES: Final = {"B": "u8", "I": "u32", "i": "i32", "d": "f64"}
+_TYPES: Final = {"B": "u8", "H": "u16", "I": "u32", "d": "f64"}
+_WIDTHS: Final = (("B", 0xFF), ("H", 0xFFFF), ("I", 0xFFFFFFFF))
 _ALIGN: Final = 8
 _LEVEL: Final = 6
 """Of zlib: beyond it the time doubles for some parts in a hundred."""
@@ -17,7 +18,10 @@ _LEVEL: Final = 6
 
 @final
 class Columns:
-    """Named columns: arrays of typecode B, I, i or d, or bytes.  A page reads them as views of one buffer."""
+    """Named columns: arrays of typecode I or d, or bytes.  A page reads them as views of one buffer.
+
+    Whole numbers take no more bytes each than the largest of their column needs.
+    """
 
     def __init__(self) -> None:
         self._parts: list[tuple[str, str, bytes, int, str]] = []
@@ -34,9 +38,13 @@ class Columns:
             return
         if column.typecode == "I":
             self._columns[name] = whole = array("I", [int(value) for value in column])
+            most = max(whole, default=0)
+            typecode, mask = next((typecode, mask) for typecode, mask in _WIDTHS if most <= mask)
             if less:
                 base = [0, *whole][: len(whole)] if less == name else self._columns[less]
-                column = array("I", [(value - other) & 0xFFFFFFFF for value, other in zip(whole, base, strict=True)])
+                column = array(typecode, [(value - other) & mask for value, other in zip(whole, base, strict=True)])
+            else:
+                column = array(typecode, whole)
         if sys.byteorder == "big":
             column = column[:]
             column.byteswap()

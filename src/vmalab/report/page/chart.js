@@ -20,11 +20,11 @@ function layersOf(space) {
     const kind = space.groups[i].kind;
     byKind.set(kind, [...(byKind.get(kind) ?? []), i]);
   }
-  const peak = (list) => Math.max(...list.map((i) => space.curves[i].value.reduce((a, b) => Math.max(a, b), 0)));
-  const ranked = [...byKind].sort((a, b) => peak(b[1]) - peak(a[1]));
+  const ranked = [...byKind].map(([kind, list]) => [kind, list, Math.max(...list.map((i) => highest(space.curves[i].value)))]);
+  ranked.sort((a, b) => b[2] - a[2]);
   // What would be too thin to be seen is one layer.
-  const least = space.counters.mapCount.reduce((a, b) => Math.max(a, b), 0) / 100;
-  const seen = ranked.filter(([, list]) => peak(list) > least).slice(0, SHOWN_GROUPS);
+  const least = highest(space.counters.mapCount) / 100;
+  const seen = ranked.filter(([, , peak]) => peak > least).slice(0, SHOWN_GROUPS);
   seen.forEach(([kind, list], i) => put(kind, `--layer-${i}`, list));
   put("other reasons", "--rest", ranked.slice(seen.length).flatMap(([, list]) => list));
   return layers;
@@ -32,19 +32,23 @@ function layersOf(space) {
 
 // The value of each layer at every record at which any changes: [records, layer, layer, ...].
 function valuesOf(space, layers) {
-  const records = new Set([space.first, space.last]);
-  for (const curve of space.curves) for (const n of curve.n) records.add(n);
-  const n = Float64Array.from(records).sort();
+  const { first, last } = space;
+  const places = new Uint32Array(last - first + 1);
+  places[0] = places[last - first] = 1;
+  for (const curve of space.curves) for (const n of curve.n) places[n - first] = 1;
+  const n = new Float64Array(places.reduce((sum, used) => sum + used, 0));
+  for (let i = 0, place = 0; i < places.length; i++) {
+    if (!places[i]) continue;
+    places[i] = place;
+    n[place++] = first + i;
+  }
+  // What each curve adds at its points, and then the sums of that.
   const values = layers.map((layer) => {
     const sum = new Float64Array(n.length);
-    for (const i of layer.numbers) {
-      const curve = space.curves[i];
-      let place = 0;
-      for (let k = 0; k < n.length; k++) {
-        while (place < curve.n.length && curve.n[place] <= n[k]) place++;
-        if (place) sum[k] += curve.value[place - 1];
-      }
+    for (const { n: at, value } of layer.numbers.map((i) => space.curves[i])) {
+      for (let i = 0; i < at.length; i++) sum[places[at[i] - first]] += value[i] - (i ? value[i - 1] : 0);
     }
+    for (let i = 1; i < sum.length; i++) sum[i] += sum[i - 1];
     return sum;
   });
   return [n, ...values];
@@ -117,7 +121,7 @@ class Chart {
         { ...axis, size: GUTTER, values: (_, ticks) => ticks.map((v) => (Number.isInteger(v) ? number(v) : "")) }],
       series: [{}, ...series],
       hooks: {
-        draw: [(plot) => this.drawMarks(plot)],
+        draw: [(plot) => this.drawMarks(plot), () => this.moveMark()],
         setSelect: [(plot) => {
           if (plot.select.width < 4) return;
           app.zoomTo(plot.posToVal(plot.select.left, "x"), plot.posToVal(plot.select.left + plot.select.width, "x"));
@@ -125,7 +129,9 @@ class Chart {
         }],
       },
     };
+    this.mark = make("div", { className: "mark" });
     this.plot = new uPlot(options, this.visible(), byId("chart"));
+    this.plot.over.append(this.mark);
     this.plot.over.addEventListener("click", (event) => {
       const n = Math.floor(this.plot.posToVal(event.offsetX, "x"));
       if (this.plot.select.width < 4) app.goTo(n);
@@ -158,10 +164,12 @@ class Chart {
     context.fillStyle = colour("--failure");
     context.strokeStyle = colour("--ground");
     context.lineWidth = devicePixelRatio;
-    for (const failed of this.app.failed) {
-      if (failed.space !== this.space.number) continue;
-      const x = plot.valToPos(failed.n, "x", true);
-      if (x < left || x > left + width) continue;
+    const { failures } = this.app;
+    let drawn = -Infinity;
+    for (const i of failures.in(this.space)) {
+      const x = plot.valToPos(failures.n[i], "x", true);
+      if (x < left || x > left + width || x - drawn < devicePixelRatio) continue;
+      drawn = x;
       context.beginPath();
       context.moveTo(x, top + 9 * devicePixelRatio);
       context.lineTo(x + 4 * devicePixelRatio, top);
@@ -173,14 +181,12 @@ class Chart {
     if (limit > top) {
       context.fillRect(left, limit, width, devicePixelRatio);
     }
-    const x = plot.valToPos(this.app.n, "x", true);
-    context.fillStyle = colour("--cursor");
-    context.fillRect(Math.round(x), top, Math.max(1, devicePixelRatio), height);
     context.restore();
   }
 
-  redraw() {
-    this.plot?.redraw();
+  // The line at the chosen record.
+  moveMark() {
+    if (this.plot) this.mark.style.transform = `translateX(${Math.round(this.plot.valToPos(this.app.n, "x"))}px)`;
   }
 
   resize() {
@@ -212,6 +218,6 @@ class Chart {
       value.textContent = number(now);
       item.classList.toggle("none", now === 0);
     });
-    byId("count").textContent = `${plural(this.space.counterAt("mapCount", app.n), "VMA", "VMAs")} of ${number(app.data.limit)}`;
+    byId("count").textContent = `${plural(this.space.mapCountAt(app.n), "VMA", "VMAs")} of ${number(app.data.limit)}`;
   }
 }

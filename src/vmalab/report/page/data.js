@@ -1,7 +1,7 @@
 // The data of the page: columns of numbers, and what can be asked of them.  Records are counted from 1.
 
 const FOREVER = 0xffffffff;
-const ARRAYS = { u8: Uint8Array, u32: Uint32Array, i32: Int32Array, f64: Float64Array };
+const ARRAYS = { u8: Uint8Array, u16: Uint16Array, u32: Uint32Array, f64: Float64Array };
 
 function fromBase64(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
@@ -19,7 +19,7 @@ async function unpack(id, index) {
   const columns = {};
   for (const [name, [type, at, length, less]] of Object.entries(index)) {
     const column = new ARRAYS[type](buffer, at, length);
-    // Differences to the row above, or to another column, that wrap as 32-bit numbers do.
+    // Differences to the row above, or to another column, that wrap as numbers of the type do.
     if (less === name) for (let i = 1; i < length; i++) column[i] += column[i - 1];
     else if (less) for (let i = 0, base = columns[less]; i < length; i++) column[i] += base[i];
     columns[name] = column;
@@ -35,6 +35,47 @@ function upperBound(column, value, from = 0, to = column.length) {
     else to = middle;
   }
   return from;
+}
+
+function highest(column) {
+  let found = 0;
+  for (let i = 0; i < column.length; i++) if (column[i] > found) found = column[i];
+  return found;
+}
+
+// Texts, each decoded when it is asked for.
+class Texts {
+  constructor(columns, name) {
+    this.bytes = columns[name];
+    this.ends = columns[`${name}.ends`];
+    this.decoder = new TextDecoder();
+  }
+
+  at(i) {
+    if (!(i in this.ends)) return "";
+    return this.decoder.decode(this.bytes.subarray(i ? this.ends[i - 1] : 0, this.ends[i]));
+  }
+}
+
+// The calls that failed, in order, by address space.
+class Failures {
+  constructor(told, columns, spaces) {
+    this.told = told;
+    this.n = columns["failed.n"];
+    this.why = columns["failed.why"];
+    this.bySpace = Array.from({ length: spaces }, () => []);
+    const of = columns["failed.space"];
+    for (let i = 0; i < of.length; i++) this.bySpace[of[i]].push(i);
+  }
+
+  // Those of a space, as numbers.
+  in(space) {
+    return this.bySpace[space.number];
+  }
+
+  get(i) {
+    return { n: this.n[i], ...this.told[this.why[i]] };
+  }
 }
 
 // One address space over time.  Rows are lives: a VMA as long as nothing about it changes, in the order of addresses.
@@ -53,21 +94,16 @@ class Space {
     this.attributes = cut("attributes");
     this.anon = cut("anon");
     this.apart = cut("apart");
-    this.moved = cut("moved");
+    this.moves = columns.moves;
+    this.moveNumber = cut("moved");
     const [begin, end] = described.counters;
     const counter = (name) => columns[`counters.${name}`].subarray(begin, end);
-    this.counters = {
-      n: counter("n"),
-      mapCount: counter("mapCount"),
-      totalVm: counter("totalVm"),
-      lockedVm: counter("lockedVm"),
-      committed: counter("committed"),
-    };
+    this.counters = { n: counter("n"), mapCount: counter("mapCount") };
     this.curves = described.groups.map((group) => ({
       n: columns["curves.n"].subarray(...group.curve),
       value: columns["curves.value"].subarray(...group.curve),
     }));
-    this.gone = this.died.every((died) => died !== FOREVER);
+    this.gone = !this.died.includes(FOREVER);
     this.stateAt = -1;
     this.stateRows = [];
   }
@@ -78,6 +114,11 @@ class Space {
 
   endOf(row) {
     return this.places[this.end[row]];
+  }
+
+  // By how many pages the offset of a VMA is not that of its address.
+  movedOf(row) {
+    return this.moves[this.moveNumber[row]];
   }
 
   // The rows that hold after a record, in the order of their addresses.
@@ -113,11 +154,11 @@ class Space {
     return -1;
   }
 
-  // A counter after a record; 0 before the first and once the address space is gone.
-  counterAt(name, n) {
+  // The map count after a record; 0 before the first and once the address space is gone.
+  mapCountAt(n) {
     if (this.gone && n >= this.last) return 0;
     const place = upperBound(this.counters.n, n);
-    return place ? this.counters[name][place - 1] : 0;
+    return place ? this.counters.mapCount[place - 1] : 0;
   }
 
   // Since which record the VMA that starts where a row does is kept apart for the same reason.
@@ -153,8 +194,7 @@ class Space {
 // What is needed to read rather than to draw: texts of records, and what happened to memory.
 class Tale {
   constructor(data, columns, places) {
-    this.texts = new TextDecoder().decode(columns.texts).split("\n");
-    this.textSpace = columns.textSpace;
+    this.texts = new Texts(columns, "texts");
     this.words = data.words;
     this.places = places;
     this.grew = data.kindsTold.indexOf("grew");
@@ -162,7 +202,7 @@ class Tale {
   }
 
   text(n) {
-    return this.texts[n] ?? "";
+    return this.texts.at(n);
   }
 
   what(row) {

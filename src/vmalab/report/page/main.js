@@ -4,7 +4,7 @@ class App {
   constructor(data, columns) {
     this.data = data;
     this.spaces = data.spaces.map((each, i) => new Space(i, each, columns));
-    this.failed = data.failed;
+    this.failures = new Failures(data.failures, columns, this.spaces.length);
     this.tale = null;
     this.n = 0;
     this.selected = null;
@@ -51,8 +51,7 @@ class App {
     this.goTo(this.peakRecord());
     this.chart.show(space);
     this.select(null);
-    showFailures(this);
-    showMakers(this);
+    showTab(this);
     this.showKinds();
   }
 
@@ -89,7 +88,7 @@ class App {
   showPanels() {
     byId("call").textContent = this.tale ? this.tale.text(this.n) : "";
     this.chart.updateLegend();
-    this.chart.redraw();
+    this.chart.moveMark();
     showVma(this);
     markStory(this);
     // While the place is moving the list of boundaries waits.
@@ -210,8 +209,8 @@ class App {
   }
 
   showKinds() {
-    const present = new Set();
-    for (let row = 0; row < this.space.size; row++) present.add(this.attributesOf(row).kind);
+    const held = new Set(this.space.attributes);
+    const present = new Set([...held].map((attributes) => this.data.attributes[attributes].kind));
     byId("kinds").replaceChildren(...this.data.kinds.flatMap((kind, i) => {
       if (!present.has(i)) return [];
       const swatch = make("span", { className: "swatch" });
@@ -231,9 +230,9 @@ class App {
   }
 
   nextFailure(direction) {
-    const here = this.failed.filter((each) => each.space === this.space.number);
-    const found = direction > 0 ? here.find((each) => each.n > this.n) : here.findLast((each) => each.n < this.n);
-    if (found) this.goTo(found.n, true);
+    const here = this.failures.in(this.space).map((i) => this.failures.n[i]);
+    const found = direction > 0 ? here.find((n) => n > this.n) : here.findLast((n) => n < this.n);
+    if (found !== undefined) this.goTo(found, true);
   }
 }
 
@@ -292,7 +291,7 @@ function listenToControls(app) {
       each.tabIndex = chosen ? 0 : -1;
       byId(each.getAttribute("aria-controls")).hidden = !chosen;
     }
-    if (!byId("boundaries").hidden) showBoundaries(app);
+    showTab(app);
   };
   tabs.forEach((tab, i) => {
     tab.addEventListener("click", () => choose(tab));
@@ -375,16 +374,17 @@ async function start() {
   byId("picture").focus({ preventScroll: true, focusVisible: false });
   new ResizeObserver(() => {
     app.chart.resize();
-    app.picture.drawSoon();
+    app.picture.resize();
   }).observe(byId("picture"));
   // The picture is there: what is read comes after it has been drawn.
   await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
   document.documentElement.dataset.ready = "picture";
   performance.mark("vmalab-picture");
+  if (document.readyState === "loading") await new Promise((resolve) => addEventListener("DOMContentLoaded", resolve));
   app.tale = new Tale(data, await unpack("later", data.later), columns.places);
-  showFailures(app);
   showStory(app);
   app.showPanels();
+  showTab(app);
   document.documentElement.dataset.ready = "whole";
   performance.mark("vmalab-whole");
 }

@@ -31,9 +31,9 @@ function factsOf(app, space, row) {
     ["flags", attributes.flags.split(" ").map((letters) => `${letters} ${app.data.flagWords[letters] ?? ""}`).join(" · ")],
   ];
   if (attributes.file) {
-    facts.push(["file", `device and inode ${attributes.file}, offset 0x${((space.moved[row] + start / 4096) * 4096).toString(16)}`]);
-  } else if (space.moved[row] && attributes.kind !== KERNEL_KIND(app)) {
-    facts.push(["moved", `it was mapped first at page 0x${(space.moved[row] + start / 4096).toString(16)}`]);
+    facts.push(["file", `device and inode ${attributes.file}, offset 0x${((space.movedOf(row) + start / 4096) * 4096).toString(16)}`]);
+  } else if (space.movedOf(row) && attributes.kind !== KERNEL_KIND(app)) {
+    facts.push(["moved", `it was mapped first at page 0x${(space.movedOf(row) + start / 4096).toString(16)}`]);
   }
   facts.push(["written to", space.anon[row] ? `yes: anon_vma ${space.anon[row]}` : "not seen: no anon_vma"]);
   if (attributes.policy) facts.push(["memory policy", attributes.policy]);
@@ -120,6 +120,17 @@ function markStory(app) {
   }
 }
 
+// -- the three lists -------------------------------------------------------------------------------
+
+// Of the lists the one that is seen is made, with what of the page has been unpacked.
+function showTab(app) {
+  const shown = document.querySelector("[role=tabpanel]:not([hidden])").id;
+  byId("tab-failures").textContent = `Failures (${number(app.failures.in(app.space).length)})`;
+  if (shown === "boundaries") showBoundaries(app);
+  else if (shown === "failures") showFailures(app);
+  else showMakers(app);
+}
+
 // -- boundaries ------------------------------------------------------------------------------------
 
 function showBoundaries(app) {
@@ -192,41 +203,49 @@ function boundaryGroup(app, i, rows, open) {
 // -- failures --------------------------------------------------------------------------------------
 
 function showFailures(app) {
-  const { data, space } = app;
-  const here = app.failed.filter((each) => each.space === space.number);
-  byId("tab-failures").textContent = `Failures (${number(here.length)})`;
+  const { failures, space } = app;
+  const here = failures.in(space);
   const panel = byId("failures");
   if (!here.length) {
     panel.replaceChildren(make("p", { className: "quiet", text: "No call of this address space failed, and every result is as the model predicts." }));
     return;
   }
   const parts = [];
-  if (data.failedInAll > data.failed.length) {
-    parts.push(make("p", { className: "quiet", text: `The first ${number(data.failed.length)} of ${number(data.failedInAll)} in the trace.` }));
-  }
+  const keys = failures.told.map((each) => JSON.stringify([each.errno, each.sentence, each.predicted]));
   const groups = new Map();
-  for (const each of here) {
-    const key = JSON.stringify([each.errno, each.sentence, each.predicted]);
-    groups.set(key, [...(groups.get(key) ?? []), each]);
+  for (const i of here) {
+    const key = keys[failures.why[i]];
+    const list = groups.get(key);
+    if (list) list.push(i);
+    else groups.set(key, [i]);
   }
   for (const list of [...groups.values()].sort((a, b) => b.length - a.length)) parts.push(failureGroup(app, list));
   panel.replaceChildren(...parts);
 }
 
 function failureGroup(app, list) {
-  const [first] = list;
+  const first = app.failures.get(list[0]);
   const why = first.sentence || (first.predicted ? `the model predicts ${first.predicted}` : "");
   const details = make("details", { open: list.length <= 3 },
     make("summary", {}, make("span", { className: "number", text: number(list.length) }),
       make("span", { className: "errno", text: first.errno || "another result" }), make("span", { text: why }),
       first.where ? make("span", { className: "tag mono", text: first.where }) : null));
-  const rows = list.slice(0, LISTED).map((each) => make("li", {}, recordButton(app, each.n),
-    make("div", {}, make("p", { className: "by mono", text: app.tale?.text(each.n) ?? "" }),
-      each.cause ? make("p", { text: each.cause }) : null,
-      each.predicted ? make("p", { text: `the model predicts ${each.predicted}` }) : null)));
-  if (list.length > LISTED) rows.push(make("li", { className: "quiet", text: `... and ${number(list.length - LISTED)} more` }));
-  details.append(make("ol", { className: "lines" }, ...rows));
+  const fill = () => {
+    if (details.childElementCount > 1) return;
+    const rows = list.slice(0, LISTED).map((i) => failureRow(app, app.failures.get(i)));
+    if (list.length > LISTED) rows.push(make("li", { className: "quiet", text: `... and ${number(list.length - LISTED)} more` }));
+    details.append(make("ol", { className: "lines" }, ...rows));
+  };
+  if (details.open) fill();
+  details.addEventListener("toggle", () => details.open && fill());
   return details;
+}
+
+function failureRow(app, failed) {
+  return make("li", {}, recordButton(app, failed.n),
+    make("div", {}, make("p", { className: "by mono", text: app.tale?.text(failed.n) ?? "" }),
+      failed.cause ? make("p", { text: failed.cause }) : null,
+      failed.predicted ? make("p", { text: `the model predicts ${failed.predicted}` }) : null));
 }
 
 // -- what made VMAs --------------------------------------------------------------------------------

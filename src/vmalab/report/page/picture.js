@@ -67,6 +67,7 @@ class Picture {
   // The lives do not overlap, so together they fill no more than the picture: they are written as pixels.
   draw() {
     const { space, app } = this;
+    this.drawnWidth = this.width;
     const context = fit(byId("lives"), this.box.clientWidth, HEIGHT);
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = [Math.round(this.width * ratio), Math.round(HEIGHT * ratio)];
@@ -92,11 +93,17 @@ class Picture {
       const room = bottom - top > 3 * ratio;
       const last = Math.min(height, Math.max(first + 1, Math.round(bottom) - (room ? Math.round(ratio) : 0)));
       const pixel = (room || start[row] & 1 ? kinds : shaded)[attributes[row]];
-      for (let y = first; y < last; y++) pixels.fill(pixel, y * width + left, y * width + right);
+      // Of many short lives each is one pixel wide.
+      if (right - left === 1) for (let at = first * width + left; at < last * width; at += width) pixels[at] = pixel;
+      else for (let y = first; y < last; y++) pixels.fill(pixel, y * width + left, y * width + right);
     }
     context.putImageData(image, Math.round(GUTTER * ratio), 0);
     this.drawAddresses(context);
     this.drawOverlay();
+  }
+
+  resize() {
+    if (this.width !== this.drawnWidth) this.drawSoon();
   }
 
   // The address at the start of each run of VMAs, as far as there is room.
