@@ -193,6 +193,28 @@ def test_stacks(record_bpf: Recorder, program: Program) -> None:
     exact(got)
 
 
+def test_no_stack_is_lost_where_the_table_of_the_kernel_is_full(
+    can_record_with_bpf: None, program: Program, tmp_path: Path
+) -> None:
+    """Each call has the stack that its path says: 256 different ones, of calls and faults, in a table of two."""
+    path, trace = program("paths", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"), tmp_path / "t.jsonl"
+    summary = bpf_record.record([path, "8"], str(trace), bpf_record.Options(stacks=True, stack_places=2))
+    assert summary.notes == []
+    with read_trace(trace) as reader:
+        records = list(reader)
+    frames = {stack.id: stack.frames for stack in records if isinstance(stack, Stack)}
+    calls = [call for call in records if isinstance(call, Call) and call.args[-1] == 1000]
+    assert [call.args[1] >> 12 for call in calls] == list(range(256))
+    walked = [[each for each in frames[call.stack or 0] if each.startswith("walk+")] for call in calls]
+    left, right = walked[0][-1], walked[-1][-1]
+    assert left != right
+    for number, found in enumerate(walked):
+        # The innermost returns to its end, those above it to where they went left or right.
+        steps = found[-8:]
+        assert steps == [right if number >> bit & 1 else left for bit in range(8)], number
+    assert all(fault.stack is not None for fault in records if isinstance(fault, Fault))
+
+
 def test_stacks_of_code_without_frame_pointers(record_bpf: Recorder, tmp_path: Path) -> None:
     from tests.programs import compile_program
 

@@ -34,6 +34,8 @@ _VMA: Final = struct.Struct("<7QII24s")
 _DUMP_END: Final = struct.Struct("<QQ")
 _EXIT: Final = struct.Struct("<4Q")
 _FILE: Final = struct.Struct("<QQ4I32sI4x")
+_OWN_STACKS: Final = (0xFFFFFFFE, 0xFFFFFFFD)
+"""The numbers of the stacks of a call and of a fault that the task tells of by itself."""
 _WRITE_FAULT: Final = 2
 _MODE_END: Final = 24
 _THP_DISABLED: Final = 24
@@ -127,6 +129,8 @@ class Translator:
         self._copies: dict[int, bytes] = {}
         """Of each task the stack of its next call, as it lay in memory."""
         self._stacks: dict[int, tuple[int, ...]] = {}
+        self._own_stacks: dict[tuple[int, int], tuple[int, ...]] = {}
+        """Of each task the last stack of a call and of a fault that had no place in the kernel's table."""
         self._told_stacks: dict[int, dict[tuple[int, ...], int]] = {}
         """Of each process the numbers of the stacks that the trace has, by their addresses."""
         self._stack_count = 0
@@ -206,8 +210,12 @@ class Translator:
             self.told.events_left_out += 1
         return known
 
-    def _stack(self, _pid: int, _tid: int, more: int, body: bytes) -> Iterator[Record]:
-        self._stacks[more] = struct.unpack(f"<{len(body) // 8}Q", body)
+    def _stack(self, _pid: int, tid: int, more: int, body: bytes) -> Iterator[Record]:
+        addresses = struct.unpack(f"<{len(body) // 8}Q", body)
+        if more in _OWN_STACKS:
+            self._own_stacks[tid, more - (1 << 32)] = addresses
+        else:
+            self._stacks[more] = addresses
         return iter(())
 
     def _started(self, _pid: int, _tid: int, _more: int, _body: bytes) -> Iterator[Record]:
@@ -243,7 +251,7 @@ class Translator:
         file = self._files.get(pointer) if pointer else None
         call = Call(n=0, pid=pid, tid=tid, call=name, args=words[:count], ret=ret)
         call.overtaken = overtaken != 0
-        call.stack, fresh = self._stack_of(pid, copied or stack)
+        call.stack, fresh = self._stack_of(pid, tid, copied or stack)
         if fresh is not None:
             self.told.stacks += 1
             self.told.short_stacks += _went_astray(fresh.frames)
@@ -303,7 +311,7 @@ class Translator:
             return
         self.told.faults += 1
         write = more & _WRITE_FAULT != 0
-        number, fresh = self._stack_of(pid, stack)
+        number, fresh = self._stack_of(pid, tid, stack)
         if fresh is not None:
             yield fresh
         yield Fault(n=0, pid=pid, tid=tid, addr=address, write=write, vma_lock=not locked, stack=number)
@@ -442,12 +450,16 @@ class Translator:
         self._copies[tid] = body
         return iter(())
 
-    def _stack_of(self, pid: int, stack: int | bytes) -> tuple[int | None, Stack | None]:
-        """The id of the Stack record for a stack in a process, and that record if it is new.
+    def _stack_of(self, pid: int, tid: int, stack: int | bytes) -> tuple[int | None, Stack | None]:
+        """The id of the Stack record for a stack of a task, and that record if it is new.
 
-        The stack is the number of one of the kernel's, or a copy of its memory.
+        The stack is the number of one of the kernel's, that of one that the task has told of by itself, or a copy of its
+        memory.
         """
-        addresses = self._unwinder.addresses(pid, stack) if isinstance(stack, bytes) else self._stacks.get(stack)
+        if isinstance(stack, bytes):
+            addresses = self._unwinder.addresses(pid, stack)
+        else:
+            addresses = self._own_stacks.get((tid, stack)) if stack < -1 else self._stacks.get(stack)
         if addresses is None:
             return None, None
         told = self._told_stacks.setdefault(pid, {})

@@ -50,6 +50,8 @@ class Options(msgspec.Struct):
     """Keep the last seconds only, and write them when a call fails with ENOMEM, or above until_maps VMAs."""
     buffer: int | None = None
     """The bytes of the ring between the kernel and the recorder, made a power of two of pages; None: 64 MiB."""
+    stack_places: int | None = None
+    """How many stacks the kernel's table has room for, a power of two up to 65536.  The others take room in the ring."""
 
     def needs_bpf(self) -> str:
         """The first option that the ptrace recorder does not have; empty if it has all."""
@@ -204,6 +206,7 @@ class _Recording:
         words += ["--until-maps", str(options.until_maps)] if options.until_maps is not None else []
         words += ["--ring", str(int(options.ring * 1000))] if options.ring is not None else []
         words += ["--buffer", str(options.buffer)] if options.buffer is not None else []
+        words += ["--stack-places", str(options.stack_places)] if options.stack_places is not None else []
         words += ["--pid", str(options.pid)] if options.pid is not None else []
         words += [str(build_native.BPF_OBJECT), str(events)]
         return words + (["--", *command] if options.pid is None else [])
@@ -248,7 +251,7 @@ class _Recording:
                 "frame pointers: --dwarf-stacks follows them"
             )
         if told.stacks_lost:
-            summary.notes.append(f"{told.stacks_lost:,} stacks could not be taken")
+            summary.notes.append(f"{told.stacks_lost:,} stacks could not be taken: a larger --buffer has room for more")
         if told.done is None:
             self._output.write(Lost(n=0, pid=0, why=f"the BPF recorder was ended (status {helper_status})"))
             self._output.write(End(n=0, reason="interrupted"))

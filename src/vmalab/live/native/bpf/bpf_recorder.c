@@ -6,6 +6,7 @@
 //   bpf-recorder --check OBJECT
 //
 //   --stacks  --copy-stacks  --all-faults  --ms MILLISECONDS  --until-maps N  --ring MILLISECONDS  --buffer BYTES
+//   --stack-places N
 //
 // Events are the structures of events.h, one after the other.  SIGUSR1: enough is recorded.
 #define _GNU_SOURCE
@@ -49,7 +50,6 @@ typedef int64_t s64;
 #define LAST_DUMP_MS 300	// for the processes to show their VMAs once more
 #define ASK_AFTER_MS 40		// after a snapshot is due: who makes calls has shown itself by then
 #define ASK_UNTIL_MS 1000
-#define STACK_DEPTH 127
 #define ERROR_NO_MEMORY 12
 
 static struct bpf_object *object;
@@ -61,6 +61,7 @@ static char last_words[512];
 
 static u32 until_maps;
 static u64 ring_ms, stop_after_ms, buffer_bytes;
+static u32 stack_places = STACK_PLACES;
 static bool attached, copy_stacks;
 static pid_t root;
 static int root_status;
@@ -75,7 +76,7 @@ static struct event **held;		// in the order of arrival, then of their numbers
 static size_t held_count, held_capacity, sorted_count;
 static struct event **window;		// of the flight recorder: those that may yet be written
 static size_t window_count, window_capacity;
-static u8 stacks_told[65536 / 8];
+static u8 stacks_told[STACK_PLACES / 8];
 
 static u64 now_ns(void)
 {
@@ -143,11 +144,8 @@ static void say(u16 type, u32 more, const char *first, const char *text, u64 ord
 
 static void tell_stack(s32 id)
 {
-	struct {
-		struct event head;
-		u64 at[STACK_DEPTH];
-	} event = {.head = {.type = EVENT_STACK, .more = (u32)id}};
-	if (id < 0 || id >= 65536 || stacks_told[id / 8] >> id % 8 & 1)
+	struct stack_event event = {.head = {.type = EVENT_STACK, .more = (u32)id}};
+	if (id < 0 || id >= STACK_PLACES || stacks_told[id / 8] >> id % 8 & 1)
 		return;
 	stacks_told[id / 8] |= (u8)(1 << id % 8);
 	u32 key = (u32)id, depth = 0;
@@ -531,8 +529,7 @@ static void configure(bool stacks, bool all_faults, u32 pid, u32 cookie)
 	}
 	state->next_order = 1;
 	state->snapshot_wanted = 1;
-	if (!stacks)
-		bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "stacks"), 1);
+	bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "stacks"), stacks ? stack_places : 1);
 	if (buffer_bytes) {
 		u64 size = (u64)sysconf(_SC_PAGESIZE);	// a power of two times that
 		while (size < buffer_bytes)
@@ -676,7 +673,8 @@ int main(int count, char **words)
 		{"ms", required_argument, NULL, 't'},	      {"until-maps", required_argument, NULL, 'm'},
 		{"ring", required_argument, NULL, 'r'},	      {"pid", required_argument, NULL, 'p'},
 		{"check", no_argument, NULL, 'c'},	      {"buffer", required_argument, NULL, 'b'},
-		{"copy-stacks", no_argument, NULL, 'k'},      {NULL, 0, NULL, 0},
+		{"copy-stacks", no_argument, NULL, 'k'},      {"stack-places", required_argument, NULL, 'n'},
+		{NULL, 0, NULL, 0},
 	};
 	bool stacks = false, all_faults = false, check = false;
 	u32 pid = 0;
@@ -691,6 +689,7 @@ int main(int count, char **words)
 		case 'p': pid = (u32)strtoul(optarg, NULL, 10); break;
 		case 'k': stacks = copy_stacks = true; break;
 		case 'b': buffer_bytes = strtoull(optarg, NULL, 10); break;
+		case 'n': stack_places = (u32)strtoul(optarg, NULL, 10); break;
 		case 'c': check = true; break;
 		default: return 3;
 		}

@@ -19,12 +19,18 @@ enum event_type {
 	/* from the loader */
 	EVENT_CALL_NAME = 64,	/* more: the number; a name_event, whose first byte is the number of arguments */
 	EVENT_LOST,		/* more: how many; a name_event with the reason.  0: no more of them after this one */
-	EVENT_STACK,		/* more: its number; the addresses follow */
+	EVENT_STACK,		/* more: its number, or one of those of enum own_stack; the addresses follow */
 	EVENT_STARTED,
 	EVENT_FAILED,		/* more: the errno; a name_event with what was tried */
 	EVENT_STACKS_LOST,	/* more: how many could not be taken */
 	EVENT_DONE,		/* more: the status; a name_event with why it ended */
 };
+
+/* A stack that has no place in the kernel's table is told of by itself, before the event that it is of: then this is
+   its number. */
+enum own_stack { OWN_STACK_OF_CALL = -2, OWN_STACK_OF_FAULT = -3 };
+#define STACK_DEPTH 127
+#define STACK_PLACES 65536
 
 #define CALLS 512
 #define TASKS 16384
@@ -74,7 +80,7 @@ struct task {
 	u32 number;		/* of the call, plus 1 */
 	u32 fault_code;
 	u32 fault;
-	s32 stack, fault_stack;
+	s32 stack, fault_stack;	/* the number in the table of stacks, an own_stack, or -1 */
 	u32 locked;
 	u32 look;		/* for the VMA at the result */
 	u32 has_data;
@@ -161,6 +167,11 @@ struct file_event {
 
 struct unexplained_event {
 	struct event head;
+};
+
+struct stack_event {
+	struct event head;
+	u64 at[STACK_DEPTH];
 };
 
 #define STACK_COPIED 8192

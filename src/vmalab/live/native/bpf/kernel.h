@@ -33,6 +33,7 @@ enum {
 };
 enum { BPF_ANY, BPF_NOEXIST };
 enum { BPF_RB_NO_WAKEUP = 1 };
+enum { BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE };
 enum { BPF_F_USER_STACK = 1 << 8 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)

@@ -95,10 +95,17 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_STACK_TRACE);
-	__uint(max_entries, 65536);
+	__uint(max_entries, STACK_PLACES);
 	__uint(key_size, sizeof(u32));
-	__uint(value_size, 127 * sizeof(u64));
+	__uint(value_size, STACK_DEPTH * sizeof(u64));
 } stacks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct stack_event);
+} stack_room SEC(".maps");
 
 union scratch {
 	struct file_event file;
@@ -229,14 +236,35 @@ static __always_inline struct process *current_process(void)
 	return process_of(bpf_get_current_pid_tgid() >> 32);
 }
 
-static __always_inline s32 take_stack(void *ctx, struct task *task)
+// Tells of a stack by itself.  Where the ring is half full events need the room more, and the stack is lost.
+static __always_inline bool tell_stack(void *ctx, struct task *task, enum own_stack own)
+{
+	u32 key = 0;
+	struct stack_event *event = bpf_map_lookup_elem(&stack_room, &key);
+	if (!event || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 2)
+		return false;
+	long size = bpf_get_stack(ctx, event->at, sizeof event->at, BPF_F_USER_STACK);
+	if (size <= 0 || size > (long)sizeof event->at)
+		return false;
+	size += __builtin_offsetof(struct stack_event, at);
+	set_head(&event->head, task, EVENT_STACK, size, take_order());
+	event->head.more = own;
+	return !bpf_ringbuf_output(&events, event, size, BPF_RB_NO_WAKEUP);
+}
+
+// The stack of the task as a number.  The table of stacks has one place for each hash: a stack whose place is taken by
+// another goes into the ring.
+static __always_inline s32 take_stack(void *ctx, struct task *task, enum own_stack own)
 {
 	if (!settings.with_stacks)
 		return -1;
 	s32 id = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK);
-	if (id < 0)
-		__sync_fetch_and_add(&state.stacks_lost, 1);
-	return id;
+	if (id >= 0)
+		return id;
+	if (tell_stack(ctx, task, own))
+		return own;
+	__sync_fetch_and_add(&state.stacks_lost, 1);
+	return -1;
 }
 
 // Copies the registers that unwinding begins with, and the top of the stack.
@@ -641,7 +669,9 @@ static __always_inline int begin_fault(void *ctx, u64 address, u64 code)
 	end_fault(task);
 	task->fault_address = address;
 	task->fault_code = code;
-	task->fault_stack = take_stack(ctx, task);
+	// Most faults take the lock of the VMA, and are not told of.
+	if (settings.all_faults)
+		task->fault_stack = take_stack(ctx, task, OWN_STACK_OF_FAULT);
 	task->fault = FAULT_PENDING;
 	return 0;
 }
@@ -712,9 +742,11 @@ int BPF_PROG(lock_released, struct mm_struct *mm, bool write)
 		return 0;
 	if (write)
 		let_go_for_writing(task);
-	else if (task->fault != FAULT_NONE)
+	else if (task->fault != FAULT_NONE) {
+		if (!settings.all_faults)
+			task->fault_stack = take_stack(ctx, task, OWN_STACK_OF_FAULT);
 		tell_fault(task, 1);
-	else if (task->number)
+	} else if (task->number)
 		task->read = take_order();
 	return 0;
 }
@@ -880,7 +912,7 @@ int BPF_PROG(enter, struct pt_regs *regs, long id)
 	task->released = 0;
 	task->read = 0;
 	task->locked = 0;
-	task->stack = settings.copy_stacks ? -1 : take_stack(ctx, task);
+	task->stack = settings.copy_stacks ? -1 : take_stack(ctx, task, OWN_STACK_OF_CALL);
 	task->entered = take_order();
 	if (settings.copy_stacks)
 		copy_stack(task, regs, task->entered);
