@@ -453,9 +453,10 @@ class Translator:
     def _stack_of(self, pid: int, tid: int, stack: int | bytes) -> tuple[int | None, Stack | None]:
         """The id of the Stack record for a stack of a task, and that record if it is new.
 
-        The stack is the number of one of the kernel's, that of one that the task has told of by itself, or a copy of its
+        The stack is the number of one of the kernel's, that of one that the task told of by itself, or a copy of its
         memory.
         """
+        addresses: tuple[int, ...] | None
         if isinstance(stack, bytes):
             addresses = self._unwinder.addresses(pid, stack)
         else:

@@ -51,7 +51,7 @@ class Options(msgspec.Struct):
     buffer: int | None = None
     """The bytes of the ring between the kernel and the recorder, made a power of two of pages; None: 64 MiB."""
     stack_places: int | None = None
-    """How many stacks the kernel's table has room for, a power of two up to 65536.  The others take room in the ring."""
+    """How many places the kernel's table of stacks has, a power of two up to 65536; None: that."""
 
     def needs_bpf(self) -> str:
         """The first option that the ptrace recorder does not have; empty if it has all."""
