@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import mypyc_attr
 
@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from vmalab.vma.area import File
 
 
+NO_DATA: Final[dict[str, int | str | list[int]]] = {}
+"""What most calls have as data: one empty dictionary for all of them.  Not to be changed."""
+
+
 @final
 class Call:
     """A system call by name, with its arguments as unsigned integers.
 
     file is what a descriptor argument stands for; data is what pointer arguments point to, as docs/trace-format.md
-    names it.
+    names it.  A call does not change once it is made.
     """
 
     __slots__ = ("args", "data", "file", "name")
@@ -32,7 +36,7 @@ class Call:
         self.name: str = name
         self.args: tuple[int, ...] = args
         self.file: File | None = file
-        self.data: dict[str, int | str | list[int]] = {} if data is None else data
+        self.data: dict[str, int | str | list[int]] = NO_DATA if data is None else data
 
     def __repr__(self) -> str:
         shown = ", ".join([hex(arg) if arg > 9 else str(arg) for arg in self.args])
