@@ -2,7 +2,7 @@
 
 A tree maps half-open ranges of the unsigned 64-bit space to values.  Ranges do not overlap, are in order, and may reach
 from 0 to 2**64.  Neighbours with the same value stay two entries: whoever uses the tree decides what to join.
-How it is made is in ``maple_nodes``.
+What looks is in ``maple_search``, how it is made in ``maple_nodes``.
 """
 
 from __future__ import annotations
@@ -11,301 +11,45 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 from vmalab.vma.keys import (
     ADDRESS_END,
+    COMPILED,
     HIGHEST,
     HUGE,
-    WORD,
     delete_keys,
     distance,
     first_above,
     first_at_least,
-    first_bound,
-    first_gap,
     insert_key,
     largest,
     largest_gap,
-    last_bound,
-    last_gap,
     lowest,
     slice_keys,
     to_address,
     to_key,
 )
 from vmalab.vma.maple_ceilings import Ceilings
-from vmalab.vma.maple_nodes import BRANCH_SIZE, LEAF_SIZE, Leaf, Nodes, Owner
+from vmalab.vma.maple_nodes import BRANCH_SIZE, LEAF_SIZE, SMALL, Leaf, Owner
+from vmalab.vma.maple_search import Searches
+
+if not COMPILED:
+    from bisect import bisect_left
 
 if TYPE_CHECKING:
     from mypy_extensions import i64
+
+    from vmalab.vma.keys import Keys
 
 T = TypeVar("T")
 
 
 @final
-class MapleTree(Nodes[T]):
+class MapleTree(Searches[T]):
     """Non-overlapping half-open ranges [start, end) of the 64-bit space, each with a value.
 
     Addresses are plain integers with 0 <= start < end <= 2**64; anything else raises ValueError.  A value may be
     anything but None, which is how the searches say that there is nothing.
     """
 
-    __slots__ = ("_ceilings",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ceilings: Ceilings = Ceilings()
-
-    # -- looking -------------------------------------------------------------------------------------------------------
-
-    def load(self, addr: int) -> T | None:
-        """The value of the entry that holds an address, or None."""
-        key = to_key(addr)
-        value: T | None = None
-        if self._seek(key) and self._leaf.starts[self._i] <= key:
-            value = self._leaf.values[self._i]
-        return value
-
-    def find(self, addr: int) -> T | None:
-        """The value of the first entry that ends above an address, or None."""
-        value: T | None = None
-        if addr != ADDRESS_END and self._seek(to_key(addr)):
-            value = self._leaf.values[self._i]
-        return value
-
-    def find_before(self, addr: int) -> T | None:
-        """The value of the last entry that starts below an address, or None."""
-        return self._leaf.values[self._i] if self._seek_before(addr) else None
-
-    def around(self, addr: int) -> tuple[T | None, T | None]:
-        """What find_before() and find() of an address say, by one search."""
-        if addr == 0 or addr == ADDRESS_END:
-            return self.find_before(addr), self.find(addr)
-        key = to_key(addr)
-        following: T | None = None
-        if self._seek(key):
-            following = self._leaf.values[self._i]
-            if self._leaf.starts[self._i] < key:
-                return following, following
-        return self._leaf.values[self._i] if self._previous() else None, following
-
-    def find_range(self, addr: int) -> tuple[int, int, T] | None:
-        """Like find(), with the bounds: (start, end, value)."""
-        if addr != ADDRESS_END and self._seek(to_key(addr)):
-            return self._here()
-        return None
-
-    def find_before_range(self, addr: int) -> tuple[int, int, T] | None:
-        """Like find_before(), with the bounds: (start, end, value)."""
-        return self._here() if self._seek_before(addr) else None
-
-    def is_empty(self, start: int, end: int) -> bool:
-        """Whether nothing overlaps [start, end)."""
-        if start >= end:
-            return True
-        last = to_key(end - 1)
-        return not self._seek(to_key(start)) or self._leaf.starts[self._i] > last
-
-    def walk(self, start: int, end: int) -> list[T]:
-        """The values of the entries that overlap [start, end), in order.  The list is the caller's."""
-        found: list[T] = []
-        if start >= end:
-            return found
-        last = to_key(end - 1)
-        more = self._seek(to_key(start))
-        while more:
-            leaf = self._leaf
-            i = self._i
-            stop: i64 = first_above(leaf.starts, last)
-            while i < stop:
-                found.append(leaf.values[i])
-                i += 1
-            more = stop == len(leaf.starts) and self._next_leaf()
-        return found
-
-    def values(self) -> list[T]:
-        """All values, in order.  The list is the caller's."""
-        found: list[T] = []
-        for branch in self._branches:
-            for leaf in branch.leaves:
-                found.extend(leaf.values)
-        return found
-
-    def ranges(self) -> list[tuple[int, int, T]]:
-        """All entries as (start, end, value), in order."""
-        found: list[tuple[int, int, T]] = []
-        more = self._seek(lowest())
-        while more:
-            leaf = self._leaf
-            for i in range(len(leaf.values)):
-                found.append((to_address(leaf.starts[i]), to_address(leaf.lasts[i]) + 1, leaf.values[i]))
-            more = self._next_leaf()
-        return found
-
-    def gaps(self, low: int, high: int) -> list[tuple[int, int]]:
-        """The empty ranges (start, end) inside [low, high), in order."""
-        found: list[tuple[int, int]] = []
-        at = low
-        if low < high:
-            last = to_key(high - 1)
-            more = self._seek(to_key(low))
-            while more and self._leaf.starts[self._i] <= last:
-                start, end, _ = self._here()
-                if at < start:
-                    found.append((at, start))
-                at = end
-                self._i += 1
-                more = self._i < len(self._leaf.lasts) or self._next_leaf()
-        if at < high:
-            found.append((at, high))
-        return found
-
-    # -- room ----------------------------------------------------------------------------------------------------------
-
-    def highest_gap(self, size: int, low: int, high: int) -> int:
-        """The highest address a with [a, a + size) empty inside [low, high), or -1.
-
-        Like the kernel's mas_empty_area_rev().  Raises ValueError unless size > 0.
-        """
-        if size <= 0:
-            raise ValueError(f"a gap of {size} bytes")
-        if high - low < size:
-            return -1
-        if size > WORD and size >= HUGE:
-            return self._huge_gap(size, low, high, True)
-        room: i64 = size
-        floor = to_key(low)
-        highest = to_key(high - 1)
-        top = self._ceilings.below(room, highest)
-        if top < floor:
-            return -1
-        if self._seek(top):
-            first = self._leaf.starts[self._i]
-            if first <= floor:
-                return -1
-            if first <= top:
-                top = first - 1
-        below = self._below()
-        if distance(below if below > floor else floor, top) < room - 1:
-            if below <= floor or not self._gap_before(room):
-                return -1
-            top = self._leaf.starts[self._i] - 1
-            if top < floor or distance(floor, top) < room - 1:
-                return -1
-        self._ceilings.found(room, highest, top)
-        return to_address(top - room + 1)
-
-    def above_gap(self) -> T | None:
-        """The value of the entry above the gap that highest_gap() has just found, or None."""
-        return self._leaf.values[self._i] if self._i < len(self._leaf.values) else None
-
-    def _gap_before(self, room: i64) -> bool:
-        """Put the position on the last entry before it that has this much room in front; False if there is none."""
-        b = self._b
-        branch = self._branch
-        c = self._c
-        leaf = self._leaf
-        i: i64 = -1
-        if branch.bounds[c] >= room:
-            i = last_gap(leaf.starts, leaf.lasts, room, self._i, self._below_leaf(b, c))
-        while i < 0:
-            c = last_bound(branch.bounds, room, c)
-            while c < 0:
-                b = last_bound(self._bounds, room, b)
-                if b < 0:
-                    return False
-                branch = self._branches[b]
-                c = last_bound(branch.bounds, room, len(branch.bounds))
-                if c < 0:
-                    self._bounds[b] = largest(branch.bounds)
-            leaf = branch.leaves[c]
-            below = self._below_leaf(b, c)
-            i = last_gap(leaf.starts, leaf.lasts, room, len(leaf.starts), below)
-            if i < 0:
-                branch = self._own_branch(b)
-                branch.bounds[c] = largest_gap(leaf.starts, leaf.lasts, below)
-        self._b = b
-        self._branch = branch
-        self._c = c
-        self._leaf = leaf
-        self._i = i
-        return True
-
-    def lowest_gap(self, size: int, low: int, high: int) -> int:
-        """The lowest address a with [a, a + size) empty inside [low, high), or -1.
-
-        Like the kernel's mas_empty_area().  Raises ValueError unless size > 0.
-        """
-        if size <= 0:
-            raise ValueError(f"a gap of {size} bytes")
-        if high - low < size:
-            return -1
-        if size > WORD and size >= HUGE:
-            return self._huge_gap(size, low, high, False)
-        room: i64 = size
-        floor = to_key(low)
-        top = to_key(high - 1)
-        if not self._seek(floor):
-            return low
-        first = self._leaf.starts[self._i]
-        if first > floor and distance(floor, first) >= room:
-            return low
-        if self._gap_after(room):
-            below = self._below()
-        else:
-            below = self._branches[len(self._branches) - 1].last()
-            if below >= top:
-                return -1
-            below += 1
-        return to_address(below) if below <= top and distance(below, top) >= room - 1 else -1
-
-    def _gap_after(self, room: i64) -> bool:
-        """Put the position on the first entry after it that has this much room in front; False if there is none."""
-        b = self._b
-        branch = self._branch
-        c = self._c
-        leaf = self._leaf
-        i: i64 = -1
-        if branch.bounds[c] >= room:
-            i = first_gap(leaf.starts, leaf.lasts, room, self._i + 1, lowest())
-        while i < 0:
-            c = first_bound(branch.bounds, room, c + 1)
-            while c < 0:
-                b = first_bound(self._bounds, room, b + 1)
-                if b < 0:
-                    return False
-                branch = self._branches[b]
-                c = first_bound(branch.bounds, room, 0)
-                if c < 0:
-                    self._bounds[b] = largest(branch.bounds)
-            leaf = branch.leaves[c]
-            below = self._below_leaf(b, c)
-            i = first_gap(leaf.starts, leaf.lasts, room, 0, below)
-            if i < 0:
-                branch = self._own_branch(b)
-                branch.bounds[c] = largest_gap(leaf.starts, leaf.lasts, below)
-        self._b = b
-        self._branch = branch
-        self._c = c
-        self._leaf = leaf
-        self._i = i
-        return True
-
-    def _huge_gap(self, size: int, low: int, high: int, highest: bool) -> int:
-        """highest_gap() or lowest_gap() for sizes that the bounds cannot tell apart: from 2**63 - 1 on.
-
-        So much room holds at least one of two addresses near the middle of the space.
-        """
-        found = -1
-        for middle in (HUGE - 1, HUGE + 2):
-            if found >= 0 and not highest:
-                break
-            if self.load(middle) is not None:
-                continue
-            before = self.find_before_range(middle)
-            after = self.find_range(middle)
-            start = low if before is None or before[1] < low else before[1]
-            end = high if after is None or after[0] > high else after[0]
-            if end - start >= size:
-                found = end - size if highest else start
-        return found
+    __slots__ = ()
 
     # -- change --------------------------------------------------------------------------------------------------------
 
@@ -327,6 +71,22 @@ class MapleTree(Nodes[T]):
 
     def insert(self, start: int, end: int, value: T) -> bool:
         """Map [start, end) to a value if that is all empty.  False, and nothing changed, if anything overlaps it."""
+        if not COMPILED:
+            leaf = self._leaf
+            lasts = leaf.lasts
+            i = bisect_left(lasts, start)
+            if (
+                i < len(lasts) < LEAF_SIZE
+                and start < end <= leaf.starts[i]
+                and (i or (start >= 0 and not (self._b or self._c)))
+                and leaf.owner is self._owner
+            ):
+                leaf.starts.insert(i, start)
+                lasts.insert(i, end - 1)
+                leaf.values.insert(i, value)
+                self.count += 1
+                self.generation += 1
+                return True
         last = to_key(end - 1)
         first = self._check(start, last)
         if self._seek(first) and self._leaf.starts[self._i] <= last:
@@ -337,6 +97,28 @@ class MapleTree(Nodes[T]):
 
     def erase(self, start: int, end: int) -> None:
         """Empty [start, end).  Entries inside go, entries that reach out of it are trimmed or split in two."""
+        if not COMPILED:
+            leaf = self._leaf
+            starts = leaf.starts
+            lasts = leaf.lasts
+            i = bisect_left(starts, start)
+            j = bisect_left(starts, end, i)
+            if (
+                i < j < len(starts)
+                and lasts[j - 1] < end
+                and (lasts[i - 1] < start if i else (start >= 0 and not (self._b or self._c)))
+                and (len(starts) - j + i >= SMALL or self.count == len(starts))
+                and leaf.owner is self._owner
+            ):
+                del starts[i:j], lasts[i:j], leaf.values[i:j]
+                self.generation += 1
+                self.count -= j - i
+                above = starts[i]
+                gap = above - lasts[i - 1] - 1 if i else above
+                if gap > self._branch.bounds[self._c]:
+                    self._raise_bound(above, above - gap)
+                self._ceilings.grew(gap, above - 1)
+                return
         last = to_key(end - 1)
         first = self._check(start, last)
         if self._seek(first) and self._leaf.starts[self._i] <= last:
@@ -353,6 +135,18 @@ class MapleTree(Nodes[T]):
 
         Raises ValueError, and changes nothing, if no entry starts there or the new range would reach another one.
         """
+        if not COMPILED:
+            leaf = self._leaf
+            starts = leaf.starts
+            lasts = leaf.lasts
+            i = bisect_left(starts, old_start)
+            # Where neither end draws back, no gap grows.
+            if 0 < i < len(starts) - 1 and starts[i] == old_start and leaf.owner is self._owner:
+                if lasts[i - 1] < new_start <= old_start and lasts[i] < new_end <= starts[i + 1]:
+                    self.generation += 1
+                    starts[i] = new_start
+                    lasts[i] = new_end - 1
+                    return
         old = to_key(old_start)
         last = to_key(new_end - 1)
         first = self._check(new_start, last)
@@ -388,6 +182,17 @@ class MapleTree(Nodes[T]):
 
         No gap changes.  Raises ValueError, and changes nothing, if no entry reaches from below the address beyond it.
         """
+        if not COMPILED:
+            leaf = self._leaf
+            lasts = leaf.lasts
+            i = bisect_left(lasts, at)
+            if i < len(lasts) < LEAF_SIZE and leaf.starts[i] < at and leaf.owner is self._owner:
+                self.generation += 1
+                self.count += 1
+                leaf.starts.insert(i + 1, at)
+                lasts.insert(i, at - 1)
+                leaf.values.insert(i if below else i + 1, value)
+                return
         key = to_key(at)
         if not self._seek(key) or self._leaf.starts[self._i] >= key:
             raise ValueError(f"no range to split at {at:#x}")
@@ -408,6 +213,17 @@ class MapleTree(Nodes[T]):
 
         No gap changes.  Raises ValueError, and changes nothing, if none touch there, or one would be left with nothing.
         """
+        if not COMPILED:
+            leaf = self._leaf
+            starts = leaf.starts
+            i = bisect_left(starts, old)
+            if 0 < i < len(starts) and starts[i] == old and leaf.owner is self._owner:
+                lasts = leaf.lasts
+                if lasts[i - 1] == old - 1 and starts[i - 1] < new <= lasts[i]:
+                    self.generation += 1
+                    starts[i] = new
+                    lasts[i - 1] = new - 1
+                    return
         was = to_key(old)
         key = to_key(new)
         if self._seek(was) and self._i > 0:
@@ -440,6 +256,27 @@ class MapleTree(Nodes[T]):
         Raises ValueError, and changes nothing, unless [start, end) holds the entry, and every other wholly or not at
         all.
         """
+        if not COMPILED:
+            leaf = self._leaf
+            starts = leaf.starts
+            lasts = leaf.lasts
+            i = bisect_left(starts, start)
+            j = bisect_left(starts, end, i)
+            k = bisect_left(starts, of, i)
+            if (
+                0 < i <= k < j < len(starts)
+                and starts[k] == of
+                and lasts[i - 1] < start
+                and lasts[j - 1] < end
+                and (len(starts) - j + i >= SMALL or self.count == len(starts))
+                and leaf.owner is self._owner
+            ):
+                self.generation += 1
+                self.count -= j - i - 1
+                starts[i:j] = [start]
+                lasts[i:j] = [end - 1]
+                leaf.values[i:j] = [leaf.values[k]]
+                return
         last = to_key(end - 1)
         first = self._check(start, last)
         origin = to_key(of)
@@ -497,12 +334,6 @@ class MapleTree(Nodes[T]):
         super().clear()
         self._ceilings = Ceilings()
 
-    def _fault(self) -> str:
-        fault = super()._fault()
-        if not fault and self._ceilings.known():
-            fault = self._ceilings.fault(self.gaps(0, ADDRESS_END))
-        return fault
-
     def duplicate(self) -> MapleTree[T]:
         """A tree with the same entries.  Each copies what it changes from then on; the values themselves are shared."""
         twin: MapleTree[T] = MapleTree()
@@ -550,7 +381,11 @@ class MapleTree(Nodes[T]):
         """How many nodes store(), insert() or erase() of [start, end) makes at most."""
         last = to_key(end - 1)
         first = self._check(start, last)
-        if self.count and first <= self._mins[0] and last >= self._branches[len(self._branches) - 1].last():
+        if (
+            self.count
+            and first <= self._branches[0].leaves[0].starts[0]
+            and last >= self._branches[len(self._branches) - 1].last()
+        ):
             return 2
         self._seek(first)
         need = self._shared_here()
@@ -583,3 +418,94 @@ class MapleTree(Nodes[T]):
         if first > last:
             raise ValueError(f"[{start:#x}, {to_address(last) + 1:#x}) is empty")
         return first
+
+    # -- checking ------------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check everything about the tree.  Raises AssertionError with the fault and dump()."""
+        if fault := self._fault():
+            raise AssertionError(f"range tree: {fault}\n{self.dump()}")
+
+    def _fault(self) -> str:
+        """The first thing that is wrong with the tree; empty if nothing is."""
+        branches = self._branches
+        if not branches or len(self._mins) != len(branches) or len(self._bounds) != len(branches):
+            return "the top level's arrays differ in length"
+        count = 0
+        for b in range(len(branches)):
+            branch = branches[b]
+            if not branch.leaves or len(branch.leaves) > BRANCH_SIZE:
+                return f"branch {b} has {len(branch.leaves)} leaves"
+            if len(branch.mins) != len(branch.leaves) or len(branch.bounds) != len(branch.leaves):
+                return f"branch {b}: its arrays differ in length"
+            for c in range(len(branch.leaves)):
+                fault = self._leaf_fault(b, c)
+                if fault:
+                    return f"branch {b}, leaf {c}: {fault}"
+                count += len(branch.leaves[c].values)
+            if self._mins[b] != branch.mins[0]:
+                return f"branch {b}: its first key is wrong"
+            if self._bounds[b] < largest(branch.bounds):
+                return f"branch {b}: a gap is larger than its bound"
+        if count != self.count:
+            return f"{count} entries, but the count is {self.count}"
+        return self._ceilings.fault(self.gaps(0, ADDRESS_END)) if self._ceilings.known() else ""
+
+    def check_near(self, addr: int) -> None:
+        """Check the leaf around an address, and its bounds in the levels above: a part of validate(), at small cost.
+
+        Raises AssertionError with the fault and dump().
+        """
+        self._seek(to_key(addr))
+        b = self._b
+        c = self._c
+        branch = self._branch
+        fault = self._leaf_fault(b, c)
+        if not fault and self._bounds[b] < branch.bounds[c]:
+            fault = "a gap is larger than the bound of the branch"
+        if fault:
+            raise AssertionError(f"range tree: branch {b}, leaf {c}: {fault}\n{self.dump()}")
+
+    def _leaf_fault(self, b: i64, c: i64) -> str:
+        """The first thing that is wrong with a leaf; empty if nothing is."""
+        branch = self._branches[b]
+        leaf = branch.leaves[c]
+        size: i64 = len(leaf.values)
+        if size == 0:
+            return "it is empty" if self.count else ""
+        if size > LEAF_SIZE or len(leaf.starts) != size or len(leaf.lasts) != size:
+            return f"{len(leaf.starts)} starts, {len(leaf.lasts)} lasts, {size} values"
+        if leaf.owner is self._owner and branch.owner is not self._owner:
+            return "it is owned and its branch is not"
+        if branch.mins[c] != (leaf.starts[0] if b or c else lowest()):
+            return "its first key is wrong"
+        below = self._below_leaf(b, c)
+        if below > leaf.starts[0]:
+            return "it overlaps the one before"
+        i: i64 = 0
+        while i < size:
+            if leaf.lasts[i] < leaf.starts[i] or (i > 0 and leaf.starts[i] <= leaf.lasts[i - 1]):
+                return f"entry {i} is out of order"
+            i += 1
+        if largest_gap(leaf.starts, leaf.lasts, below) > branch.bounds[c]:
+            return "a gap is larger than its bound"
+        return ""
+
+    def dump(self) -> str:
+        """The tree as text: a line for each branch, leaf and entry.  Works on a broken tree too."""
+        lines = [f"{self.count} entries, {len(self._branches)} branches"]
+        for b, branch in enumerate(self._branches):
+            lines.append(f"branch {b}: {len(branch.leaves)} leaves{self._remark(self._bounds, b, branch.owner)}")
+            for c, leaf in enumerate(branch.leaves):
+                lines.append(f"  leaf {c}: {len(leaf.values)} entries{self._remark(branch.bounds, c, leaf.owner)}")
+                for i in range(min(len(leaf.starts), len(leaf.lasts))):
+                    start = to_address(leaf.starts[i])
+                    end = to_address(leaf.lasts[i]) + 1
+                    value = repr(leaf.values[i]) if i < len(leaf.values) else "no value"
+                    lines.append(f"    [{start:#x}, {end:#x}) {value}")
+        return "\n".join(lines)
+
+    def _remark(self, bounds: Keys, i: int, owner: Owner) -> str:
+        """What dump() says of a node: its bound, and whether it is shared with another tree."""
+        bound = f", gaps <= {bounds[i]:#x}" if i < len(bounds) else ", no bound"
+        return bound if owner is self._owner else bound + ", shared"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
-from vmalab.vma.keys import insert_key, lowest, no_keys, to_address
+from vmalab.vma.keys import COMPILED, insert_key, lowest, no_keys, to_address
+
+if not COMPILED:
+    from bisect import bisect_left, bisect_right
+    from operator import neg
 
 if TYPE_CHECKING:
     from mypy_extensions import i64
@@ -52,6 +56,11 @@ class Ceilings:
         """The highest room of that size that ends at top at most has this last key."""
         pages = ((room - 1) >> SHIFT) + 1
         ceilings = self._ceilings
+        if not COMPILED:
+            if pages <= MOST and last < ceilings[pages] <= top:
+                stop = bisect_left(ceilings, -last, pages, key=neg)
+                ceilings[pages:stop] = [last] * (stop - pages)
+            return
         # What lies between top and a ceiling above it was not looked at.
         if pages <= MOST and ceilings[pages] <= top:
             while pages <= MOST and ceilings[pages] > last:
@@ -68,6 +77,11 @@ class Ceilings:
         pages = room >> SHIFT
         if pages > MOST:
             pages = MOST
+        if not COMPILED:
+            if pages > 0 and ceilings[pages] < last:
+                start = bisect_right(ceilings, -last, 1, pages, key=neg)
+                ceilings[start : pages + 1] = [last] * (pages + 1 - start)
+            return
         while pages > 0 and ceilings[pages] < last:
             ceilings[pages] = last
             pages -= 1

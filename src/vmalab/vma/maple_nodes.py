@@ -6,10 +6,11 @@ Three levels, always::
     Branch   mins  bounds  leaves       at most 256 leaves
     Leaf     starts  lasts  values      at most 64 entries
 
-``mins`` holds the first key of each child, so a search touches nothing but arrays.  ``bounds`` holds, for each child, a
-number that no gap in front of any of its entries exceeds.  It is an upper bound, not the truth: a gap that grows raises
-it at once, a gap that shrinks leaves it, and a search that finds nothing behind it lowers it to the truth.  So no
-change rescans anything.  The gap above the last entry is in no bound; searches look at it by itself.
+``mins`` holds the first key of each child, and for the first of all the lowest that there is, so a search touches
+nothing but arrays.  ``bounds`` holds, for each child, a number that no gap in front of any of its entries exceeds.  It
+is an upper bound, not the truth: a gap that grows raises it at once, a gap that shrinks leaves it, and a search that
+finds nothing behind it lowers it to the truth.  So no change rescans anything.  The gap above the last entry is in no
+bound; searches look at it by itself.
 
 A duplicate shares all nodes.  Each node names its owner, and a tree copies a node that it does not own before it
 changes it.  Entries are held with inclusive bounds, start and last, because 2**64 has no key; see ``keys``.
@@ -20,14 +21,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from vmalab.vma.keys import (
+    COMPILED,
     delete_keys,
     distance,
     first_above,
     first_at_least,
     insert_key,
     join_keys,
-    largest,
-    largest_gap,
     lowest,
     no_keys,
     one_key,
@@ -45,6 +45,9 @@ T = TypeVar("T")
 
 LEAF_SIZE: Final = 64
 """The most entries that a leaf holds."""
+
+SMALL: Final = LEAF_SIZE >> 2
+"""Leaves with fewer entries are joined to others."""
 
 BRANCH_SIZE: Final = 256
 """The most leaves that a branch holds."""
@@ -133,11 +136,17 @@ class Nodes(Generic[T]):
 
     def _seek(self, key: i64) -> bool:
         """Put the position on the first entry whose last is at least key.  False, and at the end, if there is none."""
-        # Most searches are where the last one was, or beside it.
         leaf = self._leaf
         lasts = leaf.lasts
-        i: i64 = self._i
         size: i64 = len(lasts)
+        if not COMPILED:
+            i = first_at_least(lasts, key)
+            if 0 < i < size:
+                self._i = i
+                return True
+            return self._descend(key)
+        # Most searches are where the last one was, or beside it.
+        i: i64 = self._i
         if 0 < i < size:
             if key <= lasts[i]:
                 if lasts[i - 1] < key:
@@ -156,15 +165,17 @@ class Nodes(Generic[T]):
             elif key >= leaf.starts[0] or (self._c == 0 and self._b == 0):
                 self._i = first_at_least(lasts, key)
                 return True
+        return self._descend(key)
+
+    def _descend(self, key: i64) -> bool:
+        """_seek() from the top."""
         b: i64 = 0
         if len(self._branches) > 1:
-            b = max(first_above(self._mins, key) - 1, 0)
+            b = first_above(self._mins, key) - 1
         branch = self._branches[b]
         c: i64 = first_above(branch.mins, key) - 1
-        if c < 0:
-            c = 0
         leaf = branch.leaves[c]
-        i = first_at_least(leaf.lasts, key)
+        i: i64 = first_at_least(leaf.lasts, key)
         self._b = b
         self._branch = branch
         self._c = c
@@ -295,6 +306,8 @@ class Nodes(Generic[T]):
     def _set_min(self, start: i64) -> None:
         """Note where the first entry of the leaf at the position starts."""
         c = self._c
+        if c == 0 and self._b == 0:
+            start = lowest()
         branch = self._branch
         if branch.mins[c] != start:
             branch = branch if branch.owner is self._owner else self._own_branch(self._b)
@@ -483,11 +496,10 @@ class Nodes(Generic[T]):
     def _join(self) -> None:
         """Join what has become small around the position."""
         c = self._c
-        small: i64 = LEAF_SIZE >> 2
         leaves = self._branch.leaves
         if len(leaves) == 1 and len(self._branches) == 1:
             return
-        if len(self._leaf.starts) >= small and (c == 0 or len(leaves[c - 1].starts) >= small):
+        if len(self._leaf.starts) >= SMALL and (c == 0 or len(leaves[c - 1].starts) >= SMALL):
             return
         self._join_leaf(c)
         self._join_leaf(self._c - 1)
@@ -559,92 +571,3 @@ class Nodes(Generic[T]):
         self._bounds = one_key(0)
         self._branches = [self._branch]
         self._b = self._c = self._i = 0
-
-    # -- checking ------------------------------------------------------------------------------------------------------
-
-    def validate(self) -> None:
-        """Check everything about the tree.  Raises AssertionError with the fault and dump()."""
-        if fault := self._fault():
-            raise AssertionError(f"range tree: {fault}\n{self.dump()}")
-
-    def _fault(self) -> str:
-        """The first thing that is wrong with the tree; empty if nothing is."""
-        branches = self._branches
-        if not branches or len(self._mins) != len(branches) or len(self._bounds) != len(branches):
-            return "the top level's arrays differ in length"
-        count = 0
-        for b in range(len(branches)):
-            branch = branches[b]
-            if not branch.leaves or len(branch.leaves) > BRANCH_SIZE:
-                return f"branch {b} has {len(branch.leaves)} leaves"
-            if len(branch.mins) != len(branch.leaves) or len(branch.bounds) != len(branch.leaves):
-                return f"branch {b}: its arrays differ in length"
-            for c in range(len(branch.leaves)):
-                fault = self._leaf_fault(b, c)
-                if fault:
-                    return f"branch {b}, leaf {c}: {fault}"
-                count += len(branch.leaves[c].values)
-            if self.count and self._mins[b] != branch.mins[0]:
-                return f"branch {b}: its first key is wrong"
-            if self._bounds[b] < largest(branch.bounds):
-                return f"branch {b}: a gap is larger than its bound"
-        return "" if count == self.count else f"{count} entries, but the count is {self.count}"
-
-    def check_near(self, addr: int) -> None:
-        """Check the leaf around an address, and its bounds in the levels above: a part of validate(), at small cost.
-
-        Raises AssertionError with the fault and dump().
-        """
-        self._seek(to_key(addr))
-        b = self._b
-        c = self._c
-        branch = self._branch
-        fault = self._leaf_fault(b, c)
-        if not fault and self._bounds[b] < branch.bounds[c]:
-            fault = "a gap is larger than the bound of the branch"
-        if fault:
-            raise AssertionError(f"range tree: branch {b}, leaf {c}: {fault}\n{self.dump()}")
-
-    def _leaf_fault(self, b: i64, c: i64) -> str:
-        """The first thing that is wrong with a leaf; empty if nothing is."""
-        branch = self._branches[b]
-        leaf = branch.leaves[c]
-        size: i64 = len(leaf.values)
-        if size == 0:
-            return "it is empty" if self.count else ""
-        if size > LEAF_SIZE or len(leaf.starts) != size or len(leaf.lasts) != size:
-            return f"{len(leaf.starts)} starts, {len(leaf.lasts)} lasts, {size} values"
-        if leaf.owner is self._owner and branch.owner is not self._owner:
-            return "it is owned and its branch is not"
-        if branch.mins[c] != leaf.starts[0]:
-            return "its first key is wrong"
-        below = self._below_leaf(b, c)
-        if below > leaf.starts[0]:
-            return "it overlaps the one before"
-        i: i64 = 0
-        while i < size:
-            if leaf.lasts[i] < leaf.starts[i] or (i > 0 and leaf.starts[i] <= leaf.lasts[i - 1]):
-                return f"entry {i} is out of order"
-            i += 1
-        if largest_gap(leaf.starts, leaf.lasts, below) > branch.bounds[c]:
-            return "a gap is larger than its bound"
-        return ""
-
-    def dump(self) -> str:
-        """The tree as text: a line for each branch, leaf and entry.  Works on a broken tree too."""
-        lines = [f"{self.count} entries, {len(self._branches)} branches"]
-        for b, branch in enumerate(self._branches):
-            lines.append(f"branch {b}: {len(branch.leaves)} leaves{self._remark(self._bounds, b, branch.owner)}")
-            for c, leaf in enumerate(branch.leaves):
-                lines.append(f"  leaf {c}: {len(leaf.values)} entries{self._remark(branch.bounds, c, leaf.owner)}")
-                for i in range(min(len(leaf.starts), len(leaf.lasts))):
-                    start = to_address(leaf.starts[i])
-                    end = to_address(leaf.lasts[i]) + 1
-                    value = repr(leaf.values[i]) if i < len(leaf.values) else "no value"
-                    lines.append(f"    [{start:#x}, {end:#x}) {value}")
-        return "\n".join(lines)
-
-    def _remark(self, bounds: Keys, i: int, owner: Owner) -> str:
-        """What dump() says of a node: its bound, and whether it is shared with another tree."""
-        bound = f", gaps <= {bounds[i]:#x}" if i < len(bounds) else ", no bound"
-        return bound if owner is self._owner else bound + ", shared"
