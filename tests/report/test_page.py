@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.report import make_trace
 from tests.browser import chromium, open_page, why_no_browser
 from tests.report.test_lives import collected
 from tests.report.traces import BASE, ENDING, PAGE, SCRIPT, demo, made_up
 from vmalab.explain.story import Story
+from vmalab.report.collect import collect
 from vmalab.report.html import report_html
 from vmalab.trace import records
+from vmalab.trace.file import read_trace
 from vmalab.trace.replay import Replay
 
 if TYPE_CHECKING:
@@ -270,6 +273,31 @@ def test_a_trace_without_a_process_says_so(browser: Browser, tmp_path: Path) -> 
     with open_page(browser, path) as page:
         assert "There is no address space in this trace." in page.locator("#notes").inner_text()
         assert not page.locator("main").is_visible()
+
+
+def test_a_long_trace_opens_light(browser: Browser, tmp_path: Path) -> None:
+    """What is made at the start does not grow with the trace: by counts, which no clock changes."""
+    calls = 2000
+    make_trace(tmp_path / "long.jsonl", calls, 1)
+    reader = read_trace(tmp_path / "long.jsonl")
+    found = collect(reader, lambda _: None)
+    html = report_html(found, reader.header, "long")
+    (tmp_path / "long.html").write_text(html, "utf-8")
+    assert len(html) < 200_000 + 45 * calls, "bytes of the page"
+    with open_page(browser, tmp_path / "long.html", size=(360, 900)) as page:
+        assert page.evaluate("document.getElementsByTagName('*').length") < 600
+        n, sums = page.evaluate("vmalab.chart.plot.data.slice(0, 2).map((column) => Array.from(column))")
+        assert len(n) < page.evaluate("vmalab.chart.records.length")
+        assert len(n) <= 3 * page.evaluate("document.getElementById('chart').clientWidth") + 6
+        assert max(sums) == max(found.lives.spaces[0].map_count), "no peak of a moment is missed"
+        assert sums == page.evaluate(f"{n}.map((n) => vmalab.space.mapCountAt(n))"), "the layers add up"
+        assert [page.locator(f"#{name} > *").count() for name in ("failures", "makers")] == [0, 0]
+        page.locator("#tab-failures").click()
+        assert page.locator("#failures details").count() > 0
+        assert page.locator("#failures li").count() < 10, "the calls of a group are listed when it is opened"
+        group = page.locator("#failures details:not([open])").first
+        group.locator("summary").click()
+        until(page, "document.querySelectorAll('#failures li').length > 3")
 
 
 def test_on_a_narrow_screen_nothing_is_cut_off(browser: Browser, paths: dict[str, Path]) -> None:

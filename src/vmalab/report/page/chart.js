@@ -30,36 +30,67 @@ function layersOf(space) {
   return layers;
 }
 
-// The value of each layer at every record at which any changes: [records, layer, layer, ...].
-function valuesOf(space, layers) {
-  const { first, last } = space;
-  const places = new Uint32Array(last - first + 1);
-  places[0] = places[last - first] = 1;
-  for (const curve of space.curves) for (const n of curve.n) places[n - first] = 1;
-  const n = new Float64Array(places.reduce((sum, used) => sum + used, 0));
-  for (let i = 0, place = 0; i < places.length; i++) {
-    if (!places[i]) continue;
-    places[i] = place;
-    n[place++] = first + i;
+// The records at which any layer changes, and the map count after each of them.
+function recordsOf(space) {
+  const { first, last, counters } = space;
+  const changes = new Uint8Array(last - first + 1);
+  changes[0] = changes[last - first] = 1;
+  for (const { n } of space.curves) for (let i = 0; i < n.length; i++) changes[n[i] - first] = 1;
+  let count = 0;
+  for (let i = 0; i < changes.length; i++) count += changes[i];
+  const [records, whole] = [new Float64Array(count), new Float64Array(count)];
+  for (let i = 0, place = 0, counted = 0; i < changes.length; i++) {
+    if (!changes[i]) continue;
+    while (counted < counters.n.length && counters.n[counted] <= first + i) counted++;
+    records[place] = first + i;
+    whole[place++] = counted ? counters.mapCount[counted - 1] : 0;
   }
-  // What each curve adds at its points, and then the sums of that.
-  const values = layers.map((layer) => {
-    const sum = new Float64Array(n.length);
-    for (const { n: at, value } of layer.numbers.map((i) => space.curves[i])) {
-      for (let i = 0; i < at.length; i++) sum[places[at[i] - first]] += value[i] - (i ? value[i - 1] : 0);
-    }
-    for (let i = 1; i < sum.length; i++) sum[i] += sum[i - 1];
-    return sum;
-  });
-  return [n, ...values];
+  return [records, whole];
 }
 
-// The places in a sorted column that a chart of so many pixels needs: in each part of the range the first, the last, and
-// those where the whole is lowest and highest.
+// At some records, in order, the sum of each layer and those below it.
+function sumsAt(records, space, layers) {
+  const first = records[0];
+  // For each record from the first to the last of these the place of the first that is not before it.
+  const places = new Uint32Array(records[records.length - 1] - first + 1);
+  for (let i = 1; i < records.length; i++) places.fill(i, records[i - 1] - first + 1, records[i] - first + 1);
+  const sums = [];
+  let below = new Float64Array(records.length);
+  for (const layer of layers) {
+    const sum = new Float64Array(records.length);
+    for (const i of layer.numbers) addSteps(sum, space.curves[i], places, first);
+    addUpOn(sum, below);
+    sums.push(sum);
+    below = sum;
+  }
+  return sums;
+}
+
+// What a curve adds to a sum: at the first place what it is by then, and at each of its points the step.
+function addSteps(sum, { n, value }, places, first) {
+  let i = upperBound(n, first);
+  let before = i ? value[i - 1] : 0;
+  sum[0] += before;
+  for (; i < n.length && n[i] - first < places.length; i++) {
+    sum[places[n[i] - first]] += value[i] - before;
+    before = value[i];
+  }
+}
+
+function addUpOn(steps, below) {
+  let whole = 0;
+  for (let i = 0; i < steps.length; i++) {
+    whole += steps[i];
+    steps[i] = whole + below[i];
+  }
+}
+
+// The places in a sorted column that a chart of so many pixels needs: in each part of the range the last, and those where the
+// whole is lowest and highest.
 function placesFor(n, whole, from, to, width) {
   const begin = Math.max(0, upperBound(n, from) - 2);
   const end = Math.min(n.length, upperBound(n, to) + 2);
-  if (end - begin <= width * 4) return Uint32Array.from({ length: end - begin }, (_, i) => begin + i);
+  if (end - begin <= width * 3) return Uint32Array.from({ length: end - begin }, (_, i) => begin + i);
   const kept = new Set();
   for (let place = begin; place < end; ) {
     const part = Math.floor(((n[place] - from) / (to - from)) * width);
@@ -68,7 +99,7 @@ function placesFor(n, whole, from, to, width) {
       if (whole[last] < whole[low]) low = last;
       if (whole[last] > whole[high]) high = last;
     }
-    for (const each of [place, low, high, last - 1]) kept.add(each);
+    kept.add(low).add(high).add(last - 1);
     place = last;
   }
   return Uint32Array.from(kept).sort();
@@ -84,12 +115,7 @@ class Chart {
   show(space) {
     this.space = space;
     this.layers = layersOf(space);
-    this.values = valuesOf(space, this.layers);
-    // Each series is the sum of its layer and those below.
-    this.sums = [];
-    for (const [i, values] of this.values.slice(1).entries()) {
-      this.sums.push(i ? values.map((value, k) => value + this.sums[i - 1][k]) : values);
-    }
+    [this.records, this.whole] = recordsOf(space);
     this.rebuild();
     this.showLegend();
   }
@@ -142,10 +168,9 @@ class Chart {
   // What the chart shows of the view, the highest sum first: it is drawn below the others.
   visible() {
     const { n0, n1 } = this.app.view;
-    const [n, top] = [this.values[0], this.sums[this.sums.length - 1]];
-    const places = placesFor(n, top, n0, n1, byId("chart").clientWidth);
-    const pick = (column) => Float64Array.from(places, (place) => column[place]);
-    return [pick(n), ...this.sums.map(pick).reverse()];
+    const places = placesFor(this.records, this.whole, n0, n1, byId("chart").clientWidth);
+    const records = Float64Array.from(places, (place) => this.records[place]);
+    return [records, ...sumsAt(records, this.space, this.layers).reverse()];
   }
 
   // The view has changed.
@@ -164,12 +189,12 @@ class Chart {
     context.fillStyle = colour("--failure");
     context.strokeStyle = colour("--ground");
     context.lineWidth = devicePixelRatio;
-    const { failures } = this.app;
-    let drawn = -Infinity;
-    for (const i of failures.in(this.space)) {
-      const x = plot.valToPos(failures.n[i], "x", true);
-      if (x < left || x > left + width || x - drawn < devicePixelRatio) continue;
-      drawn = x;
+    // Of those within one pixel the first.
+    const failed = this.app.failures.in(this.space);
+    const perPixel = (plot.scales.x.max - plot.scales.x.min) / plot.over.clientWidth;
+    for (let i = upperBound(failed, plot.scales.x.min - 1); i < failed.length; i = upperBound(failed, failed[i] + perPixel)) {
+      const x = plot.valToPos(failed[i], "x", true);
+      if (x > left + width) break;
       context.beginPath();
       context.moveTo(x, top + 9 * devicePixelRatio);
       context.lineTo(x + 4 * devicePixelRatio, top);
@@ -200,7 +225,7 @@ class Chart {
       swatch.style.background = `var(${layer.colourName})`;
       const value = make("span", { className: "value" });
       const item = make("li", { title: layer.title }, swatch, make("span", { className: "name", text: layer.title }), value);
-      return { item, value };
+      return { layer, item, value };
     }).reverse();
     byId("legend").replaceChildren(...this.legend.map(({ item }) => item));
     this.updateLegend();
@@ -209,12 +234,10 @@ class Chart {
   // The values at the place in the trace.
   updateLegend() {
     if (!this.legend) return;
-    const { app, values } = this;
-    const place = upperBound(values[0], app.n) - 1;
-    const gone = this.space.gone && app.n >= this.space.last;
-    const count = this.layers.length;
-    this.legend.forEach(({ item, value }, i) => {
-      const now = place < 0 || gone ? 0 : values[count - i][place];
+    const { app, space } = this;
+    const gone = space.gone && app.n >= space.last;
+    this.legend.forEach(({ layer, item, value }) => {
+      const now = gone ? 0 : layer.numbers.reduce((sum, i) => sum + space.curveAt(i, app.n), 0);
       value.textContent = number(now);
       item.classList.toggle("none", now === 0);
     });

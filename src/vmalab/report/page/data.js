@@ -11,6 +11,15 @@ function fromBase64(text) {
   return bytes;
 }
 
+// Differences to the row above, or to another column, become numbers again; they wrap as numbers of the type do.
+function addUp(column) {
+  for (let i = 1; i < column.length; i++) column[i] += column[i - 1];
+}
+
+function addTo(column, base) {
+  for (let i = 0; i < column.length; i++) column[i] += base[i];
+}
+
 // The columns of one element: views of one buffer.
 async function unpack(id, index) {
   const packed = fromBase64(document.getElementById(id).textContent);
@@ -19,9 +28,8 @@ async function unpack(id, index) {
   const columns = {};
   for (const [name, [type, at, length, less]] of Object.entries(index)) {
     const column = new ARRAYS[type](buffer, at, length);
-    // Differences to the row above, or to another column, that wrap as numbers of the type do.
-    if (less === name) for (let i = 1; i < length; i++) column[i] += column[i - 1];
-    else if (less) for (let i = 0, base = columns[less]; i < length; i++) column[i] += base[i];
+    if (less === name) addUp(column);
+    else if (less) addTo(column, columns[less]);
     columns[name] = column;
   }
   return columns;
@@ -61,20 +69,23 @@ class Texts {
 class Failures {
   constructor(told, columns, spaces) {
     this.told = told;
-    this.n = columns["failed.n"];
-    this.why = columns["failed.why"];
-    this.bySpace = Array.from({ length: spaces }, () => []);
-    const of = columns["failed.space"];
-    for (let i = 0; i < of.length; i++) this.bySpace[of[i]].push(i);
+    this.bySpace = Array.from({ length: spaces }, () => ({ n: [], why: [] }));
+    const [n, space, why] = ["n", "space", "why"].map((name) => columns[`failed.${name}`]);
+    for (let i = 0; i < n.length; i++) {
+      const here = this.bySpace[space[i]];
+      here.n.push(n[i]);
+      here.why.push(why[i]);
+    }
   }
 
-  // Those of a space, as numbers.
+  // The records of those of a space.
   in(space) {
-    return this.bySpace[space.number];
+    return this.bySpace[space.number].n;
   }
 
-  get(i) {
-    return { n: this.n[i], ...this.told[this.why[i]] };
+  // Of each of those what is told of it, by number.
+  why(space) {
+    return this.bySpace[space.number].why;
   }
 }
 
@@ -159,6 +170,13 @@ class Space {
     if (this.gone && n >= this.last) return 0;
     const place = upperBound(this.counters.n, n);
     return place ? this.counters.mapCount[place - 1] : 0;
+  }
+
+  // The value of a curve after a record.
+  curveAt(i, n) {
+    const curve = this.curves[i];
+    const place = upperBound(curve.n, n);
+    return place ? curve.value[place - 1] : 0;
   }
 
   // Since which record the VMA that starts where a row does is kept apart for the same reason.

@@ -209,8 +209,10 @@ class App {
   }
 
   showKinds() {
-    const held = new Set(this.space.attributes);
-    const present = new Set([...held].map((attributes) => this.data.attributes[attributes].kind));
+    const held = new Uint8Array(this.data.attributes.length);
+    const { attributes } = this.space;
+    for (let row = 0; row < attributes.length; row++) held[attributes[row]] = 1;
+    const present = new Set(this.data.attributes.filter((_, i) => held[i]).map(({ kind }) => kind));
     byId("kinds").replaceChildren(...this.data.kinds.flatMap((kind, i) => {
       if (!present.has(i)) return [];
       const swatch = make("span", { className: "swatch" });
@@ -230,7 +232,7 @@ class App {
   }
 
   nextFailure(direction) {
-    const here = this.failures.in(this.space).map((i) => this.failures.n[i]);
+    const here = this.failures.in(this.space);
     const found = direction > 0 ? here.find((n) => n > this.n) : here.findLast((n) => n < this.n);
     if (found !== undefined) this.goTo(found, true);
   }

@@ -204,7 +204,7 @@ function boundaryGroup(app, i, rows, open) {
 
 function showFailures(app) {
   const { failures, space } = app;
-  const here = failures.in(space);
+  const [here, why] = [failures.in(space), failures.why(space)];
   const panel = byId("failures");
   if (!here.length) {
     panel.replaceChildren(make("p", { className: "quiet", text: "No call of this address space failed, and every result is as the model predicts." }));
@@ -213,18 +213,19 @@ function showFailures(app) {
   const parts = [];
   const keys = failures.told.map((each) => JSON.stringify([each.errno, each.sentence, each.predicted]));
   const groups = new Map();
-  for (const i of here) {
-    const key = keys[failures.why[i]];
+  for (let i = 0; i < here.length; i++) {
+    const key = keys[why[i]];
+    const failed = { n: here[i], told: failures.told[why[i]] };
     const list = groups.get(key);
-    if (list) list.push(i);
-    else groups.set(key, [i]);
+    if (list) list.push(failed);
+    else groups.set(key, [failed]);
   }
   for (const list of [...groups.values()].sort((a, b) => b.length - a.length)) parts.push(failureGroup(app, list));
   panel.replaceChildren(...parts);
 }
 
 function failureGroup(app, list) {
-  const first = app.failures.get(list[0]);
+  const first = list[0].told;
   const why = first.sentence || (first.predicted ? `the model predicts ${first.predicted}` : "");
   const details = make("details", { open: list.length <= 3 },
     make("summary", {}, make("span", { className: "number", text: number(list.length) }),
@@ -232,7 +233,7 @@ function failureGroup(app, list) {
       first.where ? make("span", { className: "tag mono", text: first.where }) : null));
   const fill = () => {
     if (details.childElementCount > 1) return;
-    const rows = list.slice(0, LISTED).map((i) => failureRow(app, app.failures.get(i)));
+    const rows = list.slice(0, LISTED).map(({ n, told }) => failureRow(app, n, told));
     if (list.length > LISTED) rows.push(make("li", { className: "quiet", text: `... and ${number(list.length - LISTED)} more` }));
     details.append(make("ol", { className: "lines" }, ...rows));
   };
@@ -241,11 +242,11 @@ function failureGroup(app, list) {
   return details;
 }
 
-function failureRow(app, failed) {
-  return make("li", {}, recordButton(app, failed.n),
-    make("div", {}, make("p", { className: "by mono", text: app.tale?.text(failed.n) ?? "" }),
-      failed.cause ? make("p", { text: failed.cause }) : null,
-      failed.predicted ? make("p", { text: `the model predicts ${failed.predicted}` }) : null));
+function failureRow(app, n, told) {
+  return make("li", {}, recordButton(app, n),
+    make("div", {}, make("p", { className: "by mono", text: app.tale?.text(n) ?? "" }),
+      told.cause ? make("p", { text: told.cause }) : null,
+      told.predicted ? make("p", { text: `the model predicts ${told.predicted}` }) : null));
 }
 
 // -- what made VMAs --------------------------------------------------------------------------------
