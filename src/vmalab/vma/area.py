@@ -288,17 +288,13 @@ class Vma:
 
     def __init__(self, mm: Mm, start: i64, end: i64, flags: i64, pgoff: i64, like: Vma | None = None) -> None:
         """A VMA of anonymous memory, or one that shares file, policy and the rest with another."""
-        self.mm: Mm = mm
+        # What a merge compares comes first, in the order of the comparison: it lies together in memory.
         self.start: i64 = start
         self.end: i64 = end
         self.flags: i64 = flags
-        self.pgoff: i64 = pgoff
-        # What a merge compares comes first: it lies together in memory.
-        self.chain: tuple[AnonVma, ...] = ()
-        """The anon_vmas that its pages may belong to, the newest first."""
         if like is None:
-            self.file: File | None = None
             self.policy: Policy | None = None
+            self.file: File | None = None
             self.uffd: Userfaultfd | None = None
             self.name: str | None = None
             """The anonymous name (PR_SET_VMA_ANON_NAME)."""
@@ -309,14 +305,18 @@ class Vma:
             self.label: str = ""
             """What the kernel shows for a special mapping, for instance [vdso]."""
         else:
-            self.file = like.file
             self.policy = like.policy
+            self.file = like.file
             self.uffd = like.uffd
             self.name = like.name
             self.anon_vma = like.anon_vma
             self.ops = like.ops
             self.private_data = like.private_data
             self.label = like.label
+        self.pgoff: i64 = pgoff
+        self.chain: tuple[AnonVma, ...] = ()
+        """The anon_vmas that its pages may belong to, the newest first."""
+        self.mm: Mm = mm
         self.freed: str = ""
         """Where it was freed; empty while it lives."""
 
