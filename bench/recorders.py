@@ -47,6 +47,7 @@ def programs(work: Path) -> dict[str, list[str]]:
         "redis, background save": ["bash", str(PROGRAMS / "redis.sh")],
         "stress-ng --vm": ["stress-ng", "--vm", "1", "--vm-bytes", "32M", "--vm-ops", "2000"],
         "stress-ng --mmap": ["stress-ng", "--mmap", "1", "--mmap-bytes", "4M", "--mmap-ops", "4"],
+        "stress-ng --vma": ["stress-ng", "--vma", "1", "--vma-ops", "2000"],
         "as stress-ng --vma": [str(stress), "5000"],
     }
     subprocess.run(["cc", "-O2", "-pthread", "-o", str(stress), str(PROGRAMS / "vma_stress.c")], check=True)
@@ -55,6 +56,10 @@ def programs(work: Path) -> dict[str, list[str]]:
     for name in missing:
         print(f"left out: {name}: {needs.get(name, found[name][0])} is not installed")
         del found[name]
+    vma = found.get("stress-ng --vma")
+    if vma is not None and subprocess.run([*vma, "--dry-run"], check=False, capture_output=True).returncode:
+        print("left out: stress-ng --vma: this stress-ng does not have it, as that of Debian 12 does not")
+        del found["stress-ng --vma"]
     if "java, 28 threads" in found:
         subprocess.run(compile_threads, check=True)
     return found

@@ -118,6 +118,38 @@ def one(target: str, data: bytes) -> None:
         assert "\n" not in text, text
 
 
+_FRAMES: Final = {
+    "strace": [
+        b" > /usr/lib/x86_64-linux-gnu/libc.so.6(__mmap+0x13) [0x11ba33]",
+        b" > /tmp/a b(c)/lib.so(std::map<int, int>::f(int, char const*)+0x1) [0x12]",
+        b" > /usr/bin/a() [0x4021f]",
+        b" > unexpected_backtracing_error [0x7ffe0]",
+    ],
+    "perf-trace": [
+        b"                                       __mmap+0x13 (/usr/lib/x86_64-linux-gnu/libc.so.6)",
+        b"                                       std::map<int, int>::f(int, char const*) (inlined)",
+        b"                                       [0x4021f] (/usr/bin/a)",
+        b"                                       [0xffffffff81234567] ([kernel.kallsyms])",
+    ],
+    "perf-script": [
+        b"\t    7ffff7d1ba33 __mmap+0x13 (/usr/lib/x86_64-linux-gnu/libc.so.6)",
+        b"\t            4021f f(int, char const*)+0x1 (/tmp/a b)",
+        b"\t            4021f main (inlined)",
+        b"\t               0 [unknown] ([unknown])",
+        b"",
+    ],
+}
+"""Of each kind of log that can have stacks the lines of one."""
+
+
+def _with_stacks(text: bytes, frames: list[bytes]) -> bytes:
+    """A log as it would be with stacks: below each line one that ends earlier or later."""
+    lines: list[bytes] = []
+    for number, line in enumerate(text.split(b"\n")):
+        lines += [line, *frames[number % len(frames) :]]
+    return b"\n".join(lines)
+
+
 def seeds() -> dict[str, list[bytes]]:
     """Inputs that are as they should be, by target."""
     found: dict[str, list[bytes]] = {target: [] for target in TARGETS}
@@ -125,6 +157,8 @@ def seeds() -> dict[str, list[bytes]]:
         for target in TARGETS:
             if path.is_file() and path.name.startswith(target + "-"):
                 found[target].append(path.read_bytes())
+    for target, frames in _FRAMES.items():
+        found[target] += [_with_stacks(text, frames) for text in found[target]]
     for name, target in (("maps", "maps"), ("smaps", "maps"), ("smaps", "smaps")):
         here = Path(f"/proc/self/{name}")
         if here.exists():
@@ -139,7 +173,8 @@ _PIECES: Final = [
     b"=ANY=[", b"@", b"nil", b"\x00", b"\xff", b"\x1b[31m", b"0x7fffffffffff", b"18446744073709551615", b"99999999",
     b"\\012", b"[continued]: ", b" ...", b"+++ exited with 0 +++", b"--- ", b"\r\n", b"\n", b"PROT_READ", b"1<<63",
     b"0xffffffffffffffff", b"-9223372036854775808", b"clone(", b"execve(", b" = 31256", b"[pid 31256] ",
-    b"\xe2\x80\xae", b" (fail_nth: 3)", b"Process 9 attached", b"(INJECTED)",
+    b"\xe2\x80\xae", b" (fail_nth: 3)", b"\n > /a(f(", b"+0x1) [0x12]", b" (inlined)", b"([unknown])", b"\n\t7f12 ",
+    b"Process 9 attached", b"(INJECTED)",
 ]  # fmt: skip
 
 
