@@ -17,6 +17,7 @@ if COMPILED:
     from librt.vecs import append, pop, vec
 else:
     from bisect import bisect_left, bisect_right
+    from operator import sub
 
 if TYPE_CHECKING:
     from mypy_extensions import i64
@@ -308,9 +309,5 @@ else:
 
     def largest_gap(starts: list[int], lasts: list[int], below: i64) -> i64:
         """The most room before any of the entries; below as in last_gap()."""
-        best = 0
-        for start, last in zip(starts, lasts, strict=True):
-            if start - below > best:
-                best = start - below
-            below = last + 1
-        return best
+        best = starts[0] - below
+        return max(best, max(map(sub, starts[1:], lasts)) - 1) if len(starts) > 1 else best

@@ -107,7 +107,7 @@ class MapleTree(Searches[T]):
                 i < j < len(starts)
                 and lasts[j - 1] < end
                 and (lasts[i - 1] < start if i else (start >= 0 and not (self._b or self._c)))
-                and (len(starts) - j + i >= SMALL or self.count == len(starts))
+                and (len(starts) - j + i >= SMALL or len(starts) & 7 or self.count == len(starts))
                 and leaf.owner is self._owner
             ):
                 del starts[i:j], lasts[i:j], leaf.values[i:j]
@@ -264,11 +264,11 @@ class MapleTree(Searches[T]):
             j = bisect_left(starts, end, i)
             k = bisect_left(starts, of, i)
             if (
-                0 < i <= k < j < len(starts)
+                i <= k < j < len(starts)
                 and starts[k] == of
-                and lasts[i - 1] < start
+                and (lasts[i - 1] < start if i else (start >= 0 and not (self._b or self._c)))
                 and lasts[j - 1] < end
-                and (len(starts) - j + i >= SMALL or self.count == len(starts))
+                and (len(starts) - j + i >= SMALL or len(starts) & 7 or self.count == len(starts))
                 and leaf.owner is self._owner
             ):
                 self.generation += 1

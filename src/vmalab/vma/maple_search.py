@@ -190,25 +190,26 @@ class Searches(Nodes[T]):
             raise ValueError(f"a gap of {size} bytes")
         if high - low < size:
             return -1
-        if size > WORD and size >= HUGE:
-            return self._huge_gap(size, low, high, True)
-        room: i64 = size
-        floor = to_key(low)
-        highest = to_key(high - 1)
-        top = self._ceilings.below(room, highest)
-        if not COMPILED:
+        if not COMPILED and low >= 0 and high <= ADDRESS_END:
+            top = self._ceilings.below(size, high - 1)
             leaf = self._leaf
             i = bisect_left(leaf.lasts, top)
             if i < len(leaf.lasts) and (i or not (self._b or self._c)):
                 last = leaf.starts[i] - 1
                 if last > top:
                     last = top
-                found = last - room + 1
+                found = last - size + 1
                 if found >= low and (not i or found > leaf.lasts[i - 1]):
                     self._i = i
                     if last < top:
-                        self._ceilings.found(room, highest, last)
+                        self._ceilings.found(size, high - 1, last)
                     return found
+        if size > WORD and size >= HUGE:
+            return self._huge_gap(size, low, high, True)
+        room: i64 = size
+        floor = to_key(low)
+        highest = to_key(high - 1)
+        top = self._ceilings.below(room, highest)
         if top < floor:
             return -1
         if self._seek(top):
