@@ -21,7 +21,7 @@ from vmalab.reason import YES, explain
 from vmalab.syscalls import uffd as uffd_calls
 from vmalab.syscalls.policy import mbind
 from vmalab.testing.naive import Page, Space, World, difference
-from vmalab.vma.account import is_data_mapping, is_exec_mapping, is_stack_mapping
+from vmalab.vma.account import DATA_VM, EXEC_VM, STACK_VM, counter_of
 from vmalab.vma.area import FILE_OPS, File, Userfaultfd, Vma, VmaOps
 from vmalab.vma.merge import plan_existing_range, plan_new_range, request_for_modify, request_for_vma
 
@@ -125,9 +125,9 @@ class Twins:
         mm = process.mm
         assert mm.map_count == len(space.runs())
         assert mm.total_vm == space.count(lambda page: True)
-        assert mm.exec_vm == space.count(lambda page: is_exec_mapping(page.flags))
-        assert mm.stack_vm == space.count(lambda page: is_stack_mapping(page.flags))
-        assert mm.data_vm == space.count(lambda page: is_data_mapping(page.flags))
+        assert mm.exec_vm == space.count(lambda page: counter_of(page.flags) == EXEC_VM)
+        assert mm.stack_vm == space.count(lambda page: counter_of(page.flags) == STACK_VM)
+        assert mm.data_vm == space.count(lambda page: counter_of(page.flags) == DATA_VM)
         assert mm.locked_vm - mm.lost_locked == space.count(lambda page: page.flags & f.VM_LOCKED != 0)
 
 

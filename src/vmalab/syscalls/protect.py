@@ -54,10 +54,12 @@ from vmalab.vma.space import Mm
 
 def mprotect(mm: Mm, start: int, length: int, prot: int, pkey: int = -1) -> int:
     """mprotect and pkey_mprotect (pkey -1: none given): 0 or minus a reason.  VMAs before a refusal stay changed."""
-    grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
-    prot &= ~(PROT_GROWSDOWN | PROT_GROWSUP)
-    if grows == PROT_GROWSDOWN | PROT_GROWSUP:
-        return -PROT_GROWS_BOTH
+    grows = 0
+    if prot & (PROT_GROWSDOWN | PROT_GROWSUP):
+        grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
+        prot -= grows
+        if grows == PROT_GROWSDOWN | PROT_GROWSUP:
+            return -PROT_GROWS_BOTH
     if start & PAGE_MASK:
         return -UNALIGNED
     if length == 0:
@@ -93,10 +95,8 @@ def _protect_range(mm: Mm, start: int, end: int, prot: int, grows: int, pkey: in
 
 def _protect_vmas(mm: Mm, first: Vma, start: i64, end: i64, prot: int, pkey: int) -> i64:
     at = start
-    vma: Vma | None = first
-    while at < end:
-        if vma is None or vma.start > at:
-            return -NOT_MAPPED
+    vma = first
+    while True:
         upto = vma.end if vma.end < end else end
         wanted = prot
         if mm.read_implies_exec and prot & PROT_READ and vma.flags & VM_MAYEXEC:
@@ -110,14 +110,20 @@ def _protect_vmas(mm: Mm, first: Vma, start: i64, end: i64, prot: int, pkey: int
         # Each access bit has its MAY bit four places up.
         if flags & ~(flags >> 4) & VM_ACCESS:
             return -PROT_NOT_PERMITTED
-        refusal = map_deny_write_exec(mm, vma.flags, flags)
-        if refusal == YES:
-            vma, refusal = mprotect_fixup(vma, at, upto, flags)
+        if mm.mdwe:
+            refusal = map_deny_write_exec(vma.flags, flags)
+            if refusal != YES:
+                return -refusal
+        vma, refusal = mprotect_fixup(vma, at, upto, flags)
         if refusal != YES:
             return -refusal
         at = vma.end if vma.start <= at and vma.end > upto else upto
-        vma = mm.find_vma(at) if at < end else None
-    return 0
+        if at >= end:
+            return 0
+        above = mm.find_vma(at)
+        if above is None or above.start > at:
+            return -NOT_MAPPED
+        vma = above
 
 
 def _pkey_for(vma: Vma, prot: int) -> i64:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mypy_extensions import i64
 
 from vmalab.flags import VM_EXEC, VM_GROWSDOWN, VM_HUGETLB, VM_NORESERVE, VM_SHARED, VM_WRITE
 
-
-def is_exec_mapping(flags: i64) -> bool:
-    """Executable, not writable, no stack: counted as code."""
-    return flags & (VM_EXEC | VM_WRITE | VM_GROWSDOWN) == VM_EXEC
-
-
-def is_stack_mapping(flags: i64) -> bool:
-    """A stack."""
-    return flags & VM_GROWSDOWN != 0
+NO_VM: Final = 0
+DATA_VM: Final = 1
+"""Private, writable, no stack: counted against RLIMIT_DATA (is_data_mapping)."""
+EXEC_VM: Final = 2
+"""Executable, not writable, no stack: counted as code (is_exec_mapping)."""
+STACK_VM: Final = 3
+"""A stack (is_stack_mapping)."""
 
 
-def is_data_mapping(flags: i64) -> bool:
-    """Private, writable, no stack: counted against RLIMIT_DATA."""
-    return flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) == VM_WRITE
+def counter_of(flags: i64) -> i64:
+    """Which counter of an address space has memory with these flags: DATA_VM, EXEC_VM, STACK_VM, or NO_VM for none."""
+    if flags & VM_GROWSDOWN:
+        return STACK_VM
+    if flags & VM_WRITE:
+        if flags & VM_SHARED:
+            return NO_VM
+        return DATA_VM
+    if flags & VM_EXEC:
+        return EXEC_VM
+    return NO_VM
 
 
 def accountable_mapping(flags: i64) -> bool:

@@ -53,9 +53,9 @@ DAX_FILESYSTEMS: Final = ("ext2", "ext4", "xfs")
 """Their files refuse MAP_SYNC unless they lie on persistent memory.  Confirmed for ext4."""
 
 
-def map_deny_write_exec(mm: Mm, old: i64, new: i64) -> i64:
-    """Memory-deny-write-execute: nothing becomes executable that is or was writable.  YES or MDWE."""
-    if not mm.mdwe or not new & VM_EXEC:
+def map_deny_write_exec(old: i64, new: i64) -> i64:
+    """Memory-deny-write-execute, where it is on: nothing becomes executable that is or was writable.  YES or MDWE."""
+    if not new & VM_EXEC:
         return YES
     return MDWE if new & VM_WRITE or not old & VM_EXEC else YES
 
@@ -79,9 +79,11 @@ def mmap_region(request: MergeRequest) -> i64:
     """
     mm = request.mm
     flags = request.flags
-    refusal = map_deny_write_exec(mm, flags, flags)
-    if refusal != YES:
-        return refusal
+    refusal: i64 = YES
+    if mm.mdwe:
+        refusal = map_deny_write_exec(flags, flags)
+        if refusal != YES:
+            return refusal
     start = request.start
     end = request.end
     gathered: Gathered | None = None

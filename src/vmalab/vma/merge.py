@@ -112,7 +112,8 @@ def request_for_modify(vma: Vma, start: i64, end: i64) -> MergeRequest:
     mm = vma.mm
     prev = mm.tree.find_before(start) if start == vma.start else None
     following = mm.tree.find(end) if end == vma.end else None
-    return MergeRequest(mm, start, end, vma.flags, vma.pgoff_at(start), vma, prev, vma, following)
+    pgoff = vma.pgoff + ((start - vma.start) >> PAGE_SHIFT)
+    return MergeRequest(mm, start, end, vma.flags, pgoff, vma, prev, vma, following)
 
 
 # -- decisions ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mypy_extensions import i64
 
+from vmalab.addr import PAGE_SHIFT
 from vmalab.reason import (
     DRIVER_REFUSES_SPLIT,
     HUGETLB_SPLIT,
@@ -54,7 +55,7 @@ def split_vma_unchecked(vma: Vma, addr: i64, new_below: bool) -> tuple[Vma, i64]
         new.end = addr
     else:
         new.start = addr
-        new.pgoff = vma.pgoff_at(addr)
+        new.pgoff += (addr - vma.start) >> PAGE_SHIFT
     if not mm.quiet and port.may_fail(ALLOC_TREE):
         return vma, NO_MEMORY_TREE
     if vma.policy is not None and port.may_fail(ALLOC_POLICY):

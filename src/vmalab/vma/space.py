@@ -23,7 +23,7 @@ from vmalab.flags import (
 )
 from vmalab.reason import LIMIT_AS, LIMIT_DATA, LIMIT_MEMLOCK_EAGAIN, OVERCOMMIT, YES
 from vmalab.semantics import Semantics
-from vmalab.vma.account import is_data_mapping, is_exec_mapping, is_stack_mapping
+from vmalab.vma.account import DATA_VM, EXEC_VM, STACK_VM, counter_of
 from vmalab.vma.anon import unlink_anon_vmas
 from vmalab.vma.area import Vma
 from vmalab.vma.maple import MapleTree
@@ -497,19 +497,19 @@ class Mm:
     def vm_stat_account(self, flags: i64, npages: i64) -> None:
         """Count npages (which may be negative) of memory with these flags (vm_stat_account)."""
         self.total_vm += npages
-        # No mapping is of two kinds; most are data.
-        if is_data_mapping(flags):
+        counter = counter_of(flags)
+        if counter == DATA_VM:
             self.data_vm += npages
-        elif is_exec_mapping(flags):
+        elif counter == EXEC_VM:
             self.exec_vm += npages
-        elif is_stack_mapping(flags):
+        elif counter == STACK_VM:
             self.stack_vm += npages
 
     def may_expand_vm(self, flags: i64, npages: i64) -> i64:
         """YES, LIMIT_AS or LIMIT_DATA for npages more with these flags (may_expand_vm)."""
         if self.total_vm + npages > self.limits.as_pages:
             return LIMIT_AS
-        if self.data_vm + npages > self.limits.data_pages and is_data_mapping(flags):
+        if self.data_vm + npages > self.limits.data_pages and counter_of(flags) == DATA_VM:
             return LIMIT_DATA
         return YES
 

@@ -19,7 +19,7 @@ from vmalab.flags import (
     permissions,
     vm_flags_text,
 )
-from vmalab.vma.account import is_data_mapping, is_exec_mapping, is_stack_mapping
+from vmalab.vma.account import DATA_VM, EXEC_VM, STACK_VM, counter_of
 from vmalab.vma.area import AnonVma, File, Policy, Vma
 
 if TYPE_CHECKING:
@@ -82,25 +82,22 @@ def _vma_faults(mm: Mm, vma: Vma) -> list[str]:
 
 def _counter_faults(mm: Mm) -> list[str]:
     """Which counters of an address space a recount does not bear out."""
-    recount = [0, 0, 0, 0, 0]
+    kinds = [0, 0, 0, 0]
+    locked = 0
     vmas = mm.vmas()
     for vma in vmas:
-        pages = vma.pages()
-        recount[0] += pages
-        if is_exec_mapping(vma.flags):
-            recount[1] += pages
-        elif is_stack_mapping(vma.flags):
-            recount[2] += pages
-        elif is_data_mapping(vma.flags):
-            recount[3] += pages
+        kinds[counter_of(vma.flags)] += vma.pages()
         if vma.flags & VM_LOCKED:
-            recount[4] += pages
-    counted = [mm.total_vm, mm.exec_vm, mm.stack_vm, mm.data_vm, mm.locked_vm - mm.lost_locked]
-    names = ["total_vm", "exec_vm", "stack_vm", "data_vm", "locked_vm, less what was lost,"]
+            locked += vma.pages()
+    counters: list[tuple[str, int, int]] = [
+        ("total_vm", mm.total_vm, sum(kinds)),
+        ("exec_vm", mm.exec_vm, kinds[EXEC_VM]),
+        ("stack_vm", mm.stack_vm, kinds[STACK_VM]),
+        ("data_vm", mm.data_vm, kinds[DATA_VM]),
+        ("locked_vm, less what was lost,", mm.locked_vm - mm.lost_locked, locked),
+    ]
     found = [
-        f"{name} is {counter} pages, a recount gives {pages}"
-        for name, counter, pages in zip(names, counted, recount, strict=True)
-        if counter != pages
+        f"{name} is {counted} pages, a recount gives {pages}" for name, counted, pages in counters if counted != pages
     ]
     if mm.map_count != len(vmas):
         found.append(f"map_count is {mm.map_count}, there are {len(vmas)} VMAs")
