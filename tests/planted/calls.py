@@ -19,7 +19,7 @@ CALL_BUGS = (
         "mprotect_stops_at_first",
         "mprotect that answers for a hole before it has changed what lies below it",
         "syscalls.protect",
-        (("            return -NOT_MAPPED\n        upto = vma", "            return 0\n        upto = vma"),),
+        (("            return -NOT_MAPPED\n        vma = above", "            return 0\n        vma = above"),),
         "lockstep",
     ),
     Bug(
