@@ -59,7 +59,7 @@ def test_the_trace_may_go_to_standard_output() -> None:
         (["/no/such"], "/no/such: cannot be read: No such file or directory"),
         (["/"], "/: cannot be read: Is a directory"),
         ([LOG, "--maps", LOG], "is no copy of /proc/PID/smaps or /proc/PID/maps"),
-        ([LOG, "--maps", "7=/no/such"], "/no/such is no copy of"),
+        ([LOG, "--maps", "7=/no/such"], "/no/such: cannot be read: No such file or directory"),
         ([LOG, LOG], "its lines name their tasks"),
         ([str(LOGS / "refused-empty.txt")], "is empty: there is strace"),
         ([str(LOGS / "strace-arm64.txt")], "another architecture"),
@@ -73,6 +73,18 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], message: str, t
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("vmalab: ")
     assert not output.exists()
+
+
+@pytest.mark.parametrize("through", ["log", "link"])
+def test_a_log_is_not_written_over(through: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(Path(LOG).read_bytes())
+    (tmp_path / "link").symlink_to(log)
+    for read in ([str(log)], [LOG, "--maps", f"7={log}"]):
+        done = _vmalab(*read, "-o", str(tmp_path / through))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"vmalab: {tmp_path / through} is what is read, and would be lost: name another with -o\n"
+        assert log.read_bytes() == Path(LOG).read_bytes()
 
 
 def test_an_output_that_cannot_be_written() -> None:

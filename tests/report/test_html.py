@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import zlib
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -106,6 +108,35 @@ def test_the_command(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "t.jsonl"]
     piped = vmalab("report", str(trace), "-o", "-")
     assert piped.stdout == (tmp_path / "out.html").read_text("utf-8")
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    trace = write(tmp_path / "t.jsonl", made_up())
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text, "utf-8")
+        assert vmalab("report", str(trace), "-o", str(pipe)).returncode == 0
+        assert read.result().startswith("<!doctype html>")
+    assert pipe.is_fifo()
+    (tmp_path / "link.html").symlink_to("page.html")
+    assert vmalab("report", str(trace), "-o", str(tmp_path / "link.html")).returncode == 0
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "page.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_nothing_is_written_over_what_is_read(tmp_path: Path) -> None:
+    trace = write(tmp_path / "t.jsonl", made_up())
+    before = trace.read_bytes()
+    for options in (["-o", str(trace)], ["--trace-viewer", str(trace)]):
+        done = vmalab("report", str(trace), *options)
+        assert done.returncode == 2
+        assert done.stderr == f"vmalab: {trace} is what is read, and would be lost: name another with -o\n"
+        assert trace.read_bytes() == before
+    both = vmalab("report", str(trace), "-o", str(tmp_path / "x"), "--trace-viewer", str(tmp_path / "x"))
+    assert both.returncode == 2
+    assert "can hold one thing" in both.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_where_it_cannot_be_written(tmp_path: Path) -> None:

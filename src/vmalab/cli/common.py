@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from vmalab.errors import InputError
 from vmalab.text import escape_text
 from vmalab.trace.file import TraceReader
 
@@ -61,6 +62,17 @@ def warn_of_shortcomings(reader: TraceReader) -> None:
     """Say on standard error what a trace that has been read lacks, if anything."""
     for each in reader.shortcomings():
         click.echo(f"vmalab: warning: {each}", err=True)
+
+
+def keep_what_is_read(output: str, *given: str) -> None:
+    """Refuse to write to a file that is read: what it held would be gone.  "-" is a stream, and no file."""
+    for name in given:
+        try:
+            same = "-" not in (output, name) and os.path.samefile(output, name) and os.path.isfile(name)
+        except (OSError, ValueError):
+            continue
+        if same:
+            raise InputError(f"{escape_text(output)} is what is read, and would be lost: name another with -o")
 
 
 def print_json(value: Any) -> None:

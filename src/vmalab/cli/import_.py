@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
 
-from vmalab.cli.common import FILE, console, escape_text, json_option, print_json, progress
+from vmalab.cli.common import FILE, console, escape_text, json_option, keep_what_is_read, print_json, progress
 from vmalab.cli.record import DEFAULT
 from vmalab.errors import InputError
 
@@ -55,6 +56,7 @@ def import_(
     """
     from vmalab.trace.import_log import import_log
 
+    keep_what_is_read(output, *files, *[_parted(given)[1] for given in maps])
     first = dict([_first(given) for given in maps])
     with progress("import", _size(files), quiet=as_json) as update:
         done = import_log(
@@ -79,13 +81,24 @@ def _size(files: tuple[str, ...]) -> int | None:
     return path.stat().st_size if len(files) == 1 and path.is_file() and path.suffix != ".gz" else None
 
 
+def _parted(given: str) -> tuple[int, str]:
+    """A process (0: the first) and the file that has its VMAs."""
+    head, equals, rest = given.partition("=")
+    return (int(head), rest) if equals and head.isascii() and head.isdigit() and len(head) < 8 else (0, given)
+
+
 def _first(given: str) -> tuple[int, Exec]:
     """A process (0: the first) and what it had mapped."""
     from vmalab.live.snapshot import guess_flags, read_snapshot
 
-    head, equals, rest = given.partition("=")
-    pid, path = (int(head), rest) if equals and head.isascii() and head.isdigit() and len(head) < 8 else (0, given)
-    found = read_snapshot(path)
+    pid, path = _parted(given)
+    try:
+        found = read_snapshot(path)
+        if found is None and path != "-":
+            os.stat(path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{escape_text(path)}: cannot be read: {why}") from None
     if found is None:
         raise InputError(f"{escape_text(path)} is no copy of /proc/PID/smaps or /proc/PID/maps")
     process = found.process

@@ -14,6 +14,7 @@ from vmalab.cli.common import (
     escape_text,
     file_argument,
     json_option,
+    keep_what_is_read,
     print_json,
     progress,
     semantics_option,
@@ -49,6 +50,10 @@ def report(file: str, output: str | None, viewed: str | None, semantics: str | N
     from vmalab.report.trace_viewer import TraceViewer
 
     target = output if output is not None or viewed is not None else "report.html"
+    for name in (target, viewed):
+        keep_what_is_read(name or "-", file)
+    if target is not None and viewed is not None and target != "-" and Path(target).resolve() == Path(viewed).resolve():
+        raise click.UsageError(f"{escape_text(target)} can hold one thing: the page, or the trace for the Perfetto UI")
     if [target, viewed].count("-") + as_json > 1:
         raise click.UsageError("standard output can hold one thing: choose among -o -, --trace-viewer - and --json")
     reader = read_trace(file)
@@ -83,14 +88,17 @@ def report(file: str, output: str | None, viewed: str | None, semantics: str | N
 
 
 def _write(target: str, data: bytes) -> dict[str, str | int]:
-    """Write a file whole or not at all; what was written, for the summary."""
+    """Write a file whole or not at all; what was written, for the summary.  A device or a pipe stays what it is."""
     done: dict[str, str | int] = {"output": target, "bytes": len(data)}
     if target == "-":
         sys.stdout.buffer.write(data)
         return done
-    path = Path(target)
+    path = Path(os.path.realpath(target))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return done
         try:
             part.write_bytes(data)
             part.replace(path)
