@@ -140,6 +140,10 @@ NOT_A_TRACE = f" is not a trace: its first line is not a trace's header{HINT}"
     ("data", "message"),
     [
         (b"", f" is empty, not a trace{HINT}"),
+        (
+            zstandard.ZstdCompressor().compress(HEADER_LINE)[:8],
+            f" was cut off within its header: no record is left{HINT}",
+        ),
         (b"\x7fELF\x02\x01\x01\x00" + bytes(500), NOT_A_TRACE),
         (b"execve(1)\nmmap(2)\n", NOT_A_TRACE),
         (b"[]\n", NOT_A_TRACE),

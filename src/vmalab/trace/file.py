@@ -324,15 +324,18 @@ class TraceReader:
 
     def _read_header(self) -> Header:
         hint = "record one with: vmalab record -o FILE -- COMMAND"
+        cut = "was cut off within its header: no record is left"
         first = next(self._lines, None)
         if first is None:
+            if self.bytes_read:  # compressed, and not as far as its first block
+                raise InputError(f"{self.name} {cut}; {hint}")
             raise InputError(f"{self.name} is empty, not a trace; {hint}")
         line, whole = first
         try:
             probe: object = msgspec.json.decode(line)
         except (ValueError, RecursionError):
             if not whole and line.startswith(b'{"vmalab":') and _is_cut(line):
-                raise InputError(f"{self.name} was cut off within its header: no record is left; {hint}") from None
+                raise InputError(f"{self.name} {cut}; {hint}") from None
             raise InputError(f"{self.name} is not a trace: its first line is not a trace's header; {hint}") from None
         if not isinstance(probe, dict) or probe.get("vmalab") != "trace":
             raise InputError(f"{self.name} is not a trace: its first line is not a trace's header; {hint}")
