@@ -80,6 +80,11 @@ FOUND = {
         "strace",
         '7 memfd_create("a", 0) = 9\n7 fcntl(9, F_ADD_SEALS) = 0\n 7 brk(0) = 0x1000 ',
     ),
+    "a process made again by its thread": (
+        "strace",
+        "[pid 2] dup2(7, 1) = 1\n[pid 1] <... clone resumed>) = 2\n[pid 2] +++ exited with 0 +++\n"
+        '[pid 1] <... clone resumed>) = 2\n[pid 2] execve("/bin/sh", ["/b09"], 0x6) = 0',
+    ),
     "many letters behind a call": ("syzkaller", f"mlock(&(0x7f0000ffd000)=nil, 0x3000) ({'async' * 30}"),
 }
 

@@ -206,7 +206,8 @@ class TraceBuilder:
             self._tally.assumed[
                 "tasks of which the log does not show how they were made are threads, unless they run another program"
             ] += 1
-        if flags & CLONE_THREAD:
+        if flags & CLONE_THREAD or tid == parent.pid:
+            # A process keeps its number while one of its threads runs, so what has that number anew is one of them.
             return self._add_thread(tid, parent, parent_tid)
         process = self._start(tid)
         process.descriptors = parent.descriptors if flags & CLONE_FILES else parent.descriptors.copy()
