@@ -114,6 +114,19 @@ class TestBounds:
             with pytest.raises(ValueError, match="a gap of 0 bytes"):
                 search(0, 0, END)
             assert search(5, 20, 10) == search(5, 20, 24) == -1
+            for low, high in ((-1, 5), (0, END + 1)):
+                with pytest.raises(ValueError, match="outside"):
+                    search(5, low, high)
+
+    def test_both_sides_of_an_address(self) -> None:
+        """In the leaf of the search before, in another one, and beyond the last entry."""
+        tree = row(5 * LEAF_SIZE)
+        addresses = [0, 1, 5 * LEAF_SIZE * 10, END]
+        addresses += [i * 10 + by for i in range(LEAF_SIZE, 5 * LEAF_SIZE, 7) for by in (0, 3, 6, 8)]
+        for addr in addresses + addresses[::-1]:
+            tree.find(addr * 3 % (50 * LEAF_SIZE))
+            around = tree.around(addr)
+            assert around == (tree.find_before(addr), tree.find(addr))
 
 
 class TestStore:

@@ -394,3 +394,35 @@ def test_absorb_refuses_what_is_not_there() -> None:
     with pytest.raises(ValueError, match="can take"):
         tree.absorb(40, 40, 50)
     _same(tree, entries)
+
+
+def test_a_shared_leaf_changes_in_one_tree_only() -> None:
+    tree, entries = _row([(2, 4)] * 20)
+    twin = tree.duplicate()
+    twin.split(entries[5][0] + 2, -1, True)
+    twin = tree.duplicate()
+    start, end, value = entries[5]
+    twin.absorb(start, start - 1, entries[7][1])
+    _same(twin, [*entries[:5], (start - 1, entries[7][1], value), *entries[8:]])
+    lower = tree.duplicate()
+    lower.absorb(entries[1][0], 0, entries[1][1])
+    _same(lower, [(0, entries[1][1], 1), *entries[2:]])
+    wider = tree.duplicate()
+    wider.absorb(start, start - 1, end + 1)
+    _same(wider, [*entries[:5], (start - 1, end + 1, value), *entries[6:]])
+    tree.split(end - 1, -1, False)
+    _same(tree, [*entries[:5], (start, end - 1, value), (end - 1, end, -1), *entries[6:]])
+
+
+def test_leaves_that_absorb_what_they_hold_are_joined() -> None:
+    tree, entries = _row([(1, 3)] * (8 * LEAF_SIZE))
+    runs = len(tree.runs())
+    kept: list[tuple[int, int, int]] = []
+    for place in range(0, len(entries) - 8, 8):
+        start, _, value = entries[place]
+        kept.append((start, entries[place + 7][1], value))
+        for above in range(place + 1, place + 8):
+            tree.absorb(start, start, entries[above][1])
+        tree.validate()
+    _same(tree, kept + entries[len(kept) * 8 :])
+    assert len(tree.runs()) < runs // 2

@@ -268,27 +268,30 @@ class MapleTree(Searches[T]):
                 and starts[k] == of
                 and (lasts[i - 1] < start if i else (start >= 0 and not (self._b or self._c)))
                 and lasts[j - 1] < end
-                and (len(starts) - j + i >= SMALL or len(starts) & 7 or self.count == len(starts))
-                and leaf.owner is self._owner
             ):
+                if not (len(starts) - j + i >= SMALL or len(starts) & 7) or leaf.owner is not self._owner:
+                    self._i = i
+                    self._absorb_here(start, end - 1, k, j)
+                    return
                 self.generation += 1
                 self.count -= j - i - 1
                 starts[i:j] = [start]
                 lasts[i:j] = [end - 1]
                 leaf.values[i:j] = [leaf.values[k]]
                 return
-        last = to_key(end - 1)
-        first = self._check(start, last)
-        origin = to_key(of)
-        if self._seek(first):
-            leaf = self._leaf
-            i = self._i
-            j: i64 = first_above(leaf.lasts, last)
-            if i < j < len(leaf.starts) and leaf.starts[i] >= first and leaf.starts[j] > last:
-                k: i64 = first_at_least(leaf.starts, origin)
-                if i <= k < j and leaf.starts[k] == origin:
-                    self._absorb_here(first, last, k, j)
-                    return
+        if COMPILED:
+            last = to_key(end - 1)
+            first = self._check(start, last)
+            origin = to_key(of)
+            if self._seek(first):
+                leaf = self._leaf
+                i = self._i
+                j: i64 = first_above(leaf.lasts, last)
+                if i < j < len(leaf.starts) and leaf.starts[i] >= first and leaf.starts[j] > last:
+                    k: i64 = first_at_least(leaf.starts, origin)
+                    if i <= k < j and leaf.starts[k] == origin:
+                        self._absorb_here(first, last, k, j)
+                        return
         self._absorb_far(of, start, end)
 
     def _absorb_here(self, first: i64, last: i64, k: i64, j: i64) -> None:
@@ -313,6 +316,7 @@ class MapleTree(Searches[T]):
 
     def _absorb_far(self, of: int, start: int, end: int) -> None:
         """absorb() where more than one leaf is touched."""
+        self._check(start, to_key(end - 1))
         entry = self.find_range(of)
         inside = self.find_range(start)
         above = self.find_before_range(end)

@@ -56,16 +56,16 @@ class Ceilings:
         """The highest room of that size that ends at top at most has this last key."""
         pages = ((room - 1) >> SHIFT) + 1
         ceilings = self._ceilings
-        if not COMPILED:
-            if pages <= MOST and last < ceilings[pages] <= top:
-                stop = bisect_left(ceilings, -last, pages, key=neg)
-                ceilings[pages:stop] = [last] * (stop - pages)
-            return
         # What lies between top and a ceiling above it was not looked at.
-        if pages <= MOST and ceilings[pages] <= top:
+        if pages > MOST or ceilings[pages] > top:
+            return
+        if COMPILED:
             while pages <= MOST and ceilings[pages] > last:
                 ceilings[pages] = last
                 pages += 1
+        elif ceilings[pages] > last:
+            stop = bisect_left(ceilings, -last, pages, key=neg)
+            ceilings[pages:stop] = [last] * (stop - pages)
 
     def grew(self, room: i64, last: i64) -> None:
         """There is more room than before that has this last key: so much now."""
@@ -77,14 +77,13 @@ class Ceilings:
         pages = room >> SHIFT
         if pages > MOST:
             pages = MOST
-        if not COMPILED:
-            if pages > 0 and ceilings[pages] < last:
-                start = bisect_right(ceilings, -last, 1, pages, key=neg)
-                ceilings[start : pages + 1] = [last] * (pages + 1 - start)
-            return
-        while pages > 0 and ceilings[pages] < last:
-            ceilings[pages] = last
-            pages -= 1
+        if COMPILED:
+            while pages > 0 and ceilings[pages] < last:
+                ceilings[pages] = last
+                pages -= 1
+        elif pages > 0 and ceilings[pages] < last:
+            start = bisect_right(ceilings, -last, 1, pages, key=neg)
+            ceilings[start : pages + 1] = [last] * (pages + 1 - start)
 
     def known(self) -> bool:
         """Whether anything is known at all."""

@@ -139,31 +139,31 @@ class Nodes(Generic[T]):
         leaf = self._leaf
         lasts = leaf.lasts
         size: i64 = len(lasts)
-        if not COMPILED:
+        if COMPILED:
+            # Most searches are where the last one was, or beside it.
+            i: i64 = self._i
+            if 0 < i < size:
+                if key <= lasts[i]:
+                    if lasts[i - 1] < key:
+                        return True
+                    if i > 1 and lasts[i - 2] < key:
+                        self._i = i - 1
+                        return True
+                elif i + 1 < size and key <= lasts[i + 1]:
+                    self._i = i + 1
+                    return True
+            if size > 0:
+                if key > lasts[size - 1]:
+                    if self._c + 1 == len(self._branch.leaves) and self._b + 1 == len(self._branches):
+                        self._i = size
+                        return False
+                elif key >= leaf.starts[0] or (self._c == 0 and self._b == 0):
+                    self._i = first_at_least(lasts, key)
+                    return True
+        else:
             i = first_at_least(lasts, key)
             if 0 < i < size:
                 self._i = i
-                return True
-            return self._descend(key)
-        # Most searches are where the last one was, or beside it.
-        i: i64 = self._i
-        if 0 < i < size:
-            if key <= lasts[i]:
-                if lasts[i - 1] < key:
-                    return True
-                if i > 1 and lasts[i - 2] < key:
-                    self._i = i - 1
-                    return True
-            elif i + 1 < size and key <= lasts[i + 1]:
-                self._i = i + 1
-                return True
-        if size > 0:
-            if key > lasts[size - 1]:
-                if self._c + 1 == len(self._branch.leaves) and self._b + 1 == len(self._branches):
-                    self._i = size
-                    return False
-            elif key >= leaf.starts[0] or (self._c == 0 and self._b == 0):
-                self._i = first_at_least(lasts, key)
                 return True
         return self._descend(key)
 

@@ -13,6 +13,7 @@ from vmalab.vma.keys import (
     COMPILED,
     HUGE,
     WORD,
+    bad_address,
     distance,
     first_above,
     first_bound,
@@ -190,7 +191,9 @@ class Searches(Nodes[T]):
             raise ValueError(f"a gap of {size} bytes")
         if high - low < size:
             return -1
-        if not COMPILED and low >= 0 and high <= ADDRESS_END:
+        if not COMPILED:
+            if low < 0 or high > ADDRESS_END:
+                raise bad_address(low if low < 0 else high - 1)
             top = self._ceilings.below(size, high - 1)
             leaf = self._leaf
             i = bisect_left(leaf.lasts, top)
