@@ -16,7 +16,8 @@ def killed() -> str:
     for scene in find_scenes():
         if run_scene(scene).problems:
             return scene.name
-    for test in ("tests/vma/test_core.py", "tests/vma/test_properties.py"):
+    for name in ("core", "userfaultfd", "behaviours", "properties"):
+        test = f"tests/vma/test_{name}.py"
         if pytest.main(["-q", "-x", "--no-header", "--no-summary", "-p", "no:cacheprovider", test]):
             return test
     return ""

@@ -64,6 +64,15 @@ def test_what_was_never_written_to_takes_what_was(value: bool, expected: list[tu
 
 
 @pytest.mark.parametrize("value", [True, False])
+def test_what_was_never_written_to_takes_its_like(value: bool) -> None:
+    process = process_with("unfaulted_merges", value)
+    process.mmap(AT, PAGE, flags=FIXED)
+    process.mmap(AT + PAGE, PAGE, 7, FIXED)
+    process.mprotect(AT + PAGE, PAGE, 3)
+    assert bounds(process) == [(0, 2)]
+
+
+@pytest.mark.parametrize("value", [True, False])
 def test_guard_markers(value: bool) -> None:
     process = process_with("guard_regions", value)
     process.mmap(AT, 2 * PAGE, flags=FIXED)

@@ -238,6 +238,24 @@ class Told(Observer):
         self.changes += 1
 
 
+class Unmapped(Port):
+    """Remembers whose pages went."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int]] = []
+
+    def unmap_pages(self, vma: Vma, start: int, end: int) -> None:
+        self.ranges.append((start, end))
+
+
+def test_the_pages_of_each_vma_go() -> None:
+    port = Unmapped()
+    process = start(port)
+    three(process)
+    process.munmap(AT, 6 * PAGE_SIZE)
+    assert port.ranges == [(AT + 2 * PAGE_SIZE * at, AT + 2 * PAGE_SIZE * (at + 1)) for at in range(3)]
+
+
 def test_observers_are_told_of_splits_from_low_to_high() -> None:
     process = start()
     process.mm.observer = told = Told()
