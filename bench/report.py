@@ -137,8 +137,12 @@ def _print_opening(long: Path) -> None:
                     session.send("Performance.enable", {"timeDomain": "threadTicks"})
                     before = _work(session)
                     tab.reload()
-                    while tab.evaluate("document.documentElement.dataset.ready") != "whole":
+                    for _ in range(3_000):
+                        if tab.evaluate("document.documentElement.dataset.ready") == "whole":
+                            break
                         tab.wait_for_timeout(20)
+                    else:
+                        sys.exit(f"{path} cannot be read after a minute")
                     times.append([*tab.evaluate(_MARKS), _work(session) - before])
     paint, picture, whole, worked = (median(column) for column in zip(*found[long], strict=True))
     ratio = worked / median(times[-1] for times in found[short])

@@ -219,6 +219,7 @@ MIGRATE_HELD: Final = 207
 MOVE_MIGRATION: Final = 208
 SHM_HUGETLB_NOT_PERMITTED: Final = 209
 COLLAPSE_HOLES: Final = 210
+PKEY_NO_PROCESSOR: Final = 211
 
 
 class Explanation:
@@ -632,6 +633,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("MOVE_MIGRATION", errno.EAGAIN, "a page to move is being moved already", "move_pages_pte"),
     Explanation("SHM_HUGETLB_NOT_PERMITTED", errno.EPERM, "it needs CAP_IPC_LOCK or a group", "can_do_hugetlb_shm"),
     Explanation("COLLAPSE_HOLES", errno.EBUSY, "a userfaultfd wants to know of missing pages", "madvise_collapse"),
+    Explanation("PKEY_NO_PROCESSOR", errno.EINVAL, "the processor has no protection keys", "arch_set_user_pkey_access"),
 ]
 
 

@@ -101,7 +101,7 @@ BUGS = (
         "split_one_page_off",
         "an off-by-one page at a split",
         "vma.modify",
-        (("        new.pgoff += (addr - vma.start)", "        new.pgoff += (addr - 4096 - vma.start)"),),
+        (("        new.pgoff = vma.pgoff_at(addr)", "        new.pgoff = vma.pgoff_at(addr) - 1"),),
         "split: the upper half's offset is continued",
     ),
     Bug(

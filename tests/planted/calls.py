@@ -155,8 +155,8 @@ CALL_BUGS = (
     Bug(
         "shm_forgets_parts",
         "a segment that does not count the parts that its attachments are cut into",
-        "vma.area",
-        (("            self.file.hold()\n", "            self.file.refs += 1\n"),),
+        "vma.modify",
+        (("        mm.vma_open(new)\n", "        port.opened(new)\n"),),
         "lockstep",
     ),
     Bug(

@@ -93,6 +93,16 @@ SEGMENTS = (
     ),
     Witness("shmat: over its own last attachment", 0, (*TO_GO, call("shmat", AT, f.SHM_REMAP, file=0))),
     Witness(
+        "remap_file_pages: over the last attachment of a segment that is to go",
+        errno.EINVAL,
+        (*TO_GO, call("remap_file_pages", AT, 3 * PAGE, 0, 0, 0)),
+    ),
+    Witness(
+        "remap_file_pages: over a part of that attachment",
+        0,
+        (*TO_GO, call("remap_file_pages", AT, PAGE, 0, 0, 0)),
+    ),
+    Witness(
         "shmctl: how many VMAs have it", 0, (ATTACHED, call("munmap", AT + PAGE, PAGE), call("shmctl", 2, 0, file=0))
     ),
     Witness("shmctl: also those of a child", 0, (ATTACHED, Op("fork"), call("shmctl", 2, 0, file=0))),

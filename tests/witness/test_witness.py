@@ -103,3 +103,27 @@ def test_the_limit_of_segments() -> None:
         assert lockstep.last_reason == 0
         assert lockstep.run([Op("shmget", (0, PAGE, 0o1600), 0, MADE + 7)]) is None
         assert errno_of(lockstep.last_reason) == errno.ENOSPC
+
+
+def test_protection_keys_that_the_processor_lacks() -> None:
+    """Key 0 is taken by the first who asks for one, who is refused; it cannot be named.  A child inherits that."""
+    alloc = Op("pkey_alloc", (0, 0))
+    asked = [
+        (errno.EINVAL, Op("pkey_mprotect", (AT, PAGE, 1, 0))),
+        (errno.EINVAL, Op("pkey_free", (0,))),
+        (errno.EINVAL, alloc),
+        (errno.ENOSPC, alloc),
+        (errno.EINVAL, Op("pkey_mprotect", (AT, PAGE, 1, 0))),
+        (0, Op("pkey_mprotect", (AT, PAGE, 1, (1 << 32) - 1))),
+        (0, Op("fork")),
+        (errno.ENOSPC, Op("pkey_alloc", (0, 0), 1)),
+        (0, Op("exec", (), 1)),
+        (errno.EINVAL, Op("pkey_alloc", (0, 0), 1)),
+    ]
+    with Lockstep("none") as lockstep:
+        if not lockstep.machine.settings.pkeys_unusable:
+            pytest.skip("this processor has protection keys, or this kernel is not built for them")
+        assert lockstep.run([mapped()]) is None
+        for number, op in asked:
+            assert lockstep.run([op]) is None
+            assert errno_of(lockstep.last_reason) == number, str(op)

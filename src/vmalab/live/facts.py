@@ -1,6 +1,7 @@
 """What a run depends on that belongs to the machine: read from /proc and /sys, or tried out."""
 
 import ctypes
+import errno
 import mmap
 import os
 import platform
@@ -16,6 +17,7 @@ THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
 POOLS: Final = Path("/sys/kernel/mm/hugepages")
 """The pools of huge pages."""
 _PR_SET_VMA: Final = 0x53564D41
+_CALL_PKEY_MPROTECT: Final = 329
 _CALL_PKEY_ALLOC: Final = 330
 _CALL_PKEY_FREE: Final = 331
 _MAP_FAILED: Final = (1 << 64) - 1
@@ -42,7 +44,8 @@ def machine_facts() -> Machine:
     facts.numa_nodes = max(1, len(list(nodes.glob("node[0-9]*")))) if nodes.is_dir() else 1
     facts.soft_dirty = re.search(r"(?m)^VmFlags:.* sd\b", _text("/proc/self/smaps")) is not None
     facts.anon_names = _anonymous_names()
-    facts.pkeys = _protection_keys()
+    facts.pkeys_unusable = _is_refused_key_0()
+    facts.pkeys = not facts.pkeys_unusable and _protection_keys()
     return facts
 
 
@@ -115,6 +118,21 @@ def _anonymous_names() -> bool:
     named = bool(libc.prctl(_PR_SET_VMA, 0, page, size, ctypes.addressof(name)) == 0)
     libc.munmap(page, size)
     return named
+
+
+def _is_refused_key_0() -> bool:
+    """Whether key 0 cannot be named: only where a kernel that is built for protection keys finds none."""
+    if platform.machine() != "x86_64":
+        return False
+    libc = _libc()
+    size = mmap.PAGESIZE
+    page = int(libc.mmap(0, size, 0, 0x22, -1, 0))
+    if page == _MAP_FAILED:
+        return False
+    refused = libc.syscall(_CALL_PKEY_MPROTECT, *[ctypes.c_long(each) for each in (page, size, 0, 0)]) != 0
+    why = ctypes.get_errno()
+    libc.munmap(page, size)
+    return bool(refused) and why == errno.EINVAL
 
 
 def _protection_keys() -> bool:

@@ -6,7 +6,7 @@ from typing import Final
 
 from mypy_extensions import i64
 
-from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, WORD, is_unsigned_long, page_down, page_up
+from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, is_unsigned_long, page_down, page_up
 from vmalab.flags import (
     F_SEAL_FUTURE_WRITE,
     F_SEAL_WRITE,
@@ -208,11 +208,10 @@ def do_mmap(mm: Mm, file: File | None, addr: int, length: int, prot: int, flags:
     if addr and not flags & MAP_FIXED:
         addr = round_hint_to_min(mm, addr)
     length = page_up(length)
-    if length + pgoff > WORD:
-        if not is_unsigned_long(length):
-            return -LENGTH_OVERFLOW
-        if not is_unsigned_long(pgoff + (length >> PAGE_SHIFT)):
-            return -OFFSET_OVERFLOW
+    if not is_unsigned_long(length):
+        return -LENGTH_OVERFLOW
+    if not is_unsigned_long(pgoff + (length >> PAGE_SHIFT)):
+        return -OFFSET_OVERFLOW
     if mm.map_count > mm.settings.max_map_count:
         return -MAP_COUNT_MAP
     pkey: i64 = 0

@@ -31,6 +31,7 @@ from vmalab.pages.protect import change_protection
 from vmalab.reason import (
     LENGTH_WRAPS,
     NOT_MAPPED,
+    PKEY_NO_PROCESSOR,
     PKEY_NONE,
     PKEY_NOT_ALLOCATED,
     PROT_GROWS_BOTH,
@@ -54,12 +55,10 @@ from vmalab.vma.space import Mm
 
 def mprotect(mm: Mm, start: int, length: int, prot: int, pkey: int = -1) -> int:
     """mprotect and pkey_mprotect (pkey -1: none given): 0 or minus a reason.  VMAs before a refusal stay changed."""
-    grows = 0
-    if prot & (PROT_GROWSDOWN | PROT_GROWSUP):
-        grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
-        prot -= grows
-        if grows == PROT_GROWSDOWN | PROT_GROWSUP:
-            return -PROT_GROWS_BOTH
+    grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
+    prot -= grows
+    if grows == PROT_GROWSDOWN | PROT_GROWSUP:
+        return -PROT_GROWS_BOTH
     if start & PAGE_MASK:
         return -UNALIGNED
     if length == 0:
@@ -110,11 +109,9 @@ def _protect_vmas(mm: Mm, first: Vma, start: i64, end: i64, prot: int, pkey: int
         # Each access bit has its MAY bit four places up.
         if flags & ~(flags >> 4) & VM_ACCESS:
             return -PROT_NOT_PERMITTED
-        if mm.mdwe:
-            refusal = map_deny_write_exec(vma.flags, flags)
-            if refusal != YES:
-                return -refusal
-        vma, refusal = mprotect_fixup(vma, at, upto, flags)
+        refusal = map_deny_write_exec(mm, vma.flags, flags)
+        if refusal == YES:
+            vma, refusal = mprotect_fixup(vma, at, upto, flags)
         if refusal != YES:
             return -refusal
         at = vma.end if vma.start <= at and vma.end > upto else upto
@@ -195,6 +192,10 @@ def pkey_alloc(mm: Mm, flags: int, rights: int) -> int:
     """pkey_alloc: the key, or minus a reason."""
     if flags or rights & ~3:
         return -UNKNOWN_FLAGS
+    if mm.settings.pkeys_unusable and not mm.pkeys:
+        # Key 0 is taken, refused by the processor, and cannot be given back.
+        mm.pkeys = 1
+        return -PKEY_NO_PROCESSOR
     if not mm.settings.pkeys:
         return -PKEY_NONE
     key = take_pkey(mm)

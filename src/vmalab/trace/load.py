@@ -62,6 +62,7 @@ def load_machine(machine: records.Machine, semantics: Semantics | None = None, m
     settings.soft_dirty = VM_SOFTDIRTY if machine.soft_dirty else 0
     settings.anon_names = machine.anon_names
     settings.pkeys = machine.pkeys
+    settings.pkeys_unusable = machine.pkeys_unusable
     ram = machine.ram_pages or 4 << 20
     made = Machine(semantics, ram_pages=ram, swap_pages=machine.swap_pages, settings=settings, memory=memory)
     # Who else has made segments of shared memory, and attached them, is not in a trace.

@@ -70,6 +70,9 @@ class Machine(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     anon_names: bool = False
     """Whether anonymous memory can be named (CONFIG_ANON_VMA_NAME)."""
     pkeys: bool = False
+    """Whether there are protection keys."""
+    pkeys_unusable: bool = False
+    """The kernel is built for protection keys, and the processor has none: calls that name one say so otherwise."""
 
 
 class Header(msgspec.Struct, omit_defaults=True):

@@ -252,13 +252,6 @@ class File:
         self.segment: Segment | None = None
         """Of System V shared memory, if it is an attachment of one that is known."""
 
-    def hold(self) -> None:
-        """One VMA more holds it."""
-        self.refs += 1
-        segment = self.segment
-        if segment is not None:
-            segment.open()
-
 
 @mypyc_attr(free_list_len=1)
 @final
@@ -369,7 +362,7 @@ class Vma:
     def take_references(self) -> None:
         """Count what a duplicate holds, now that nothing can fail any more."""
         if self.file is not None:
-            self.file.hold()
+            self.file.refs += 1
             self.file.writers += self.is_shared_writer()
         if self.policy is not None:
             self.policy.refs += 1

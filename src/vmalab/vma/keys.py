@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 COMPILED: Final = not __file__.endswith(".py")
 
 if COMPILED:
-    from librt.vecs import append, pop, vec
+    from librt.vecs import append, extend, pop, vec
 else:
     from bisect import bisect_left, bisect_right
     from operator import sub
@@ -47,6 +47,9 @@ def bad_address(addr: int) -> ValueError:
 
 if COMPILED:
     HIGHEST: Final = (1 << 63) - 1
+
+    LINE: Final = 8
+    """So many keys lie in one line of the cache."""
 
     def lowest() -> i64:
         """The key of address 0."""
@@ -100,6 +103,23 @@ if COMPILED:
             size -= half
         return low + 1 if size == 1 and keys[low] < key else low
 
+    def first_at_least_far(keys: vec[i64], key: i64) -> i64:
+        """first_at_least() for an array that is not in the processor's cache.
+
+        It asks for all its lines at once, by one key of each, where a bisection waits for one after the other.
+        """
+        low: i64 = 0
+        size: i64 = len(keys)
+        at: i64 = LINE - 1
+        while at < size:
+            if keys[at] < key:
+                low = at + 1
+            at += LINE
+        at = low
+        while at < size and keys[at] < key:
+            at += 1
+        return at
+
     def first_above(keys: vec[i64], key: i64) -> i64:
         """The first index whose key is greater than this one, in a sorted array; its length if there is none."""
         low: i64 = 0
@@ -146,6 +166,10 @@ if COMPILED:
         """A copy of keys[start:stop]."""
         return keys[start:stop]
 
+    def copy_keys(keys: vec[i64], start: i64, stop: i64, room: i64) -> vec[i64]:
+        """slice_keys() with room for so many keys in all, so that it need not be moved as it grows."""
+        return extend(vec[i64](capacity=room), keys[start:stop])
+
     def join_keys(left: vec[i64], right: vec[i64]) -> vec[i64]:
         """The keys of both; right is left alone."""
         for key in right:
@@ -178,8 +202,8 @@ if COMPILED:
                 best = bound
         return best
 
-    def last_gap(starts: vec[i64], lasts: vec[i64], size: i64, stop: i64, below: i64) -> i64:
-        """The last i < stop with room for size before entry i, or -1; below is where the room before entry 0 starts."""
+    def last_gap(starts: vec[i64], lasts: vec[i64], size: i64, stop: i64) -> i64:
+        """The last i < stop with room for size between entry i and the one before it, or -1."""
         i: i64 = stop - 1
         while i > 0:
             # A distance that does not fit is negative.
@@ -187,12 +211,10 @@ if COMPILED:
             if gap > size or gap < 0:
                 return i
             i -= 1
-        if i == 0 and distance(below, starts[0]) >= size:
-            return 0
         return -1
 
     def first_gap(starts: vec[i64], lasts: vec[i64], size: i64, start: i64, below: i64) -> i64:
-        """The first i >= start with room for size before entry i, or -1; below as in last_gap()."""
+        """The first i >= start with room for size before entry i, or -1; below is where that before entry 0 starts."""
         count: i64 = len(starts)
         if start == 0:
             if count > 0 and distance(below, starts[0]) >= size:
@@ -207,7 +229,7 @@ if COMPILED:
         return -1
 
     def largest_gap(starts: vec[i64], lasts: vec[i64], below: i64) -> i64:
-        """The most room before any of the entries; below as in last_gap()."""
+        """The most room before any of the entries; below as in first_gap()."""
         best: i64 = 0
         i: i64 = 0
         count: i64 = len(starts)
@@ -250,6 +272,7 @@ else:
         return [key]
 
     first_at_least = bisect_left
+    first_at_least_far = bisect_left
     first_above = bisect_right
 
     def insert_key(keys: list[int], at: i64, key: i64) -> list[int]:
@@ -264,6 +287,10 @@ else:
 
     def slice_keys(keys: list[int], start: i64, stop: i64) -> list[int]:
         """A copy of keys[start:stop]."""
+        return keys[start:stop]
+
+    def copy_keys(keys: list[int], start: i64, stop: i64, room: i64) -> list[int]:
+        """slice_keys() with room for so many keys in all."""
         return keys[start:stop]
 
     def join_keys(left: list[int], right: list[int]) -> list[int]:
@@ -289,15 +316,15 @@ else:
         """The largest bound of an array that is not empty."""
         return max(bounds)
 
-    def last_gap(starts: list[int], lasts: list[int], size: i64, stop: i64, below: i64) -> i64:
-        """The last i < stop with room for size before entry i, or -1; below is where the room before entry 0 starts."""
+    def last_gap(starts: list[int], lasts: list[int], size: i64, stop: i64) -> i64:
+        """The last i < stop with room for size between entry i and the one before it, or -1."""
         for i in range(stop - 1, 0, -1):
             if starts[i] - lasts[i - 1] > size:
                 return i
-        return 0 if stop > 0 and starts[0] - below >= size else -1
+        return -1
 
     def first_gap(starts: list[int], lasts: list[int], size: i64, start: i64, below: i64) -> i64:
-        """The first i >= start with room for size before entry i, or -1; below as in last_gap()."""
+        """The first i >= start with room for size before entry i, or -1; below is where that before entry 0 starts."""
         if start == 0:
             if starts and starts[0] - below >= size:
                 return 0
@@ -308,6 +335,5 @@ else:
         return -1
 
     def largest_gap(starts: list[int], lasts: list[int], below: i64) -> i64:
-        """The most room before any of the entries; below as in last_gap()."""
-        best = starts[0] - below
-        return max(best, max(map(sub, starts[1:], lasts)) - 1) if len(starts) > 1 else best
+        """The most room before any of the entries; below as in first_gap()."""
+        return max(map(sub, starts, [below - 1, *lasts]), default=1) - 1

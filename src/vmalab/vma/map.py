@@ -53,9 +53,9 @@ DAX_FILESYSTEMS: Final = ("ext2", "ext4", "xfs")
 """Their files refuse MAP_SYNC unless they lie on persistent memory.  Confirmed for ext4."""
 
 
-def map_deny_write_exec(old: i64, new: i64) -> i64:
-    """Memory-deny-write-execute, where it is on: nothing becomes executable that is or was writable.  YES or MDWE."""
-    if not new & VM_EXEC:
+def map_deny_write_exec(mm: Mm, old: i64, new: i64) -> i64:
+    """Memory-deny-write-execute: nothing becomes executable that is or was writable.  YES or MDWE."""
+    if not mm.mdwe or not new & VM_EXEC:
         return YES
     return MDWE if new & VM_WRITE or not old & VM_EXEC else YES
 
@@ -79,11 +79,9 @@ def mmap_region(request: MergeRequest) -> i64:
     """
     mm = request.mm
     flags = request.flags
-    refusal: i64 = YES
-    if mm.mdwe:
-        refusal = map_deny_write_exec(flags, flags)
-        if refusal != YES:
-            return refusal
+    refusal = map_deny_write_exec(mm, flags, flags)
+    if refusal != YES:
+        return refusal
     start = request.start
     end = request.end
     gathered: Gathered | None = None
@@ -182,21 +180,37 @@ def _new_vma(request: MergeRequest) -> tuple[Vma, i64]:
         # A descriptor that cannot write makes a shared mapping without VM_SHARED; it keeps its driver.
         vma.ops = file.ops if flags & VM_MAYSHARE else file.private_ops
         vma.flags = vma.flags | file.driver_flags
-        file.hold()
+        file.refs += 1
         file.writers += vma.is_shared_writer()
-        if file.huge_size and request.pgoff << PAGE_SHIFT & (file.huge_size - 1):
-            refusal = HUGETLB_OFFSET
-        elif file.huge_size and file.segment is None and not flags & VM_NORESERVE and not mm.settings.hugepages:
-            # Huge pages are reserved as they are mapped, those of a segment when it is made; and the pool is empty.
-            refusal = HUGETLB_NO_PAGES
-        else:
-            refusal = mm.port.mapped(vma)
+        refusal = _call_mmap(vma, file)
         if refusal != YES:
             mm.free(vma, "mmap_region")
             return vma, refusal
     mm.link(vma)
     mm.observer.added(vma)
     return vma, YES
+
+
+def _call_mmap(vma: Vma, file: File) -> i64:
+    """What the driver says to a new VMA (mmap_file, shm_mmap): YES or a reason."""
+    mm = vma.mm
+    segment = file.segment
+    if segment is not None:
+        # What has just gone to make room may have been its last attachment.
+        refusal = segment.open()
+        if refusal != YES:
+            return refusal
+    refusal = YES
+    if file.huge_size and vma.pgoff << PAGE_SHIFT & (file.huge_size - 1):
+        refusal = HUGETLB_OFFSET
+    elif file.huge_size and segment is None and not vma.flags & VM_NORESERVE and not mm.settings.hugepages:
+        # Huge pages are reserved as they are mapped, those of a segment when it is made; and the pool is empty.
+        refusal = HUGETLB_NO_PAGES
+    else:
+        refusal = mm.port.mapped(vma)
+    if refusal != YES and segment is not None:
+        segment.close()
+    return refusal
 
 
 def _prepare(request: MergeRequest, file: File) -> i64:

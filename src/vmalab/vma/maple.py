@@ -3,6 +3,9 @@
 A tree maps half-open ranges of the unsigned 64-bit space to values.  Ranges do not overlap, are in order, and may reach
 from 0 to 2**64.  Neighbours with the same value stay two entries: whoever uses the tree decides what to join.
 What looks is in ``maple_search``, how it is made in ``maple_nodes``.
+
+Interpreted, erase() and absorb() leave a small leaf as it is but where its size is a multiple of eight: to join it to
+another costs more than to search one leaf more.
 """
 
 from __future__ import annotations
@@ -279,7 +282,7 @@ class MapleTree(Searches[T]):
                 lasts[i:j] = [end - 1]
                 leaf.values[i:j] = [leaf.values[k]]
                 return
-        if COMPILED:
+        else:
             last = to_key(end - 1)
             first = self._check(start, last)
             origin = to_key(of)

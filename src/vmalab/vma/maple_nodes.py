@@ -3,8 +3,8 @@
 Three levels, always::
 
     tree     mins  bounds  branches     as many branches as it takes
-    Branch   mins  bounds  leaves       at most 256 leaves
-    Leaf     starts  lasts  values      at most 64 entries
+    Branch   mins  bounds  leaves       at most 128 leaves
+    Leaf     starts  lasts  values      at most 60 entries
 
 ``mins`` holds the first key of each child, and for the first of all the lowest that there is, so a search touches
 nothing but arrays.  ``bounds`` holds, for each child, a number that no gap in front of any of its entries exceeds.  It
@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from vmalab.vma.keys import (
     COMPILED,
+    copy_keys,
     delete_keys,
     distance,
     first_above,
     first_at_least,
+    first_at_least_far,
     insert_key,
     join_keys,
     lowest,
@@ -43,13 +45,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LEAF_SIZE: Final = 64
-"""The most entries that a leaf holds."""
+LEAF_SIZE: Final = 60
+"""The most entries that a leaf holds: with one more its arrays are the largest that Python's own allocator makes."""
 
 SMALL: Final = LEAF_SIZE >> 2
 """Leaves with fewer entries are joined to others."""
 
-BRANCH_SIZE: Final = 256
+BRANCH_SIZE: Final = 128
 """The most leaves that a branch holds."""
 
 
@@ -175,13 +177,19 @@ class Nodes(Generic[T]):
         branch = self._branches[b]
         c: i64 = first_above(branch.mins, key) - 1
         leaf = branch.leaves[c]
-        i: i64 = first_at_least(leaf.lasts, key)
+        # By its values, which are asked for before they are needed: here much of the time goes for waiting.
+        size = len(leaf.values)
+        i: i64 = 0
+        if len(self._branches) > 1:
+            i = first_at_least_far(leaf.lasts, key)
+        else:
+            i = first_at_least(leaf.lasts, key)
         self._b = b
         self._branch = branch
         self._c = c
         self._leaf = leaf
         self._i = i
-        return i < len(leaf.lasts) or self._next_leaf()
+        return i < size or self._next_leaf()
 
     def _next_leaf(self) -> bool:
         """Put the position on the first entry of the next leaf, or leave it and say False."""
@@ -281,8 +289,7 @@ class Nodes(Generic[T]):
         if leaf.owner is self._owner:
             return leaf
         branch = self._own_branch(self._b)
-        size: i64 = len(leaf.starts)
-        leaf = self._new_leaf(slice_keys(leaf.starts, 0, size), slice_keys(leaf.lasts, 0, size), leaf.values[:])
+        leaf = self._part(leaf, 0, len(leaf.starts))
         branch.leaves[self._c] = leaf
         self._leaf = leaf
         return leaf
@@ -290,6 +297,17 @@ class Nodes(Generic[T]):
     def _new_leaf(self, starts: Keys, lasts: Keys, values: list[T]) -> Leaf:
         self.nodes_allocated += 1
         return Leaf(self._owner, starts, lasts, values)
+
+    def _part(self, leaf: Leaf, start: i64, stop: i64) -> Leaf:
+        """A new leaf of entries [start, stop) of another, with room for as many as it can hold."""
+        values = leaf.values[start:stop]
+        # A list that has grown once has room for more.
+        values.append(None)
+        values.pop()
+        room = LEAF_SIZE + 1
+        return self._new_leaf(
+            copy_keys(leaf.starts, start, stop, room), copy_keys(leaf.lasts, start, stop, room), values
+        )
 
     def _new_branch(self, mins: Keys, bounds: Keys, leaves: list[Leaf]) -> Branch:
         self.nodes_allocated += 1
@@ -341,9 +359,7 @@ class Nodes(Generic[T]):
             half = size >> 3
         elif self._i == size - 1:
             half = size - (size >> 3)
-        upper = self._new_leaf(
-            slice_keys(leaf.starts, half, size), slice_keys(leaf.lasts, half, size), leaf.values[half:]
-        )
+        upper = self._part(leaf, half, size)
         leaf.starts = delete_keys(leaf.starts, half, size)
         leaf.lasts = delete_keys(leaf.lasts, half, size)
         del leaf.values[half:]
@@ -520,7 +536,7 @@ class Nodes(Generic[T]):
             return
         branch = self._own_branch(self._b)
         if left.owner is not self._owner:
-            left = self._new_leaf(slice_keys(left.starts, 0, size), slice_keys(left.lasts, 0, size), left.values[:])
+            left = self._part(left, 0, size)
             branch.leaves[c] = left
         left.starts = join_keys(left.starts, right.starts)
         left.lasts = join_keys(left.lasts, right.lasts)

@@ -1,7 +1,8 @@
 """What looks in the range tree: for entries, and for room between them.
 
 Interpreted, the frequent searches begin with one bisection, by a function in C, of the leaf where the last one ended;
-only what that does not answer for certain goes the way of the compiled form.
+only what that does not answer for certain goes the way of the compiled form.  An index above 0 is certain: the entry
+before it is in the same leaf.  So is 0 in the first leaf of all.
 """
 
 from __future__ import annotations
@@ -243,7 +244,9 @@ class Searches(Nodes[T]):
         leaf = self._leaf
         i: i64 = -1
         if branch.bounds[c] >= room:
-            i = last_gap(leaf.starts, leaf.lasts, room, self._i, self._below_leaf(b, c))
+            i = last_gap(leaf.starts, leaf.lasts, room, self._i)
+            if i < 0 and self._i > 0 and distance(self._below_leaf(b, c), leaf.starts[0]) >= room:
+                i = 0
         while i < 0:
             c = last_bound(branch.bounds, room, c)
             while c < 0:
@@ -255,11 +258,15 @@ class Searches(Nodes[T]):
                 if c < 0:
                     self._bounds[b] = largest(branch.bounds)
             leaf = branch.leaves[c]
-            below = self._below_leaf(b, c)
-            i = last_gap(leaf.starts, leaf.lasts, room, len(leaf.starts), below)
+            i = last_gap(leaf.starts, leaf.lasts, room, len(leaf.starts))
             if i < 0:
-                branch = self._own_branch(b)
-                branch.bounds[c] = largest_gap(leaf.starts, leaf.lasts, below)
+                # Only now is another leaf to be looked at.
+                below = self._below_leaf(b, c)
+                if distance(below, leaf.starts[0]) >= room:
+                    i = 0
+                else:
+                    branch = self._own_branch(b)
+                    branch.bounds[c] = largest_gap(leaf.starts, leaf.lasts, below)
         self._b = b
         self._branch = branch
         self._c = c

@@ -112,8 +112,7 @@ def request_for_modify(vma: Vma, start: i64, end: i64) -> MergeRequest:
     mm = vma.mm
     prev = mm.tree.find_before(start) if start == vma.start else None
     following = mm.tree.find(end) if end == vma.end else None
-    pgoff = vma.pgoff + ((start - vma.start) >> PAGE_SHIFT)
-    return MergeRequest(mm, start, end, vma.flags, pgoff, vma, prev, vma, following)
+    return MergeRequest(mm, start, end, vma.flags, vma.pgoff_at(start), vma, prev, vma, following)
 
 
 # -- decisions ----------------------------------------------------------------------------------------
@@ -121,7 +120,7 @@ def request_for_modify(vma: Vma, start: i64, end: i64) -> MergeRequest:
 
 def is_mergeable_vma(vma: Vma, request: MergeRequest) -> i64:
     """Whether a neighbour has the attributes that are asked for: YES, or the first that differs."""
-    if request.policy is not vma.policy and not mpol_equal(request.policy, vma.policy):
+    if not mpol_equal(request.policy, vma.policy):
         return POLICY_DIFFERS
     if (vma.flags ^ request.flags) & ~request.mm.semantics.ignored_flags:
         return FLAGS_DIFFER
@@ -287,10 +286,11 @@ def vma_merge_existing_range(request: MergeRequest) -> Vma | None:
 
     Returns the survivor, or None if nothing merged; request.failure then tells whether memory ran out.
     """
+    mm = request.mm
+    mm.assert_write_locked()
     left, right = plan_existing_range(request)
     if left != YES and right != YES:
         return None
-    mm = request.mm
     prev = request.prev
     middle = request.middle
     following = request.next
@@ -337,6 +337,7 @@ def vma_merge_new_range(request: MergeRequest) -> Vma | None:
 
     Returns the VMA that now holds it, or None if nothing merged; request.failure then tells whether memory ran out.
     """
+    request.mm.assert_write_locked()
     left, right = plan_new_range(request)
     if left != YES and right != YES:
         return None

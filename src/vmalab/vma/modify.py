@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from mypy_extensions import i64
 
-from vmalab.addr import PAGE_SHIFT
 from vmalab.reason import (
     DRIVER_REFUSES_SPLIT,
     HUGETLB_SPLIT,
@@ -55,18 +54,18 @@ def split_vma_unchecked(vma: Vma, addr: i64, new_below: bool) -> tuple[Vma, i64]
         new.end = addr
     else:
         new.start = addr
-        new.pgoff += (addr - vma.start) >> PAGE_SHIFT
+        new.pgoff = vma.pgoff_at(addr)
     if not mm.quiet and port.may_fail(ALLOC_TREE):
         return vma, NO_MEMORY_TREE
     if vma.policy is not None and port.may_fail(ALLOC_POLICY):
         return vma, NO_MEMORY_POLICY
-    if vma.anon_vma is not None or vma.chain:
+    if vma.chain:
         refusal = anon_vma_clone(new, vma)
         if refusal != YES:
             return vma, refusal
     new.take_references()
     if new.ops is not None:
-        port.opened(new)
+        mm.vma_open(new)
     mm.split(vma, new, new_below)
     mm.observer.split(new if new_below else vma, vma if new_below else new)
     return new, YES

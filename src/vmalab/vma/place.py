@@ -84,8 +84,7 @@ def arch_get_unmapped_area(mm: Mm, addr: int, length: i64, flags: int, align: i6
     """
     if flags & MAP_FIXED:
         return addr
-    if addr:
-        addr = within_word(addr)
+    addr = within_word(addr)
     if not mm.topdown or flags & MAP_32BIT:
         return _bottomup(mm, addr, length, flags, align, offset)
     if addr:

@@ -89,10 +89,10 @@ def _new_copy(vma: Vma, start: i64, end: i64, pgoff: i64) -> tuple[Vma | None, i
         return None, refusal
     copy.take_references()
     if copy.ops is not None:
-        port.opened(copy)
+        mm.vma_open(copy)
     if port.may_fail(ALLOC_TREE):
         if copy.ops is not None:
-            port.closed(copy)
+            mm.vma_close(copy)
         mm.free(copy, "copy_vma")
         return None, NO_MEMORY_TREE
     mm.link(copy)
@@ -299,7 +299,7 @@ def _dup_vma(child: Mm, vma: Vma, contexts: list[tuple[Userfaultfd, Userfaultfd]
         return None, refusal
     copy.take_references()
     if copy.ops is not None:
-        port.opened(copy)
+        child.vma_open(copy)
     if not copy.flags & VM_WIPEONFORK:
         refusal = port.copy_pages(copy, vma)
     return copy, refusal
@@ -312,7 +312,7 @@ def exit_mmap(mm: Mm) -> None:
     for vma in mm.vmas():
         mm.port.unmap_pages(vma, vma.start, vma.end)
         if vma.ops is not None:
-            mm.port.closed(vma)
+            mm.vma_close(vma)
         if vma.flags & VM_ACCOUNT:
             accounted += vma.pages()
         mm.free(vma, "exit_mmap")

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from vmalab.reason import SHM_NO_SEGMENT, YES
 from vmalab.vma.space import Commit
 
 if TYPE_CHECKING:
+    from mypy_extensions import i64
+
     from vmalab.vma.area import File
     from vmalab.vma.port import Port
 
@@ -57,9 +60,12 @@ class Segment:
         """Bytes that an attachment maps: whole huge pages, where it has such."""
         return self.size if self.file is None else self.file.size
 
-    def open(self) -> None:
-        """One VMA more has it (shm_open)."""
+    def open(self) -> i64:
+        """One VMA more has it (shm_open): YES, or SHM_NO_SEGMENT where it has been destroyed."""
+        if self.namespace.segments.get(self.id) is not self:
+            return SHM_NO_SEGMENT
         self.attached += 1
+        return YES
 
     def close(self) -> None:
         """A VMA that had it is gone (shm_close)."""

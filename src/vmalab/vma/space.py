@@ -202,6 +202,7 @@ class Settings:
         "min_addr",
         "numa_nodes",
         "pkeys",
+        "pkeys_unusable",
         "sanitise",
         "soft_dirty",
         "stack_guard_gap",
@@ -228,6 +229,9 @@ class Settings:
         """VM_SOFTDIRTY where the kernel tracks soft-dirty pages, else 0."""
         self.anon_names: bool = False
         self.pkeys: bool = False
+        """There are protection keys: the kernel is built for them (CONFIG_ARCH_HAS_PKEYS), the processor has them."""
+        self.pkeys_unusable: bool = False
+        """The kernel is built for protection keys, and the processor has none."""
         self.ksm: bool = True
         self.sanitise: bool = False
         """Freed VMAs are poisoned, and the core asserts the locks that the kernel asserts."""
@@ -275,10 +279,14 @@ class Mm:
         """The personality of the process that makes a call: what can be read can be executed as well."""
         self.thp_disable: int = 0
         """What PR_GET_THP_DISABLE tells."""
-        self.pkeys: int = 1
+        self.pkeys: int = 0 if settings.pkeys_unusable else 1
         """The allocated protection keys, as bits.  Key 0 is, until somebody frees it."""
-        self.execute_only_pkey: int = -1
-        """The protection key of memory that can be executed only; -1 until such memory is asked for."""
+        self.execute_only_pkey: int = 0 if settings.pkeys_unusable else -1
+        """The protection key of memory that can be executed only; -1 until such memory is asked for.
+
+        Nobody sets it, nor allocates key 0, where the processor has no keys (init_new_context): so it is 0 there, and
+        key 0 cannot be named.
+        """
         self.faults_observed: bool = False
         """Somebody tells which pages are there: populating then assumes nothing behind pages that may be missing."""
         self.map_count: i64 = 0
@@ -470,6 +478,19 @@ class Mm:
         if not self.quiet:
             self.port.resized(vma, old_start, old_end)
 
+    def vma_open(self, vma: Vma) -> None:
+        """The driver of a VMA that has one learns that it is a copy or a part of an older one (vm_ops->open)."""
+        if vma.file is not None and vma.file.segment is not None:
+            refusal = vma.file.segment.open()
+            assert refusal == YES, "a segment is gone that a VMA has"
+        self.port.opened(vma)
+
+    def vma_close(self, vma: Vma) -> None:
+        """The driver of a VMA that has one learns that it goes (vma_close); a segment may go with it."""
+        if vma.file is not None and vma.file.segment is not None:
+            vma.file.segment.close()
+        self.port.closed(vma)
+
     def free(self, vma: Vma, where: str) -> None:
         """Give back what a VMA holds that is no longer in the tree (remove_vma)."""
         assert not vma.freed, f"{where} frees a VMA that {vma.freed} freed"
@@ -482,9 +503,6 @@ class Mm:
             if file.refs == 0 and file.charged:
                 self.commit.uncharge(file.charged)
                 file.charged = 0
-            segment = file.segment
-            if segment is not None:
-                segment.close()
         policy = vma.policy
         if policy is not None:
             policy.refs -= 1

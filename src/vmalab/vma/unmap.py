@@ -115,8 +115,8 @@ def _zap_vma(gathered: Gathered, vma: Vma) -> None:
     mm = gathered.mm
     if not mm.quiet:
         mm.port.unmap_pages(vma, vma.start, vma.end)
-        if vma.ops is not None:
-            mm.port.closed(vma)
+    if vma.ops is not None:
+        mm.vma_close(vma)
 
 
 def _tell_unmapped(gathered: Gathered, uffd: Userfaultfd) -> None:
