@@ -515,7 +515,8 @@ class Nodes(Generic[T]):
         leaves = self._branch.leaves
         if len(leaves) == 1 and len(self._branches) == 1:
             return
-        if len(self._leaf.starts) >= SMALL and (c == 0 or len(leaves[c - 1].starts) >= SMALL):
+        # The leaf before has changed only where the position is at the edge to it.
+        if len(self._leaf.starts) >= SMALL and (c == 0 or self._i > 0 or len(leaves[c - 1].starts) >= SMALL):
             return
         self._join_leaf(c)
         self._join_leaf(self._c - 1)
