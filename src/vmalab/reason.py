@@ -244,10 +244,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("UFFD_DIFFERS", 0, "they are registered with different userfaultfds", "is_mergeable_vma"),
     Explanation("NAME_DIFFERS", 0, "their anonymous names differ", "is_mergeable_vma"),
     Explanation(
-        "ANON_VMA_DIFFERS",
-        0,
-        "they were written to apart, so each has its own anon_vma",
-        "is_mergeable_anon_vma",
+        "ANON_VMA_DIFFERS", 0, "they were written to apart, so each has its own anon_vma", "is_mergeable_anon_vma"
     ),
     Explanation(
         "ANON_VMA_OF_FORK",
@@ -286,10 +283,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("DRIVER_REFUSES_MOVE", errno.EINVAL, "the driver refuses to be moved", "copy_vma_and_data"),
     Explanation("MAP_COUNT_SPLIT", errno.ENOMEM, "the split would exceed max_map_count", "split_vma"),
     Explanation(
-        "MAP_COUNT_UNMAP",
-        errno.ENOMEM,
-        "cutting out the middle would exceed max_map_count",
-        "vms_gather_munmap_vmas",
+        "MAP_COUNT_UNMAP", errno.ENOMEM, "cutting out the middle would exceed max_map_count", "vms_gather_munmap_vmas"
     ),
     Explanation("MAP_COUNT_MAP", errno.ENOMEM, "there are more than max_map_count VMAs already", "do_mmap"),
     Explanation("MAP_COUNT_BRK", errno.ENOMEM, "there are more than max_map_count VMAs already", "do_brk_flags"),
@@ -329,16 +323,10 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("OFFSET_OVERFLOW", errno.EOVERFLOW, "the file offset and length overflow", "do_mmap"),
     Explanation("BEYOND_TASK_SIZE", errno.EINVAL, "the range reaches beyond the address space", ""),
     Explanation(
-        "BEYOND_TASK_SIZE_MAP",
-        errno.ENOMEM,
-        "the range reaches beyond the address space",
-        "__get_unmapped_area",
+        "BEYOND_TASK_SIZE_MAP", errno.ENOMEM, "the range reaches beyond the address space", "__get_unmapped_area"
     ),
     Explanation(
-        "BELOW_MIN_ADDR",
-        errno.EPERM,
-        "the address is below mmap_min_addr and CAP_SYS_RAWIO is absent",
-        "cap_mmap_addr",
+        "BELOW_MIN_ADDR", errno.EPERM, "the address is below mmap_min_addr and CAP_SYS_RAWIO is absent", "cap_mmap_addr"
     ),
     Explanation("NO_GAP", errno.ENOMEM, "no gap is large enough", "vm_unmapped_area"),
     Explanation("OVERLAPS", errno.EEXIST, "something is mapped there already (MAP_FIXED_NOREPLACE)", "do_mmap"),
@@ -352,10 +340,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("BAD_DESCRIPTOR", errno.EBADF, "no such file descriptor", ""),
     Explanation("FILE_NOT_READABLE", errno.EACCES, "the descriptor was not opened for reading", "do_mmap"),
     Explanation(
-        "FILE_NOT_WRITABLE",
-        errno.EACCES,
-        "a shared writable mapping needs a descriptor opened for writing",
-        "do_mmap",
+        "FILE_NOT_WRITABLE", errno.EACCES, "a shared writable mapping needs a descriptor opened for writing", "do_mmap"
     ),
     Explanation("FILE_NOEXEC", errno.EPERM, "the filesystem is mounted noexec", "do_mmap"),
     Explanation("FILE_SEALED", errno.EPERM, "the memfd is sealed against writing", "memfd_check_seals_mmap"),
@@ -430,26 +415,17 @@ _EXPLANATIONS: Final[list[Explanation]] = [
         "madvise_behavior_valid",
     ),
     Explanation(
-        "ADVICE_SPECIAL_VMA",
-        errno.EINVAL,
-        "the advice does not apply to this kind of VMA",
-        "madvise_vma_behavior",
+        "ADVICE_SPECIAL_VMA", errno.EINVAL, "the advice does not apply to this kind of VMA", "madvise_vma_behavior"
     ),
     Explanation(
-        "ADVICE_NOT_ANONYMOUS",
-        errno.EINVAL,
-        "the advice is for private anonymous memory only",
-        "madvise_vma_behavior",
+        "ADVICE_NOT_ANONYMOUS", errno.EINVAL, "the advice is for private anonymous memory only", "madvise_vma_behavior"
     ),
     Explanation("ADVICE_LOCKED", errno.EINVAL, "the VMA is locked", "madvise_vma_behavior"),
     Explanation("ADVICE_NOT_FILE", errno.EINVAL, "the advice is for shared writable files only", "madvise_remove"),
     Explanation("ADVICE_NOT_WRITABLE", errno.EACCES, "the advice needs a shared writable mapping", "madvise_remove"),
     Explanation("POPULATE_FAULT", errno.EFAULT, "a page of the range cannot be populated", "madvise_populate"),
     Explanation(
-        "POPULATE_NO_PERMISSION",
-        errno.EINVAL,
-        "the VMA does not permit the access to populate",
-        "faultin_page_range",
+        "POPULATE_NO_PERMISSION", errno.EINVAL, "the VMA does not permit the access to populate", "faultin_page_range"
     ),
     Explanation(
         "POPULATE_FAULT_LOCK",
@@ -469,10 +445,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("STACK_NOT_GROWSDOWN", errno.EFAULT, "the VMA does not grow downwards", "expand_downwards"),
     Explanation("STACK_BELOW_MIN_ADDR", errno.EPERM, "the stack would grow below mmap_min_addr", "expand_downwards"),
     Explanation(
-        "STACK_GUARD_GAP",
-        errno.ENOMEM,
-        "a mapping lies within the guard gap below the stack",
-        "expand_downwards",
+        "STACK_GUARD_GAP", errno.ENOMEM, "a mapping lies within the guard gap below the stack", "expand_downwards"
     ),
     Explanation("FAULT_NOT_MAPPED", errno.EFAULT, "nothing is mapped there (SIGSEGV)", "lock_mm_and_find_vma"),
     Explanation("FAULT_NO_PERMISSION", errno.EFAULT, "the VMA does not permit the access (SIGSEGV)", "access_error"),
@@ -493,10 +466,7 @@ _EXPLANATIONS: Final[list[Explanation]] = [
     Explanation("UFFD_NOTHING_MAPPED", errno.EINVAL, "nothing is mapped in the range", "userfaultfd_register"),
     Explanation("SEAL_FLAGS", errno.EINVAL, "mseal takes no flags", "do_mseal"),
     Explanation(
-        "REMAP_NOT_SHARED",
-        errno.EINVAL,
-        "remap_file_pages works on one shared file mapping only",
-        "remap_file_pages",
+        "REMAP_NOT_SHARED", errno.EINVAL, "remap_file_pages works on one shared file mapping only", "remap_file_pages"
     ),
     Explanation("LIMIT_BAD", errno.EINVAL, "the soft limit is above the hard limit", "prlimit64"),
     Explanation("NOT_MODELLED", errno.ENOSYS, "the model does not know this call", ""),

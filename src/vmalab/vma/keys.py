@@ -131,6 +131,20 @@ if COMPILED:
             size -= half
         return low + 1 if size == 1 and keys[low] <= key else low
 
+    def first_above_far(keys: vec[i64], key: i64) -> i64:
+        """first_above() as first_at_least_far() does it: for arrays that are far from the processor, or long."""
+        low: i64 = 0
+        size: i64 = len(keys)
+        at: i64 = LINE - 1
+        while at < size:
+            if keys[at] <= key:
+                low = at + 1
+            at += LINE
+        at = low
+        while at < size and keys[at] <= key:
+            at += 1
+        return at
+
     def insert_key(keys: vec[i64], at: i64, key: i64) -> vec[i64]:
         """The array with one key more, at this index."""
         size: i64 = len(keys)
@@ -274,6 +288,7 @@ else:
     first_at_least = bisect_left
     first_at_least_far = bisect_left
     first_above = bisect_right
+    first_above_far = bisect_right
 
     def insert_key(keys: list[int], at: i64, key: i64) -> list[int]:
         """The array with one key more, at this index."""

@@ -26,6 +26,7 @@ from vmalab.vma.keys import (
     delete_keys,
     distance,
     first_above,
+    first_above_far,
     first_at_least,
     first_at_least_far,
     insert_key,
@@ -172,18 +173,22 @@ class Nodes(Generic[T]):
     def _descend(self, key: i64) -> bool:
         """_seek() from the top."""
         b: i64 = 0
-        if len(self._branches) > 1:
-            b = first_above(self._mins, key) - 1
-        branch = self._branches[b]
-        c: i64 = first_above(branch.mins, key) - 1
-        leaf = branch.leaves[c]
-        # By its values, which are asked for before they are needed: here much of the time goes for waiting.
-        size = len(leaf.values)
+        c: i64 = 0
         i: i64 = 0
-        if len(self._branches) > 1:
-            i = first_at_least_far(leaf.lasts, key)
-        else:
+        branch = self._branch
+        if len(self._branches) == 1:
+            c = first_above(branch.mins, key) - 1
+            leaf = branch.leaves[c]
+            size = len(leaf.values)
             i = first_at_least(leaf.lasts, key)
+        else:
+            b = first_above_far(self._mins, key) - 1
+            branch = self._branches[b]
+            c = first_above_far(branch.mins, key) - 1
+            leaf = branch.leaves[c]
+            # The values are asked for before they are needed: here much of the time goes for waiting.
+            size = len(leaf.values)
+            i = first_at_least_far(leaf.lasts, key)
         self._b = b
         self._branch = branch
         self._c = c
