@@ -230,10 +230,10 @@ def _register_range(mm: Mm, uffd: Userfaultfd, start: int, end: int, wanted: int
             return UFFD_NOT_ANONYMOUS
         if not vma.flags & VM_MAYWRITE:
             return UFFD_NOT_WRITABLE
-        if vma.uffd is not None and vma.uffd is not uffd:
-            return UFFD_BUSY
         if vma.start < end <= vma.end and end & (_page_size(vma) - 1):
             return UNALIGNED
+        if vma.uffd is not None and vma.uffd is not uffd:
+            return UFFD_BUSY
     at = start
     while at < end:
         found = mm.find_vma_intersection(at, end)
