@@ -67,6 +67,7 @@ from vmalab.reason import (
     ADVICE_SPECIAL_VMA,
     ADVICE_UNKNOWN,
     FAULT_NO_MEMORY,
+    FILE_SEALED,
     LENGTH_WRAPS,
     MAP_COUNT_SPLIT,
     MAP_COUNT_SPLIT_EAGAIN,
@@ -230,6 +231,8 @@ def _madvise_vma(vma: Vma, start: int, end: int, advice: int) -> tuple[Vma, int]
         memory = memory_of(vma.mm)
         if refusal == YES and advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_REMOVE):
             _tell_removed(vma, start, end)
+            if advice == MADV_REMOVE and vma.file is not None and vma.file.is_sealed():
+                refusal = FILE_SEALED
         if refusal == YES and memory is not None:
             refusal = advise_pages(memory, vma, start, end, advice)
         return vma, refusal

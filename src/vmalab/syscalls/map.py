@@ -8,8 +8,6 @@ from mypy_extensions import i64
 
 from vmalab.addr import PAGE_MASK, PAGE_SHIFT, ULONG_END, is_unsigned_long, page_down, page_up
 from vmalab.flags import (
-    F_SEAL_FUTURE_WRITE,
-    F_SEAL_WRITE,
     MAP_ANONYMOUS,
     MAP_DROPPABLE,
     MAP_FIXED,
@@ -277,7 +275,7 @@ def _file_flags(file: File, pgoff: int, length: int, flags: int, prot: int, vm_f
         return 0, NOT_MAPPABLE
     if vm_flags & VM_GROWSDOWN:
         return 0, GROWSDOWN_NOT_PRIVATE
-    if file.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE) and vm_flags & VM_SHARED:
+    if file.is_sealed() and vm_flags & VM_SHARED:
         if vm_flags & VM_WRITE:
             return 0, FILE_SEALED
         # A sealed memfd can be shared for reading, for good.

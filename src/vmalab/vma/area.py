@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64, mypyc_attr
 
 from vmalab.addr import PAGE_SHIFT
-from vmalab.flags import VM_MAYWRITE, VM_SHARED, permissions
+from vmalab.flags import F_SEAL_FUTURE_WRITE, F_SEAL_WRITE, VM_MAYWRITE, VM_SHARED, permissions
 from vmalab.vma.keys import COMPILED
 
 if TYPE_CHECKING:
@@ -251,6 +251,10 @@ class File:
         """Committed pages that are given back with it: shared anonymous memory is charged as it is made."""
         self.segment: Segment | None = None
         """Of System V shared memory, if it is an attachment of one that is known."""
+
+    def is_sealed(self) -> bool:
+        """Whether nobody may write to it who does not already (F_SEAL_WRITE, F_SEAL_FUTURE_WRITE)."""
+        return self.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE) != 0
 
 
 @mypyc_attr(free_list_len=1)
