@@ -1,10 +1,19 @@
 """The two forms of the core: each can be asked for, and tells which it is."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import vmalab
+
+ROOT: Final = Path(__file__).parent.parent
+SOURCES: Final = ROOT / "src/vmalab"
 
 
 def _form(asked: str) -> str:
@@ -26,3 +35,39 @@ def test_this_run_tells_its_form() -> None:
     assert vmalab.form() in ("compiled", "interpreted")
     if os.environ.get("VMALAB_PURE") == "1":
         assert vmalab.form() == "interpreted"
+
+
+def test_what_the_core_imports_is_there_to_compile_it() -> None:
+    """mypyc looks at all modules that the core leads to: what they import is a requirement of the build as well."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    lists = project["tool"]["vmalab"]["build"]
+    left_out = {SOURCES / name for name in lists["interpreted"]}
+    waiting = [path for pattern in lists["compiled"] for path in SOURCES.glob(pattern) if path not in left_out]
+    seen: set[Path] = set()
+    others: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name in _imports(path):
+            first, *rest = name.split(".")
+            if first == "vmalab":
+                module = SOURCES.joinpath(*rest)
+                waiting += [each for each in (module.with_suffix(".py"), module / "__init__.py") if each.is_file()]
+            elif first not in sys.stdlib_module_names:
+                others.add(first)
+    required = {re.split(r"[<>=]", each)[0] for each in project["build-system"]["requires"]}
+    # mypy brings mypy_extensions.
+    assert {"msgspec", "librt"} <= others
+    assert others - {"mypy_extensions"} <= required
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """The modules that one imports, and what may be modules in packages."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from [f"{node.module}.{alias.name}" for alias in node.names]
