@@ -8,7 +8,6 @@ from vmalab.debug.freeze import Freezer
 from vmalab.flags import CLONE_NEWIPC, IPC_CREAT, IPC_RMID, MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED
 from vmalab.pages.folio import PMD_ORDER
 from vmalab.pages.memory import Memory, PageSettings
-from vmalab.reason import SHM_NO_SEGMENT
 from vmalab.syscalls import shm
 from vmalab.trace import records
 from vmalab.trace.replay import Replay
@@ -192,17 +191,3 @@ def test_who_may_make_a_segment_of_huge_pages() -> None:
         process.shmget(0, PAGE, flags | 13 << 26)
     process.limits.ipc_lock = True
     assert process.shmget(0, PAGE, flags) == 0
-
-
-def test_what_makes_room_may_be_the_last_attachment() -> None:
-    machine = Machine()
-    process = machine.process()
-    number = process.shmget(0, 4 * PAGE)
-    process.shmat(number, AT)
-    process.shmctl(number, IPC_RMID)
-    assert process.do(Call("remap_file_pages", (AT, PAGE, 0, 0, 0))).result == 0
-    assert process.do(Call("remap_file_pages", (AT, 4 * PAGE, 0, 0, 0))).reason == SHM_NO_SEGMENT
-    assert number not in process.ipc.segments
-    assert process.mm.find_vma_intersection(AT, AT + 4 * PAGE) is None, "the old mapping is gone all the same"
-    assert machine.commit.committed == 0
-    machine.validate()

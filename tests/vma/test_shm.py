@@ -3,9 +3,11 @@
 import pytest
 
 from vmalab import Machine
-from vmalab.flags import IPC_RMID, MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED, PROT_READ, PROT_WRITE
+from vmalab.calls import Call
+from vmalab.flags import IPC_CREAT, IPC_RMID, MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED, PROT_READ, PROT_WRITE
 from vmalab.machine import KernelError
-from vmalab.reason import YES
+from vmalab.reason import HUGETLB_OFFSET, SHM_NO_SEGMENT, YES
+from vmalab.syscalls import shm
 from vmalab.vma.area import File
 from vmalab.vma.port import Port
 from vmalab.vma.shm import INDEX_BITS, MIN_CYCLE, SHM_DEST, IpcNamespace, Segment
@@ -125,3 +127,28 @@ def test_an_attachment_has_whole_huge_pages() -> None:
     made.file.size = 0x200000
     assert (made.length, made.size) == (0x200000, PAGE)
     assert Port().reserve_huge(made.file) == YES
+
+
+def test_what_makes_room_may_be_the_last_attachment() -> None:
+    machine = Machine()
+    process = machine.process()
+    number = process.shmget(0, 4 * PAGE)
+    process.shmat(number, AT)
+    process.shmctl(number, IPC_RMID)
+    assert process.do(Call("remap_file_pages", (AT, PAGE, 0, 0, 0))).result == 0
+    assert process.do(Call("remap_file_pages", (AT, 4 * PAGE, 0, 0, 0))).reason == SHM_NO_SEGMENT
+    assert number not in process.ipc.segments
+    assert process.mm.find_vma_intersection(AT, AT + 4 * PAGE) is None, "the old mapping is gone all the same"
+    assert machine.commit.committed == 0
+    machine.validate()
+
+
+def test_a_mapping_that_its_driver_refuses_does_not_count() -> None:
+    """Huge pages begin at their own size in the segment as well."""
+    machine = Machine()
+    process = machine.process()
+    process.shmat(process.shmget(0, PAGE, 0o600 | IPC_CREAT | shm.HUGETLB | shm.NORESERVE), AT)
+    (held,) = process.ipc.segments.values()
+    assert process.do(Call("remap_file_pages", (AT, held.length, 0, 1, 0))).reason == HUGETLB_OFFSET
+    assert held.attached == 0
+    machine.validate()

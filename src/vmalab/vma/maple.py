@@ -282,7 +282,7 @@ class MapleTree(Searches[T]):
                 lasts[i:j] = [end - 1]
                 leaf.values[i:j] = [leaf.values[k]]
                 return
-        else:
+        if COMPILED:
             last = to_key(end - 1)
             first = self._check(start, last)
             origin = to_key(of)
