@@ -133,10 +133,15 @@ def test_it_is_as_recorded(program: str, tmp_path: Path) -> None:
 
 def test_perf_trace(program: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    perf(["perf", "trace", "-o", str(log), program])
-    done = import_log([str(log)], str(tmp_path / "out.jsonl"))
+    # Where the clocks of two processors differ, perf now and then takes an end for earlier than its call, and loses it.
+    for _ in range(5):
+        perf(["perf", "trace", "-o", str(log), program])
+        done = import_log([str(log)], str(tmp_path / "out.jsonl"))
+        problems = {each.why for each in done.problems} - {"the new limit is not shown"}
+        if not problems:
+            break
+    assert problems == set()
     assert (done.format, done.programs) == ("perf-trace", 2)
-    assert {each.why for each in done.problems} <= {"the new limit is not shown"}
     check(tmp_path / "out.jsonl", unknown=12)
 
 
