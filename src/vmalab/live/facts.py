@@ -6,6 +6,8 @@ import mmap
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -108,16 +110,23 @@ def _lowest_address(configured: int) -> int:
     return got if configured <= got <= _HIGHEST_SENSIBLE_MINIMUM else configured
 
 
-def _anonymous_names() -> bool:
-    libc = _libc()
+@contextmanager
+def _page(libc: ctypes.CDLL) -> Iterator[int]:
+    """The address of a page of anonymous memory that is there meanwhile; 0 where there is none to be had."""
     size = mmap.PAGESIZE
     page = int(libc.mmap(0, size, 0, 0x22, -1, 0))
     if page == _MAP_FAILED:
-        return False
-    name = ctypes.create_string_buffer(b"vmalab")
-    named = bool(libc.prctl(_PR_SET_VMA, 0, page, size, ctypes.addressof(name)) == 0)
+        yield 0
+        return
+    yield page
     libc.munmap(page, size)
-    return named
+
+
+def _anonymous_names() -> bool:
+    libc = _libc()
+    name = ctypes.create_string_buffer(b"vmalab")
+    with _page(libc) as page:
+        return page != 0 and bool(libc.prctl(_PR_SET_VMA, 0, page, mmap.PAGESIZE, ctypes.addressof(name)) == 0)
 
 
 def _is_refused_key_0() -> bool:
@@ -125,14 +134,9 @@ def _is_refused_key_0() -> bool:
     if platform.machine() != "x86_64":
         return False
     libc = _libc()
-    size = mmap.PAGESIZE
-    page = int(libc.mmap(0, size, 0, 0x22, -1, 0))
-    if page == _MAP_FAILED:
-        return False
-    refused = libc.syscall(_CALL_PKEY_MPROTECT, *[ctypes.c_long(each) for each in (page, size, 0, 0)]) != 0
-    why = ctypes.get_errno()
-    libc.munmap(page, size)
-    return bool(refused) and why == errno.EINVAL
+    with _page(libc) as page:
+        arguments = [ctypes.c_long(each) for each in (page, mmap.PAGESIZE, 0, 0)]
+        return page != 0 and libc.syscall(_CALL_PKEY_MPROTECT, *arguments) != 0 and ctypes.get_errno() == errno.EINVAL
 
 
 def _protection_keys() -> bool:
