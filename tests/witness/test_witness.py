@@ -10,8 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.witness.ground import AT, FIXED, MADE, MEMORY_CAPABILITIES, PAGE, Witness, mapped
+from tests.witness.ground import (
+    AT,
+    FIXED,
+    MADE,
+    MEMORY_CAPABILITIES,
+    PAGE,
+    Witness,
+    call,
+    limited,
+    mapped,
+    unprivileged,
+)
 from tests.witness.witnesses import WITNESSES
+from vmalab.flags import RLIMIT_MEMLOCK
+from vmalab.fuzz.divergence import Divergence
 from vmalab.fuzz.files import Files
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
@@ -48,15 +61,31 @@ def test_witness(files: Files, witness: Witness) -> None:
     if "pool of huge pages is empty" in witness.fact and any(free_huge_pages().values()):
         pytest.skip("there are huge pages in the pool of this machine")
     with alone_with(witness), Lockstep(files=files, pages=witness.pages) as lockstep:
-        found = lockstep.run([_left(op, lockstep.capabilities) if op.name == "capset" else op for op in witness.ops])
+        found = _run(lockstep, witness)
     assert found is None, str(found)
     assert lockstep.steps == len(witness.ops) + 1, "the first fork is a step as well"
     assert errno_of(lockstep.last_reason) == witness.errno, explain(lockstep.last_reason).name
 
 
+def _run(lockstep: Lockstep, witness: Witness) -> Divergence | None:
+    return lockstep.run([_left(op, lockstep.capabilities) if op.name == "capset" else op for op in witness.ops])
+
+
 def _left(op: Op, capabilities: int) -> Op:
     """A capset that leaves what it does not name."""
     return Op("capset", (capabilities & ~(op.args[0] or MEMORY_CAPABILITIES),), op.who)
+
+
+def test_what_a_run_has_locked_goes_with_it(files: Files) -> None:
+    """Another may lock as much at once, though the kernel frees a namespace some time after its last process."""
+    lock = limited(RLIMIT_MEMLOCK, 16, call("shmctl", shm.LOCK, 0, file=1))
+    witness = Witness("shmctl: all that the limit allows", 0, unprivileged(*lock))
+    with alone_with(witness), Lockstep(files=files) as other:
+        with Lockstep(files=files) as lockstep:
+            assert _run(lockstep, witness) is None
+            assert lockstep.last_reason == 0
+        found = _run(other, witness)
+        assert found is None, str(found)
 
 
 def test_they_differ() -> None:

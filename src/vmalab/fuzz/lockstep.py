@@ -114,6 +114,8 @@ class Lockstep:
         self.agent: Agent = Agent(reader, legacy=self._legacy)
         self._segments: Segments = Segments(self.agent)
         self._stopped = False
+        self._in_step: bool = False
+        """The run has come to its end without a difference: the agent is there, and nothing is on its way."""
         try:
             self._load()
             self.restart()
@@ -156,12 +158,7 @@ class Lockstep:
 
     def restart(self) -> None:
         """End the processes of the run before, and begin the next."""
-        if self.processes:
-            self._segments.remove(self.processes[0])
-        while self.processes:
-            for who in list(self.processes):
-                if who not in self.parents.values():
-                    self._end(who)
+        self._end_run()
         self._look_at_pools()
         self._empty_files()
         self._kernel: dict[int, Vmas] = {}
@@ -207,6 +204,14 @@ class Lockstep:
             self.processes[0], self.resources[0]
         )
 
+    def _end_run(self) -> None:
+        """End the processes of a run, and with the last of them what the run has locked of segments."""
+        if self.processes:
+            self._segments.remove(self.processes[0])
+        while self.processes:
+            for who in [each for each in self.processes if each not in self.parents.values()]:
+                self._end(who)
+
     def _look_at_pools(self) -> None:
         """How many huge pages there are is nothing that a machine stays with."""
         self._pools: dict[str, int] = pool_sizes()
@@ -231,6 +236,8 @@ class Lockstep:
         """End the agent, and give back what the model holds."""
         if not self._stopped:
             self._stopped = True
+            if self._in_step:
+                self._end_run()
             self.agent.close()
             self._listener.close()
             self._readers.clear()
@@ -261,6 +268,7 @@ class Lockstep:
         """Perform a sequence on both sides; the first difference, or None.  After one the two are out of step."""
         if self._first_fork is not None:
             return self._first_fork
+        self._in_step = False
         waiting: list[_Expected] = []
         for place, op in enumerate(ops):
             self._last_place = place
@@ -288,8 +296,9 @@ class Lockstep:
                 waiting = []
             if found is not None:
                 return found
-        found = self._send(waiting, 0)
-        return self._conclude() if found is None else found
+        found = self._send(waiting, 0) or self._conclude()
+        self._in_step = found is None
+        return found
 
     def _is_possible(self, op: Op) -> bool:
         """Whether the process of a step is there, and what it acts on."""
@@ -301,9 +310,6 @@ class Lockstep:
 
     def _take(self, place: int, op: Op, waiting: list[_Expected]) -> Divergence | None:
         """Perform a step that concerns processes at once; take any other in the model, and put it among the waiting."""
-        if op.name not in ALONE:
-            waiting.append(self._predict(place, op))
-            return None
         if op.name == "fork":
             return self._fork(op)
         if op.name == "exit":
