@@ -92,6 +92,24 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     assert resumed["next_seed"] == seed + resumed["runs"]
 
 
+@live
+def test_an_interrupt_divides_no_run(tmp_path: Path) -> None:
+    """Ctrl-C while a run is written: it is counted and written, or neither."""
+
+    class Interrupted(Corpus):
+        def add(self, run: Run) -> int:
+            signal.raise_signal(signal.SIGINT)
+            return super().add(run)
+
+    campaign = Campaign(7)
+    handler = signal.getsignal(signal.SIGINT)
+    with Interrupted(tmp_path / "runs.db") as corpus:
+        with pytest.raises(KeyboardInterrupt):
+            run(campaign, 100_000, lambda steps: None, corpus=corpus)
+        assert (corpus.next_seed(0), campaign.seed, campaign.runs) == (8, 8, 1)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 def test_what_steps_exercise() -> None:
     flags = ("PROT_READ", "PROT_WRITE", "MAP_FIXED", "MAP_ANONYMOUS", "MAP_PRIVATE")
     assert set(features("mmap", 3, 0x32)) == {"mmap", *[f"mmap {flag}" for flag in flags]}

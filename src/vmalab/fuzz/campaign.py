@@ -6,10 +6,11 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
@@ -213,16 +214,34 @@ def run(
     with ExitStack() as stack:
         runs = stack.enter_context(_Workers(chosen)) if chosen.jobs > 1 else _serial(stack, chosen)
         for done in runs(count(campaign.seed)):
-            campaign.add(done)
-            now = time.monotonic()
-            campaign.seconds, began = campaign.seconds + now - began, now
-            if corpus is not None:
-                corpus.add(done)
+            with _undivided():
+                campaign.add(done)
+                now = time.monotonic()
+                campaign.seconds, began = campaign.seconds + now - began, now
+                if corpus is not None:
+                    corpus.add(done)
             update(campaign.steps)
             if campaign.divergence is not None or campaign.steps >= steps:
                 break
     if campaign.divergence is not None:
         _conclude(campaign, chosen, corpus)
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """An interrupt (Ctrl-C) that comes within waits for the end: what is done here is done wholly, or not at all."""
+    if threading.current_thread() is not threading.main_thread():
+        # Interrupts are the main thread's.
+        yield
+        return
+    arrived: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if arrived:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _conclude(campaign: Campaign, options: Options, corpus: Corpus | None) -> None:
