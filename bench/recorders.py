@@ -1,8 +1,9 @@
 """What recording costs, and whether the recordings replay exactly: python -m bench.recorders [--check] [NAME...]
 
-In each round a program runs alone, under the ptrace recorder and under the BPF recorder, one after the other; its own
-time is taken, without the start of the recorder.  The table has the median of the rounds' ratios.  Every BPF trace is
-replayed: all results and the final VMAs, with their anon_vmas, have to be as recorded.
+In each round a program runs alone, under the ptrace recorder and under the BPF recorder, without stacks and with them,
+one after the other; its own time is taken, without the start of the recorder.  The table has the median of the rounds'
+ratios.  The trace that BPF makes without stacks is replayed: all results and the final VMAs, with their anon_vmas, have
+to be as recorded.
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ with recursive c(x) as (select 1 union all select x + 1 from c where x < 100000)
 create index i on t(b); select count(*) from t;"""
 _NODE = "let a = []; for (let i = 0; i < 1e6; i++) a.push({i});"
 _TIMED = 'TIMEFORMAT=%R; exec 3>"$1"; shift; { time "$@" >/dev/null 2>&1; } 2>&3'
+
+
+RECORDERS = {
+    "ptrace": ["--with", "ptrace"],
+    "bpf": ["--with", "bpf"],
+    "stacks": ["--with", "bpf", "--stacks"],
+    "dwarf-stacks": ["--with", "bpf", "--dwarf-stacks"],
+}
+"""What they are asked for by."""
 
 
 def programs(work: Path) -> dict[str, list[str]]:
@@ -70,17 +80,8 @@ def seconds(recorder: str, command: list[str], work: Path) -> float:
     note = work / "time"
     timed = ["bash", "-c", _TIMED, "timed", str(note), *command]
     if recorder:
-        record = [
-            sys.executable,
-            "-m",
-            "vmalab",
-            "record",
-            "-q",
-            "--with",
-            recorder,
-            "-o",
-            str(work / f"{recorder}.zst"),
-        ]
+        record = [sys.executable, "-m", "vmalab", "record", "-q", *RECORDERS[recorder]]
+        record += ["-o", str(work / f"{recorder}.zst")]
         timed = [*record, "--", *timed]
     subprocess.run(timed, check=True, stdout=subprocess.DEVNULL)
     return float(note.read_text().split()[-1])
@@ -105,7 +106,7 @@ def replay(trace: Path) -> tuple[bool, dict[str, int]]:
 
 def measure(name: str, command: list[str], rounds: int, work: Path, *, check: bool) -> bool:
     """Measure and check one program, and print its row; whether all its recordings replay exactly."""
-    ratios: dict[str, list[float]] = {"ptrace": [], "bpf": []}
+    ratios: dict[str, list[float]] = {recorder: [] for recorder in RECORDERS}
     equal = 0
     alone: list[float] = []
     notes: dict[str, int] = {}
@@ -127,10 +128,10 @@ def measure(name: str, command: list[str], rounds: int, work: Path, *, check: bo
     if check:
         print(f"{name}: {equal} of {rounds} replay exactly, {notes}", flush=True)
         return equal == rounds
-    middle = {key: statistics.median(values) for key, values in ratios.items()}
+    columns = [f"{statistics.median(found):.2f}" for found in ratios.values()]
     print(
-        f"| {name} | {statistics.median(alone) * 1000:.0f} | {notes['calls']:,} | {middle['ptrace']:.2f} | "
-        f"{middle['bpf']:.2f} | {equal} of {rounds} | {notes['lists']} | {notes['unknown']} |",
+        f"| {name} | {statistics.median(alone) * 1000:.0f} | {notes['calls']:,} | {' | '.join(columns)} | "
+        f"{equal} of {rounds} | {notes['lists']} | {notes['unknown']} |",
         flush=True,
     )
     return equal == rounds
@@ -145,8 +146,10 @@ def main() -> int:
     asked = parser.parse_args()
     status = 0
     if not asked.check:
-        print("| program | alone, ms | calls | ptrace | BPF | replays exactly | lists of VMAs | unknown |", flush=True)
-        print("|---|---:|---:|---:|---:|---|---:|---:|", flush=True)
+        columns = ["program", "alone, ms", "calls", "ptrace", "BPF", "--stacks", "--dwarf-stacks"]
+        columns += ["replays exactly", "lists of VMAs", "unknown"]
+        print(f"| {' | '.join(columns)} |", flush=True)
+        print("|---|---:|---:|---:|---:|---:|---:|---|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         work.chmod(0o755)

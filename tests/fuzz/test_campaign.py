@@ -6,7 +6,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,11 @@ from vmalab.fuzz.ops import Op
 from vmalab.reason import UNALIGNED, YES
 
 
+def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute(query).fetchall()
+
+
 def test_a_corpus_keeps_runs(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     first = Run(7, 400, "bpf", counts={("munmap", 0, 0, YES): 3})
@@ -33,7 +40,7 @@ def test_a_corpus_keeps_runs(tmp_path: Path) -> None:
         assert (corpus.next_seed(5), corpus.seeds()) == (10, [7, 8])
         assert corpus.features() == {"munmap": 5}
         assert corpus.outcomes() == {("munmap", "YES"): 4, ("munmap", "UNALIGNED"): 1}
-    rows = sqlite3.connect(path).execute("SELECT seed, text, sequence FROM divergences").fetchall()
+    rows = _rows(path, "SELECT seed, text, sequence FROM divergences")
     assert rows == [(9, "text", '["Op()"]')]
 
 
@@ -67,7 +74,7 @@ def test_a_divergence_comes_back_from_a_worker(tmp_path: Path) -> None:
     assert campaign.divergence is not None
     assert len(campaign.ops) == 1
     assert campaign.ops[0].name == "mmap"
-    (row,) = sqlite3.connect(tmp_path / "runs.db").execute("SELECT seed, shortest FROM divergences").fetchall()
+    (row,) = _rows(tmp_path / "runs.db", "SELECT seed, shortest FROM divergences")
     assert (row[0], json.loads(row[1])) == (campaign.seed, [repr(campaign.ops[0])])
 
 

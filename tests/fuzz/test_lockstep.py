@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -161,6 +162,14 @@ def test_a_difference_is_found_and_told() -> None:
     assert found is not None
     assert (found.field, found.kernel) == ("result", hex(AT))
     assert "MAP_COUNT" in found.model
+
+
+@live
+def test_an_agent_that_has_died_can_be_closed() -> None:
+    with Lockstep() as lockstep:
+        assert lockstep.run([Op("brk", (0,))]) is None
+        os.kill(lockstep.agent.pid_of(1), signal.SIGKILL)
+    assert (lockstep.agent.pid, lockstep.files.descriptors) == (0, [])
 
 
 def test_shrinking_keeps_what_matters() -> None:

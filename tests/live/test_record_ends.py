@@ -182,6 +182,20 @@ def test_descriptors_and_environment_are_the_same(record: Recorder, environment:
     assert record("sh", "-c", SHOW).stdout == plain.stdout
 
 
+@pytest.mark.parametrize("recorder", ["ptrace", "bpf"])
+def test_what_libraries_add_to_the_environment_is_not_the_programs(
+    tmp_path: Path, environment: dict[str, str], recorder: str, request: pytest.FixtureRequest
+) -> None:
+    if recorder == "bpf":
+        request.getfixturevalue("can_record_with_bpf")
+    recording = record_command(tmp_path / "trace.jsonl", ["env"], recorder=recorder)
+    added = "import ctypes, vmalab.cli; ctypes.CDLL(None).setenv(b'ADDED', b'1', 1); vmalab.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", added, *recording[3:]], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, "ADDED" in done.stdout, "PATH" in done.stdout) == (0, False, True), done.stderr
+
+
 def test_an_unprivileged_user(tmp_path: Path, environment: dict[str, str]) -> None:
     setpriv = shutil.which("setpriv")
     if os.geteuid() != 0 or setpriv is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,11 +36,13 @@ class Corpus:
 
     def __init__(self, path: str | Path) -> None:
         """Open or make the file.  Raises VmalabError if it is something else."""
-        try:
-            self._database = sqlite3.connect(path)
-            self._database.executescript(_TABLES)
-        except sqlite3.Error as error:
-            raise VmalabError(f"{path}: {error}") from None
+        with ExitStack() as stack:
+            try:
+                self._database = stack.enter_context(closing(sqlite3.connect(path)))
+                self._database.executescript(_TABLES)
+            except sqlite3.Error as error:
+                raise VmalabError(f"{path}: {error}") from None
+            stack.pop_all()
 
     def __enter__(self) -> Corpus:
         return self

@@ -63,9 +63,9 @@ class Files:
                 os.ftruncate(descriptor, size)
 
     def close(self) -> None:
-        """Close and remove them."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
+        """Close and remove them, if that is not done yet."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
         self._folder.cleanup()
 
 

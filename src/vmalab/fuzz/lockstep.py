@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, final
 
 from vmalab.addr import PAGE_SIZE
@@ -107,7 +108,8 @@ class Lockstep:
         try:
             self._start(reader)
         except BaseException:
-            self._close_files()
+            if self._own_files:
+                self.files.close()
             raise
 
     def _start(self, reader: str) -> None:
@@ -236,18 +238,16 @@ class Lockstep:
         """End the agent, and give back what the model holds."""
         if not self._stopped:
             self._stopped = True
-            if self._in_step:
-                self._end_run()
+            # Of an agent that has died there is nothing left to end.
+            with suppress(AgentDied):
+                if self._in_step:
+                    self._end_run()
             self.agent.close()
             self._listener.close()
             self._readers.clear()
             if self.page_views is not None:
                 self.page_views.close()
-        self._close_files()
-
-    def _close_files(self) -> None:
         if self._own_files:
-            self._own_files = False
             self.files.close()
 
     def _open_files(self) -> list[int]:

@@ -17,7 +17,7 @@ from vmalab.live import build_native
 from vmalab.live.bpf_events import Told, Translator
 from vmalab.live.facts import machine_facts
 from vmalab.live.procfs import printable
-from vmalab.live.record import Arrived, Output, Summary, cannot_run, check_command, check_output, signals
+from vmalab.live.record import Arrived, Output, Summary, cannot_run, check_command, check_output, given, signals
 from vmalab.text import escape_text
 from vmalab.trace.file import TraceWriter
 from vmalab.trace.records import VERSION, End, Header, Lost
@@ -182,7 +182,7 @@ class _Recording:
             os.set_inheritable(write_end, True)
             try:
                 words = self._command(write_end, command)
-                helper = subprocess.Popen(words, close_fds=False, env=environment)
+                helper = subprocess.Popen(words, close_fds=False, env=given(environment))
             finally:
                 os.close(write_end)
             told = self._translator.told

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -173,6 +173,14 @@ def _ptrace_scope() -> int:
         return 0
 
 
+def given(environment: Mapping[str, str] | None) -> Mapping[str, str]:
+    """The environment of a program that is started: this process's own unless given.
+
+    Without what libraries have put into the one of C since, as readline puts the size of the terminal.
+    """
+    return os.environ if environment is None else environment
+
+
 def record(
     command: Sequence[str], output: str, *, environment: dict[str, str] | None = None, use_ioctls: bool = True
 ) -> Summary:
@@ -291,7 +299,7 @@ class _Recording:
             os.set_inheritable(write_end, True)
             try:
                 helper = subprocess.Popen(
-                    [str(HELPER), *options, str(write_end), "--", *command], close_fds=False, env=environment
+                    [str(HELPER), *options, str(write_end), "--", *command], close_fds=False, env=given(environment)
                 )
             finally:
                 os.close(write_end)
