@@ -30,15 +30,13 @@ with recursive c(x) as (select 1 union all select x + 1 from c where x < 100000)
 create index i on t(b); select count(*) from t;"""
 _NODE = "let a = []; for (let i = 0; i < 1e6; i++) a.push({i});"
 _TIMED = 'TIMEFORMAT=%R; exec 3>"$1"; shift; { time "$@" >/dev/null 2>&1; } 2>&3'
-
-
 RECORDERS = {
     "ptrace": ["--with", "ptrace"],
-    "bpf": ["--with", "bpf"],
-    "stacks": ["--with", "bpf", "--stacks"],
-    "dwarf-stacks": ["--with", "bpf", "--dwarf-stacks"],
+    "BPF": ["--with", "bpf"],
+    "--stacks": ["--with", "bpf", "--stacks"],
+    "--dwarf-stacks": ["--with", "bpf", "--dwarf-stacks"],
 }
-"""What they are asked for by."""
+"""How they are asked for, by their column."""
 
 
 def programs(work: Path) -> dict[str, list[str]]:
@@ -76,7 +74,7 @@ def programs(work: Path) -> dict[str, list[str]]:
 
 
 def seconds(recorder: str, command: list[str], work: Path) -> float:
-    """How long the program ran by its own clock, alone (recorder "") or recorded."""
+    """How long the program ran by its own clock, alone (recorder "") or recorded by one of RECORDERS."""
     note = work / "time"
     timed = ["bash", "-c", _TIMED, "timed", str(note), *command]
     if recorder:
@@ -112,18 +110,18 @@ def measure(name: str, command: list[str], rounds: int, work: Path, *, check: bo
     notes: dict[str, int] = {}
     for number in range(rounds):
         if check:
-            seconds("bpf", command, work)
+            seconds("BPF", command, work)
         else:
             own = seconds("", command, work)
             alone.append(own)
             for recorder, found in ratios.items():
                 found.append(seconds(recorder, command, work) / own)
-        same, counts = replay(work / "bpf.zst")
+        same, counts = replay(work / "BPF.zst")
         equal += same
         notes = {key: max(notes.get(key, 0), value) for key, value in counts.items()}
         if not same or counts["lost"]:
             kept = Path(tempfile.gettempdir()) / f"vmalab-{name.split()[0].strip(',')}-{number}.jsonl.zst"
-            shutil.copy(work / "bpf.zst", kept)
+            shutil.copy(work / "BPF.zst", kept)
             print(f"  {name}: round {number + 1}: {counts}; the trace is {kept}", flush=True)
     if check:
         print(f"{name}: {equal} of {rounds} replay exactly, {notes}", flush=True)
@@ -146,10 +144,9 @@ def main() -> int:
     asked = parser.parse_args()
     status = 0
     if not asked.check:
-        columns = ["program", "alone, ms", "calls", "ptrace", "BPF", "--stacks", "--dwarf-stacks"]
-        columns += ["replays exactly", "lists of VMAs", "unknown"]
+        columns = ["program", "alone, ms", "calls", *RECORDERS, "replays exactly", "lists of VMAs", "unknown"]
         print(f"| {' | '.join(columns)} |", flush=True)
-        print("|---|---:|---:|---:|---:|---:|---:|---|---:|---:|", flush=True)
+        print(f"|---|---:|---:|{'---:|' * len(RECORDERS)}---|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         work.chmod(0o755)

@@ -57,10 +57,14 @@ def test_what_the_core_imports_is_there_to_compile_it() -> None:
                 waiting += [each for each in (module.with_suffix(".py"), module / "__init__.py") if each.is_file()]
             elif first not in sys.stdlib_module_names:
                 others.add(first)
-    required = {re.split(r"[<>=]", each)[0] for each in project["build-system"]["requires"]}
+    requires = project["build-system"]["requires"]
+    required = {re.split(r"[<>=]", each)[0] for each in requires}
     # mypy brings mypy_extensions.
     assert {"msgspec", "librt"} <= others
     assert others - {"mypy_extensions"} <= required
+    assert [each for each in project["project"]["dependencies"] if re.split(r"[<>=]", each)[0] in required] == [
+        each for each in project["project"]["dependencies"] if each in requires
+    ], "it is compiled with what it runs with"
 
 
 def _imports(path: Path) -> Iterator[str]:

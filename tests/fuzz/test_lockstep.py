@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import vmalab
+from vmalab.errors import VmalabError
 from vmalab.flags import (
     CLONE_VFORK,
     CLONE_VM,
@@ -24,6 +25,7 @@ from vmalab.flags import (
 from vmalab.fuzz.as_c import as_c
 from vmalab.fuzz.campaign import Campaign, Options, run
 from vmalab.fuzz.divergence import Divergence
+from vmalab.fuzz.files import Files
 from vmalab.fuzz.lockstep import Lockstep
 from vmalab.fuzz.ops import Op
 from vmalab.fuzz.pool import POOL
@@ -34,6 +36,7 @@ from vmalab.live.agent import why_not
 from vmalab.live.bpf import BpfError, VmaIterator
 from vmalab.reason import errno_of
 from vmalab.semantics import Semantics
+from vmalab.vma.area import File
 
 SUPPORTED = "6.18."
 RELEASE = os.uname().release
@@ -170,6 +173,18 @@ def test_an_agent_that_has_died_can_be_closed() -> None:
         assert lockstep.run([Op("brk", (0,))]) is None
         os.kill(lockstep.agent.pid_of(1), signal.SIGKILL)
     assert (lockstep.agent.pid, lockstep.files.descriptors) == (0, [])
+
+
+@live
+def test_a_start_that_fails_says_why() -> None:
+    class NoModels(Files):
+        def models(self) -> list[File]:
+            raise VmalabError("there are no models")
+
+    files = NoModels()
+    with pytest.raises(VmalabError, match="there are no models"):
+        Lockstep("none", files)
+    files.close()
 
 
 def test_shrinking_keeps_what_matters() -> None:

@@ -229,7 +229,7 @@ def run(
 
 @contextmanager
 def _undivided() -> Iterator[None]:
-    """An interrupt (Ctrl-C) that comes within waits for the end: what is done here is done wholly, or not at all."""
+    """An interrupt (Ctrl-C) that comes within waits for the end: it does not divide what is done here."""
     if threading.current_thread() is not threading.main_thread():
         # Interrupts are the main thread's.
         yield

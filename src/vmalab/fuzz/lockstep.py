@@ -108,8 +108,7 @@ class Lockstep:
         try:
             self._start(reader)
         except BaseException:
-            if self._own_files:
-                self.files.close()
+            self.close()
             raise
 
     def _start(self, reader: str) -> None:
@@ -118,12 +117,12 @@ class Lockstep:
         self._stopped = False
         self._in_step: bool = False
         """The run has come to its end without a difference: the agent is there, and nothing is on its way."""
-        try:
-            self._load()
-            self.restart()
-        except BaseException:
-            self.close()
-            raise
+        self._listener: Listener = Listener()
+        self._readers: dict[int, EventReader] = {}
+        """Of the events of userfaultfds, by file."""
+        self.page_views: PageViews | None = None
+        self._load()
+        self.restart()
 
     def _load(self) -> None:
         """The model of the agent's first process."""
@@ -134,7 +133,8 @@ class Lockstep:
         load_exec(self._first, found)
         self.models: list[File] = self.files.models()
         self._descriptors: list[int] = self._open_files()
-        self.page_views: PageViews | None = PageViews(memory, self.agent) if memory is not None else None
+        if memory is not None:
+            self.page_views = PageViews(memory, self.agent)
         self.whole: bool = self.agent.reader == "bpf"
         outside = self.agent.reads_outside() or self.pages
         if self.pages:
@@ -151,9 +151,6 @@ class Lockstep:
         for limit in (RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK):
             hard = resource.prlimit(self.agent.pid, limit)[1]
             self._hard_limits[limit] = RLIM_INFINITY if hard == resource.RLIM_INFINITY else hard
-        self._listener: Listener = Listener()
-        self._readers: dict[int, EventReader] = {}
-        """Of the events of userfaultfds, by file."""
         self.processes: dict[int, Process] = {}
         self.parents: dict[int, int] = {}
         self.resources: dict[int, Resources] = {}
